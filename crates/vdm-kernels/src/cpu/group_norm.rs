@@ -1,0 +1,154 @@
+//! Group normalisation, optionally followed by SiLU and dropout, in one pass over each group while it is in the cache.
+
+use super::math::{sigmoid, simd, sum_by};
+use crate::rng::Philox;
+use rayon::prelude::*;
+
+/// What [`forward`] and [`backward`] compute.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Images.
+    pub batch: usize,
+    /// Channels, a multiple of `groups`.
+    pub channels: usize,
+    /// Pixels of a channel (height times width).
+    pub pixels: usize,
+    /// Groups of channels that are normalised together.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether SiLU, y sigmoid(y), follows.
+    pub silu: bool,
+    /// Probability with which dropout zeroes an output; 0 for none.
+    pub dropout: f32,
+    /// Seed of the dropout mask. The mask is drawn again in [`backward`], not stored.
+    pub seed: u64,
+}
+
+impl Spec {
+    fn slab(&self) -> usize {
+        self.channels / self.groups * self.pixels
+    }
+
+    /// Dropout's factors (0 or 1/(1-p)) for slab `index`; empty without dropout.
+    fn mask(&self, index: usize) -> Vec<f32> {
+        if self.dropout == 0.0 {
+            return Vec::new();
+        }
+        let keep = 1.0 / (1.0 - self.dropout);
+        let rng = Philox::new(self.seed, index as u64);
+        let mut mask = vec![0.0; self.slab()];
+        rng.uniform(0, &mut mask);
+        let p = self.dropout;
+        simd(|| mask.iter_mut().for_each(|u| *u = if *u < p { 0.0 } else { keep }));
+        mask
+    }
+}
+
+/// `x` [B, C, P], `gamma` and `beta` [C] -> `y` [B, C, P]; `stats` [B, G, 2] takes each group's mean and 1/std.
+pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
+    let slab = s.slab();
+    let per_group = s.channels / s.groups;
+    y.par_chunks_mut(slab).zip(stats.par_chunks_mut(2)).zip(x.par_chunks(slab)).enumerate().for_each(
+        |(index, ((y, stats), x))| {
+            let mask = s.mask(index);
+            let first = index % s.groups * per_group;
+            simd(|| {
+                let mean = (sum_by(slab, |i| x[i]) / slab as f64) as f32;
+                let variance = (sum_by(slab, |i| (x[i] - mean) * (x[i] - mean)) / slab as f64) as f32;
+                let rstd = 1.0 / (variance + s.eps).sqrt();
+                stats[0] = mean;
+                stats[1] = rstd;
+                for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+                    let a = gamma[first + c] * rstd;
+                    let b = beta[first + c] - mean * a;
+                    if s.silu {
+                        for (y, &x) in y.iter_mut().zip(x) {
+                            let n = x.mul_add(a, b);
+                            *y = n * sigmoid(n);
+                        }
+                    } else {
+                        for (y, &x) in y.iter_mut().zip(x) {
+                            *y = x.mul_add(a, b);
+                        }
+                    }
+                }
+                for (y, m) in y.iter_mut().zip(&mask) {
+                    *y *= m;
+                }
+            });
+        },
+    );
+}
+
+/// Gradients of [`forward`]: `dx` [B, C, P] and the parameters' `dgamma`, `dbeta` [C]; all are overwritten.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    s: &Spec,
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    stats: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) {
+    let slab = s.slab();
+    let per_group = s.channels / s.groups;
+    // Per image and channel: Σ dn xhat and Σ dn, added over the batch in order below.
+    let mut partial = vec![0f32; s.batch * s.channels * 2];
+    dx.par_chunks_mut(slab)
+        .zip(partial.par_chunks_mut(per_group * 2))
+        .zip(x.par_chunks(slab))
+        .zip(dy.par_chunks(slab))
+        .zip(stats.par_chunks(2))
+        .enumerate()
+        .for_each(|(index, ((((dx, partial), x), dy), stats))| {
+            let mask = s.mask(index);
+            let first = index % s.groups * per_group;
+            let (mean, rstd) = (stats[0], stats[1]);
+            simd(|| {
+                dx.copy_from_slice(dy);
+                for (dx, m) in dx.iter_mut().zip(&mask) {
+                    *dx *= m;
+                }
+                let (mut sum, mut sum_xhat) = (0f64, 0f64);
+                for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+                    let a = gamma[first + c] * rstd;
+                    let b = beta[first + c] - mean * a;
+                    if s.silu {
+                        for (d, &x) in dx.iter_mut().zip(x) {
+                            let n = x.mul_add(a, b);
+                            let g = sigmoid(n);
+                            *d *= g * (n * (1.0 - g) + 1.0);
+                        }
+                    }
+                    let dn = &*dx;
+                    let d_beta = sum_by(s.pixels, |i| dn[i]);
+                    let d_gamma = sum_by(s.pixels, |i| dn[i] * ((x[i] - mean) * rstd));
+                    partial[2 * c] = d_gamma as f32;
+                    partial[2 * c + 1] = d_beta as f32;
+                    sum += f64::from(gamma[first + c]) * d_beta;
+                    sum_xhat += f64::from(gamma[first + c]) * d_gamma;
+                }
+                let mean_d = (sum / slab as f64) as f32;
+                let mean_dx = (sum_xhat / slab as f64) as f32;
+                for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+                    let g = gamma[first + c];
+                    for (d, &x) in dx.iter_mut().zip(x) {
+                        let xhat = (x - mean) * rstd;
+                        *d = rstd * (g * *d - mean_d - xhat * mean_dx);
+                    }
+                }
+            });
+        });
+    dgamma.fill(0.0);
+    dbeta.fill(0.0);
+    for image in partial.chunks_exact(s.channels * 2) {
+        for (c, pair) in image.chunks_exact(2).enumerate() {
+            dgamma[c] += pair[0];
+            dbeta[c] += pair[1];
+        }
+    }
+}

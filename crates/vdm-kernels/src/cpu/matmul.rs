@@ -1,0 +1,79 @@
+//! The one door to the `gemm` crate: bounds are checked here, so that callers stay safe code.
+
+use gemm::Parallelism;
+
+/// A matrix inside a slice: `rows` x `cols`, element (r, c) at `offset + r * row_stride + c * col_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Index of element (0, 0).
+    pub offset: usize,
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Distance between columns, in elements.
+    pub col_stride: usize,
+}
+
+impl Layout {
+    /// Row-major, dense, from the slice's beginning.
+    pub fn row_major(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, offset: 0, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same elements with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn fits(&self, len: usize) -> bool {
+        self.rows == 0
+            || self.cols == 0
+            || self.offset + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride < len
+    }
+}
+
+/// `c = a b` (or `c += a b` with `accumulate`), on the calling thread.
+///
+/// The order of the additions depends on the shapes only.
+///
+/// # Panics
+/// If the shapes do not agree or a layout leaves its slice: a mistake of the calling operator, never of user input.
+pub fn matmul(accumulate: bool, a: &[f32], la: Layout, b: &[f32], lb: Layout, c: &mut [f32], lc: Layout) {
+    assert!(la.rows == lc.rows && lb.cols == lc.cols && la.cols == lb.rows, "{la:?} x {lb:?} -> {lc:?}");
+    assert!(la.fits(a.len()) && lb.fits(b.len()) && lc.fits(c.len()), "a layout leaves its slice");
+    assert!(lc.row_stride >= lc.cols * lc.col_stride || lc.col_stride >= lc.rows * lc.row_stride, "c overlaps itself");
+    // SAFETY: `fits` holds for the three layouts, so every element that gemm reads or writes lies inside its slice;
+    // `c` is borrowed mutably and so distinct from `a` and `b`, and its elements are distinct from each other.
+    unsafe {
+        gemm::gemm(
+            lc.rows,
+            lc.cols,
+            la.cols,
+            c.as_mut_ptr().add(lc.offset),
+            lc.col_stride as isize,
+            lc.row_stride as isize,
+            accumulate,
+            a.as_ptr().add(la.offset),
+            la.col_stride as isize,
+            la.row_stride as isize,
+            b.as_ptr().add(lb.offset),
+            lb.col_stride as isize,
+            lb.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

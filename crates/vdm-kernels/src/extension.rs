@@ -1,0 +1,351 @@
+//! The operators as a Burn backend extension: how slices of [`crate::cpu`] become differentiable tensors.
+//!
+//! [`Fused`] is what Burn's dispatcher calls. Each operator has a forward pass on Flex and an `Autodiff` wrapper that
+//! saves its inputs and registers the hand-written backward pass. Autodiff is first-order: no backward pass is
+//! differentiable itself.
+
+use crate::cpu::{attention, conv, group_norm, linear};
+use burn::backend::{
+    Autodiff, Flex,
+    autodiff::{
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind},
+    },
+    backend_extension,
+    tensor::FloatTensor,
+};
+use burn::tensor::{DType, Shape};
+use burn_flex::FlexTensor;
+
+/// Scalars of a group normalisation.
+#[derive(Clone, Copy, Debug)]
+pub struct NormArgs {
+    /// Groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether SiLU follows.
+    pub silu: bool,
+    /// Dropout probability, 0 for none.
+    pub dropout: f32,
+    /// Seed of the dropout mask.
+    pub seed: u64,
+}
+
+/// Forward passes. Backends that are not listed panic when called: the crate's functions ask the device first.
+#[backend_extension(Autodiff, Flex)]
+pub trait Fused: burn::backend::Backend {
+    /// See [`crate::conv2d`].
+    fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::group_norm`].
+    fn fused_group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::linear`].
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::attention`].
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+}
+
+/// Backward passes, and forward passes that keep what these need.
+pub trait FusedBackward: Fused {
+    /// Gradients for (x if wanted, weight, bias).
+    fn conv2d_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        want_dx: bool,
+    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
+    /// The output, and each group's mean and 1/std.
+    fn group_norm_with_stats(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// Gradients for x, gamma, beta; `saved` is [x, gamma, beta, stats].
+    fn group_norm_backward(
+        saved: [FloatTensor<Self>; 4],
+        args: NormArgs,
+        dy: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
+    /// Gradients for x, weight, bias; `saved` is these three.
+    fn linear_backward(saved: [FloatTensor<Self>; 3], dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    /// Gradients for q, k, v; `saved` is these three.
+    fn attention_backward(
+        saved: [FloatTensor<Self>; 3],
+        heads: usize,
+        dy: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
+}
+
+fn zeros(shape: &[usize]) -> FlexTensor {
+    FlexTensor::empty(Shape::from(shape.to_vec()), DType::F32)
+}
+
+fn like(t: &FlexTensor) -> FlexTensor {
+    zeros(t.layout().shape())
+}
+
+fn data(t: &FlexTensor) -> &[f32] {
+    t.storage::<f32>()
+}
+
+fn conv_spec(x: &FlexTensor, weight: &FlexTensor) -> conv::Spec {
+    let (x, w) = (x.layout().shape(), weight.layout().shape());
+    conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2] }
+}
+
+fn norm_spec(x: &FlexTensor, a: NormArgs) -> group_norm::Spec {
+    let shape = x.layout().shape();
+    group_norm::Spec {
+        batch: shape[0],
+        channels: shape[1],
+        pixels: shape[2..].iter().product(),
+        groups: a.groups,
+        eps: a.eps,
+        silu: a.silu,
+        dropout: a.dropout,
+        seed: a.seed,
+    }
+}
+
+fn attention_spec(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Spec {
+    let (q, k) = (q.layout().shape(), k.layout().shape());
+    attention::Spec { batch: q[0] * heads, dim: q[1] / heads, queries: q[2], keys: k[2] }
+}
+
+impl Fused for Flex {
+    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
+        let s = conv_spec(&x, &weight);
+        let mut y = zeros(&[s.batch, s.co, s.h, s.w]);
+        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut());
+        y
+    }
+
+    fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
+        Self::group_norm_with_stats(x, gamma, beta, args).0
+    }
+
+    fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
+        let (n, i, o) = (x.layout().shape()[0], weight.layout().shape()[0], weight.layout().shape()[1]);
+        let mut y = zeros(&[n, o]);
+        linear::forward(data(&x), data(&weight), data(&bias), i, o, y.storage_mut());
+        y
+    }
+
+    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
+        let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
+        let mut y = like(&q);
+        attention::forward(&attention_spec(&q, &k, heads), data(&q), data(&k), data(&v), y.storage_mut());
+        y
+    }
+}
+
+impl FusedBackward for Flex {
+    fn conv2d_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        dy: FlexTensor,
+        want_dx: bool,
+    ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
+        let [x, weight, bias, dy] = [x, weight, bias, dy].map(|t| t.to_contiguous());
+        let s = conv_spec(&x, &weight);
+        let mut dx = want_dx.then(|| like(&x));
+        let (mut dw, mut db) = (like(&weight), like(&bias));
+        let dx_slice = dx.as_mut().map_or(&mut [][..], |t| t.storage_mut());
+        conv::backward(&s, data(&x), data(&weight), data(&dy), dx_slice, dw.storage_mut(), db.storage_mut());
+        (dx, dw, db)
+    }
+
+    fn group_norm_with_stats(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        args: NormArgs,
+    ) -> (FlexTensor, FlexTensor) {
+        let [x, gamma, beta] = [x, gamma, beta].map(|t| t.to_contiguous());
+        let s = norm_spec(&x, args);
+        let (mut y, mut stats) = (like(&x), zeros(&[s.batch, s.groups, 2]));
+        group_norm::forward(&s, data(&x), data(&gamma), data(&beta), y.storage_mut(), stats.storage_mut());
+        (y, stats)
+    }
+
+    fn group_norm_backward(saved: [FlexTensor; 4], args: NormArgs, dy: FlexTensor) -> [FlexTensor; 3] {
+        let [x, gamma, beta, stats] = saved.map(|t| t.to_contiguous());
+        let dy = dy.to_contiguous();
+        let s = norm_spec(&x, args);
+        let (mut dx, mut dgamma, mut dbeta) = (like(&x), like(&gamma), like(&beta));
+        group_norm::backward(
+            &s,
+            data(&x),
+            data(&gamma),
+            data(&beta),
+            data(&stats),
+            data(&dy),
+            dx.storage_mut(),
+            dgamma.storage_mut(),
+            dbeta.storage_mut(),
+        );
+        [dx, dgamma, dbeta]
+    }
+
+    fn linear_backward(saved: [FlexTensor; 3], dy: FlexTensor) -> [FlexTensor; 3] {
+        let [x, weight, bias] = saved.map(|t| t.to_contiguous());
+        let dy = dy.to_contiguous();
+        let (i, o) = (weight.layout().shape()[0], weight.layout().shape()[1]);
+        let (mut dx, mut dw, mut db) = (like(&x), like(&weight), like(&bias));
+        linear::backward(
+            data(&x),
+            data(&weight),
+            data(&dy),
+            i,
+            o,
+            dx.storage_mut(),
+            dw.storage_mut(),
+            db.storage_mut(),
+        );
+        [dx, dw, db]
+    }
+
+    fn attention_backward(saved: [FlexTensor; 3], heads: usize, dy: FlexTensor) -> [FlexTensor; 3] {
+        let [q, k, v] = saved.map(|t| t.to_contiguous());
+        let dy = dy.to_contiguous();
+        let (mut dq, mut dk, mut dv) = (like(&q), like(&k), like(&v));
+        attention::backward(
+            &attention_spec(&q, &k, heads),
+            data(&q),
+            data(&k),
+            data(&v),
+            data(&dy),
+            dq.storage_mut(),
+            dk.storage_mut(),
+            dv.storage_mut(),
+        );
+        [dq, dk, dv]
+    }
+}
+
+/// Registers the gradients of an operator's three inputs, where they are wanted.
+macro_rules! register {
+    ($grads:ident, $parents:expr, $values:expr) => {
+        for (parent, value) in $parents.into_iter().zip($values) {
+            if let Some(node) = parent {
+                $grads.register::<B>(node.id, value);
+            }
+        }
+    };
+}
+
+impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
+    fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Conv2d;
+        impl<B: FusedBackward> Backward<B, 3> for Conv2d {
+            type State = [FloatTensor<B>; 3];
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let [x, weight, bias] = ops.state;
+                let [px, pw, pb] = ops.parents;
+                let (dx, dw, db) = B::conv2d_backward(x, weight, bias, dy, px.is_some());
+                if let (Some(node), Some(dx)) = (px, dx) {
+                    grads.register::<B>(node.id, dx);
+                }
+                register!(grads, [pw, pb], [dw, db]);
+            }
+        }
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
+        match Conv2d.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone());
+                prep.finish([x, weight, bias], y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias)),
+        }
+    }
+
+    fn fused_group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct GroupNorm;
+        impl<B: FusedBackward> Backward<B, 3> for GroupNorm {
+            type State = ([FloatTensor<B>; 4], NormArgs);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let (saved, args) = ops.state;
+                register!(grads, ops.parents, B::group_norm_backward(saved, args, dy));
+            }
+        }
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        let [x, gamma, beta] = [x, gamma, beta].map(|t| t.into_primitive());
+        match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (y, stats) = B::group_norm_with_stats(x.clone(), gamma.clone(), beta.clone(), args);
+                prep.finish(([x, gamma, beta, stats], args), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm(x, gamma, beta, args)),
+        }
+    }
+
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Linear;
+        impl<B: FusedBackward> Backward<B, 3> for Linear {
+            type State = [FloatTensor<B>; 3];
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                register!(grads, ops.parents, B::linear_backward(ops.state, dy));
+            }
+        }
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let saved @ [x, weight, bias] = &[x, weight, bias].map(|t| t.into_primitive());
+        let y = B::fused_linear(x.clone(), weight.clone(), bias.clone());
+        match Linear.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(saved.clone(), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Attention;
+        impl<B: FusedBackward> Backward<B, 3> for Attention {
+            type State = ([FloatTensor<B>; 3], usize);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let (saved, heads) = ops.state;
+                register!(grads, ops.parents, B::attention_backward(saved, heads, dy));
+            }
+        }
+        let nodes = [q.node(), k.node(), v.node()];
+        let saved @ [q, k, v] = &[q, k, v].map(|t| t.into_primitive());
+        let y = B::fused_attention(q.clone(), k.clone(), v.clone(), heads);
+        match Attention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((saved.clone(), heads), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}

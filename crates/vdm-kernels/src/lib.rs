@@ -1,0 +1,162 @@
+//! Fused CPU operators for variational diffusion models, as an extension of Burn's Flex backend.
+//!
+//! Use these functions where Burn's own layers would do the same work slower: on [`Device::flex`] with `f32` tensors
+//! they run the hand-written kernels of [`cpu`], differentiable through Burn's autodiff; on any other device or
+//! precision they are the plain composition of [`reference`]. The values agree to rounding.
+//!
+//! On Flex a result is the same, bit for bit, at any number of threads, and an image's result does not depend on the
+//! batch around it.
+//!
+//! [`Device::flex`]: burn::tensor::Device::flex
+#![deny(missing_docs)]
+
+pub mod cpu;
+mod extension;
+pub mod reference;
+pub mod rng;
+
+pub use cpu::adamw::Update;
+pub use extension::NormArgs;
+
+use burn::backend::{Dispatch, DispatchDevice, Flex};
+use burn::tensor::{DType, Device, Tensor};
+use extension::Fused;
+
+/// Whether the operators run as fused CPU kernels for tensors of this device and precision.
+pub fn is_fused(device: &Device, dtype: DType) -> bool {
+    let flex = match device.as_dispatch() {
+        DispatchDevice::Autodiff(inner) => matches!(**inner, DispatchDevice::Flex(_)),
+        other => matches!(other, DispatchDevice::Flex(_)),
+    };
+    flex && dtype == DType::F32
+}
+
+fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+    is_fused(&x.device(), x.dtype())
+}
+
+/// Convolution 3x3 with padding 1, or 1x1, stride 1.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`
+/// - `weight`: `[out, in, k, k]` with k 1 or 3
+/// - `bias`: `[1, out]`, or `[batch, out]` for a bias of each image (a bias and a conditioning vector, added up)
+/// - output: `[batch, out, height, width]`
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+    let k = weight.dims()[2];
+    if !fused(&x) || !(k == 1 || k == 3) {
+        return reference::conv2d(x, weight, bias);
+    }
+    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(y)
+}
+
+/// Group normalisation, then SiLU and dropout as `args` say.
+///
+/// Dropout's mask is a function of `args.seed` and the position in the batch.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, channels a multiple of `args.groups`
+/// - `gamma`, `beta`: `[channels]`
+/// - output: as `x`
+pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
+    if !fused(&x) {
+        return reference::group_norm(x, gamma, beta, args);
+    }
+    let y = Dispatch::fused_group_norm(x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch(), args);
+    Tensor::from_dispatch(y)
+}
+
+/// Dense layer `x w + b`; each row's result is independent of the other rows.
+///
+/// # Shapes
+/// - `x`: `[batch, in]`, `weight`: `[in, out]`, `bias`: `[out]`
+/// - output: `[batch, out]`
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    if !fused(&x) {
+        return reference::linear(x, weight, bias);
+    }
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[1]], &x.device()));
+    let y = Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(y)
+}
+
+/// Softmax attention over channels-first tokens: `softmax(q k / sqrt(channels / heads)) v`.
+///
+/// # Shapes
+/// - `q`: `[batch, channels, n]`; `k`, `v`: `[batch, channels, m]`, channels a multiple of `heads`
+/// - output: `[batch, channels, n]`
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    if !fused(&q) {
+        return reference::attention(q, k, v, heads);
+    }
+    let y = Dispatch::fused_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), heads);
+    Tensor::from_dispatch(y)
+}
+
+/// The decoder's negative log-likelihood in nats an image, and its derivative with respect to `r`; neither is
+/// differentiable itself.
+///
+/// `r = (2 / levels) e^(-gamma_0 / 2)` is the distance of two levels in units of z_0's noise; see [`cpu::decoder`].
+///
+/// # Shapes
+/// - `eps`: `[batch, dims]`, the noise of z_0; `k`: `[batch, dims]`, the data as whole numbers in 0..levels
+/// - outputs: `[batch]`, on the device without autodiff
+pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tensor<1>, Tensor<1>) {
+    let (eps, k) = (plain(eps), plain(k));
+    if !fused(&eps) {
+        return reference::decoder_nll(eps, k, levels, r);
+    }
+    let device = eps.device();
+    let batch = eps.dims()[0];
+    let (mut nll, mut d_nll) = (vec![0f32; batch], vec![0f32; batch]);
+    let [eps, k] = [eps, k].map(|t| flex(t).to_contiguous());
+    cpu::decoder::nll(eps.storage(), k.storage(), levels, r as f32, &mut nll, &mut d_nll);
+    (Tensor::from_data(nll.as_slice(), &device), Tensor::from_data(d_nll.as_slice(), &device))
+}
+
+/// What AdamW and the moving average remember of one parameter, flattened: `[n]` each, without autodiff.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// First moment of the gradient.
+    pub m: Tensor<1>,
+    /// Second moment of the gradient.
+    pub v: Tensor<1>,
+    /// Exponential moving average of the parameter.
+    pub ema: Tensor<1>,
+}
+
+/// One AdamW step and the moving average, in one pass and in place where no other handle holds the memory.
+///
+/// # Shapes
+/// `p` (the parameter) and `g` (its gradient) are `[n]`, without autodiff.
+pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -> (Tensor<1>, Moments) {
+    if !fused(&p) {
+        return reference::adamw_step(update, p, state, g);
+    }
+    let [mut p, mut m, mut v, mut ema, g] = [p, state.m, state.v, state.ema, g].map(|t| {
+        let t = flex(t);
+        if t.is_contiguous() { t } else { t.to_contiguous() }
+    });
+    let n = g.layout().num_elements();
+    cpu::adamw::step(
+        update,
+        &mut p.storage_mut()[..n],
+        &mut m.storage_mut()[..n],
+        &mut v.storage_mut()[..n],
+        &mut ema.storage_mut()[..n],
+        &g.storage()[..n],
+    );
+    let [p, m, v, ema] = [p, m, v, ema].map(|t| Tensor::from_primitive::<Flex>(t));
+    (p, Moments { m, v, ema })
+}
+
+/// `x` without its autodiff graph.
+fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.is_autodiff() { x.inner() } else { x }
+}
+
+/// The Flex tensor inside `x`.
+fn flex<const D: usize>(x: Tensor<D>) -> burn_flex::FlexTensor {
+    x.try_into_primitive::<Flex>().expect("callers ask `fused` first, and hold no autodiff tensor")
+}

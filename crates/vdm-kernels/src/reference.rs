@@ -1,0 +1,93 @@
+//! The same operators composed from Burn's own: the fallback on every backend but Flex, and what the tests compare
+//! with. Shapes and meaning are those of the functions of the same names at the crate's root.
+
+use crate::NormArgs;
+use crate::rng::Philox;
+use burn::tensor::{DType, Tensor, TensorData, activation, module, ops::ConvOptions};
+
+/// See [`crate::conv2d`].
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+    let pad = weight.dims()[2] / 2;
+    let [b, co] = bias.dims();
+    let y = module::conv2d(x, weight, None, ConvOptions::new([1, 1], [pad, pad], [1, 1], 1));
+    y + bias.reshape([b, co, 1, 1])
+}
+
+/// See [`crate::group_norm`].
+pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
+    let [b, c, h, w] = x.dims();
+    let x = x.reshape([b, args.groups, c / args.groups * h * w]);
+    let mean = x.clone().mean_dim(2);
+    let x = x - mean;
+    let variance = (x.clone() * x.clone()).mean_dim(2);
+    let x = x / (variance + args.eps).sqrt();
+    let mut y = x.reshape([b, c, h, w]) * gamma.reshape([1, c, 1, 1]) + beta.reshape([1, c, 1, 1]);
+    if args.silu {
+        y = activation::silu(y);
+    }
+    if args.dropout > 0.0 {
+        let slab = c / args.groups * h * w;
+        let mut mask = vec![0f32; b * c * h * w];
+        for (index, mask) in mask.chunks_exact_mut(slab).enumerate() {
+            Philox::new(args.seed, index as u64).uniform(0, mask);
+        }
+        for m in &mut mask {
+            *m = if *m < args.dropout { 0.0 } else { 1.0 / (1.0 - args.dropout) };
+        }
+        let dtype = y.dtype();
+        let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());
+        y = y * mask.cast(dtype);
+    }
+    y
+}
+
+/// See [`crate::linear`].
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let y = x.matmul(weight);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
+}
+
+/// See [`crate::attention`].
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    let ([b, c, n], m) = (q.dims(), k.dims()[2]);
+    let dim = c / heads;
+    let split = |t: Tensor<3>, tokens| t.reshape([b * heads, dim, tokens]);
+    let (q, k, v) = (split(q, n), split(k, m), split(v, m));
+    let logits = q.swap_dims(1, 2).matmul(k) / (dim as f64).sqrt();
+    let p = activation::softmax(logits, 2);
+    v.matmul(p.swap_dims(1, 2)).reshape([b, c, n])
+}
+
+/// See [`crate::decoder_nll`]. Streams over the levels twice, so that memory stays at B x D.
+pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tensor<1>, Tensor<1>) {
+    let distance = |v: usize| k.clone() - v as f64;
+    let logit = |v: usize| (eps.clone() + distance(v) * r).powi_scalar(2) * -0.5;
+    let mut top = logit(0);
+    for v in 1..levels {
+        top = top.max_pair(logit(v));
+    }
+    let (mut sum, mut d_sum) = (top.zeros_like(), top.zeros_like());
+    for v in 0..levels {
+        let p = (logit(v) - top.clone()).exp();
+        sum = sum + p.clone();
+        let j = distance(v);
+        d_sum = d_sum - p * (eps.clone() + j.clone() * r) * j;
+    }
+    let nll = sum.clone().log() + top + eps.powi_scalar(2) * 0.5;
+    (nll.sum_dim(1).squeeze_dim(1), (d_sum / sum).sum_dim(1).squeeze_dim(1))
+}
+
+/// See [`crate::adamw_step`].
+pub fn adamw_step(u: &crate::Update, p: Tensor<1>, s: crate::Moments, g: Tensor<1>) -> (Tensor<1>, crate::Moments) {
+    debug_assert_eq!(p.dtype(), DType::F32);
+    let g = g * u.grad_scale;
+    let m = s.m * u.beta1 + g.clone() * (1.0 - u.beta1);
+    let v = s.v * u.beta2 + g.clone() * g * (1.0 - u.beta2);
+    let step = m.clone() * u.correction1 / ((v.clone() * u.correction2).sqrt() + u.eps);
+    let p = p.clone() - (step + p * u.weight_decay) * u.lr;
+    let ema = s.ema.clone() + (p.clone() - s.ema) * (1.0 - u.ema_decay);
+    (p, crate::Moments { m, v, ema })
+}

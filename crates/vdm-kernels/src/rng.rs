@@ -1,0 +1,150 @@
+//! Random numbers that are a pure function of (seed, stream, position): Philox4x32-10 (Salmon et al. 2011, "Parallel
+//! random numbers: as easy as 1, 2, 3").
+//!
+//! A counter-based generator has no state to save and no order to keep: an image's noise is the same in any batch, at
+//! any number of threads, and after a resume.
+
+use crate::cpu::math::{ln, simd, sin_cos_turns};
+
+/// A stream of random numbers named by a seed and a stream number.
+///
+/// # Invariants
+/// Two generators with the same `(seed, stream)` give the same numbers; element `i` of a draw depends only on
+/// `(seed, stream, draw, i)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Philox {
+    key: [u32; 2],
+    stream: [u32; 2],
+}
+
+/// Blocks that are generated side by side, for SIMD.
+const WIDE: usize = 16;
+
+impl Philox {
+    /// The stream `stream` of `seed`.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        let split = |x: u64| [x as u32, (x >> 32) as u32];
+        Self { key: split(seed), stream: split(stream) }
+    }
+
+    /// Four random words at position `block` of draw `draw`.
+    #[inline(always)]
+    pub fn block(&self, draw: u32, block: u32) -> [u32; 4] {
+        let (mut c0, mut c1, mut c2, mut c3) = (block, draw, self.stream[0], self.stream[1]);
+        let (mut k0, mut k1) = (self.key[0], self.key[1]);
+        for _ in 0..10 {
+            let p0 = u64::from(c0) * 0xD251_1F53;
+            let p1 = u64::from(c2) * 0xCD9E_8D57;
+            (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+            k0 = k0.wrapping_add(0x9E37_79B9);
+            k1 = k1.wrapping_add(0xBB67_AE85);
+        }
+        [c0, c1, c2, c3]
+    }
+
+    /// One random `u64` of draw `draw`.
+    pub fn next_u64(&self, draw: u32) -> u64 {
+        let [a, b, ..] = self.block(draw, 0);
+        u64::from(a) | u64::from(b) << 32
+    }
+
+    /// One uniform number in [0, 1) with 53 random bits, of draw `draw`.
+    pub fn uniform_f64(&self, draw: u32) -> f64 {
+        (self.next_u64(draw) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// Fills `out` with uniform numbers in [0, 1), 24 random bits each.
+    pub fn uniform(&self, draw: u32, out: &mut [f32]) {
+        self.fill(draw, out, |words| words.map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32)));
+    }
+
+    /// Fills `out` with independent standard normal numbers (Box-Muller; |z| is at most 6.7).
+    pub fn normal(&self, draw: u32, out: &mut [f32]) {
+        self.fill(draw, out, |[a, b, c, d]| {
+            let (x, y) = box_muller(a, b);
+            let (z, w) = box_muller(c, d);
+            [x, y, z, w]
+        });
+    }
+
+    #[inline(always)]
+    fn fill(&self, draw: u32, out: &mut [f32], f: impl Fn([u32; 4]) -> [f32; 4]) {
+        simd(|| {
+            for (wide, out) in out.chunks_mut(4 * WIDE).enumerate() {
+                let mut values = [[0f32; WIDE]; 4];
+                for lane in 0..WIDE {
+                    let [a, b, c, d] = f(self.block(draw, (wide * WIDE + lane) as u32));
+                    values[0][lane] = a;
+                    values[1][lane] = b;
+                    values[2][lane] = c;
+                    values[3][lane] = d;
+                }
+                for (out, value) in out.iter_mut().zip(values.as_flattened()) {
+                    *out = *value;
+                }
+            }
+        });
+    }
+}
+
+/// Two standard normals from two random words; u is in (0, 1], so its logarithm is finite.
+#[inline(always)]
+fn box_muller(a: u32, b: u32) -> (f32, f32) {
+    // 32 random bits to f32 rounds to at most 1; the half keeps it above 0 and reaches 6.7 standard deviations.
+    let u = ((a as f32) + 0.5) * (1.0 / 4_294_967_296.0);
+    let radius = (-2.0 * ln(u.min(1.0))).max(0.0).sqrt();
+    let (s, c) = sin_cos_turns((b >> 8) as f32 * (1.0 / (1 << 24) as f32));
+    (radius * c, radius * s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answers of Random123's `kat_vectors` for philox4x32-10: counter, key, output.
+    #[test]
+    fn philox_known_answers() {
+        let zero = Philox { key: [0, 0], stream: [0, 0] };
+        assert_eq!(zero.block(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let ones = Philox { key: [u32::MAX; 2], stream: [u32::MAX; 2] };
+        assert_eq!(ones.block(u32::MAX, u32::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        let pi = Philox { key: [0xa409_3822, 0x299f_31d0], stream: [0x1319_8a2e, 0x0370_7344] };
+        assert_eq!(pi.block(0x85a3_08d3, 0x243f_6a88), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    }
+
+    #[test]
+    fn normals_have_the_moments_of_a_normal() {
+        let n = 1 << 20;
+        let mut z = vec![0f32; n];
+        Philox::new(7, 3).normal(0, &mut z);
+        let moment = |p: i32| z.iter().map(|&z| f64::from(z).powi(p)).sum::<f64>() / n as f64;
+        // Five standard errors: sqrt(1, 2, 15, 96 / n) for the first four moments.
+        let bound = |variance: f64| 5.0 * (variance / n as f64).sqrt();
+        assert!(moment(1).abs() < bound(1.0));
+        assert!((moment(2) - 1.0).abs() < bound(2.0));
+        assert!(moment(3).abs() < bound(15.0));
+        assert!((moment(4) - 3.0).abs() < bound(96.0));
+        let pairs = z.windows(2).map(|w| f64::from(w[0]) * f64::from(w[1])).sum::<f64>() / n as f64;
+        assert!(pairs.abs() < bound(1.0));
+    }
+
+    #[test]
+    fn a_prefix_does_not_depend_on_the_length() {
+        let rng = Philox::new(1, 2);
+        let (mut long, mut short) = (vec![0f32; 1000], vec![0f32; 37]);
+        rng.normal(5, &mut long);
+        rng.normal(5, &mut short);
+        assert_eq!(long[..37], short[..]);
+        rng.normal(6, &mut short);
+        assert_ne!(long[..37], short[..]);
+    }
+
+    #[test]
+    fn uniforms_stay_below_one_and_are_uniform() {
+        let mut u = vec![0f32; 1 << 18];
+        Philox::new(3, 0).uniform(0, &mut u);
+        assert!(u.iter().all(|u| (0.0..1.0).contains(u)));
+        let mean = u.iter().map(|&u| f64::from(u)).sum::<f64>() / u.len() as f64;
+        assert!((mean - 0.5).abs() < 5.0 * (1.0 / 12.0 / u.len() as f64).sqrt());
+    }
+}
