@@ -151,6 +151,17 @@ pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -
     (p, Moments { m, v, ema })
 }
 
+/// Σ x², summed in a fixed order. `x` is `[n]`, without autodiff.
+pub fn sum_of_squares(x: Tensor<1>) -> f64 {
+    if !fused(&x) {
+        return x.powi_scalar(2).sum().into_scalar::<f64>();
+    }
+    let x = flex(x).to_contiguous();
+    let x = x.storage::<f32>();
+    // Chunks keep the single-precision partial sums short.
+    cpu::math::simd(|| x.chunks(1 << 12).map(|x| cpu::math::sum_by(x.len(), |i| x[i] * x[i])).sum())
+}
+
 /// `x` without its autodiff graph.
 fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if x.is_autodiff() { x.inner() } else { x }

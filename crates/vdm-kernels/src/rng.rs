@@ -4,6 +4,8 @@
 //! A counter-based generator has no state to save and no order to keep: an image's noise is the same in any batch, at
 //! any number of threads, and after a resume.
 
+use rayon::prelude::*;
+
 use crate::cpu::math::{ln, simd, sin_cos_turns};
 
 /// A stream of random numbers named by a seed and a stream number.
@@ -85,6 +87,15 @@ impl Philox {
             }
         });
     }
+}
+
+/// Standard normal numbers for a batch: `dims` of draw `draw` from each stream, one after the other, in parallel.
+pub fn normal_images(streams: &[Philox], draw: u32, dims: usize) -> Vec<f32> {
+    let mut out = vec![0f32; streams.len() * dims];
+    if dims > 0 {
+        out.par_chunks_mut(dims).zip(streams).for_each(|(out, stream)| stream.normal(draw, out));
+    }
+    out
 }
 
 /// Two standard normals from two random words; u is in (0, 1], so its logarithm is finite.

@@ -332,7 +332,8 @@ fn check_per_image(
 }
 
 fn presence<T>(list: &Option<Vec<T>>) -> String {
-    if list.is_some() { "one for every image" } else { "none" }.to_owned()
+    let text = if list.is_some() { "one for every image" } else { "none" };
+    text.to_owned()
 }
 
 #[cfg(test)]

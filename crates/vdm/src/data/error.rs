@@ -346,7 +346,7 @@ pub enum DataError {
     /// A folder has too few files to fill a split.
     #[error(
         "{path}: {split} split: expected at least {expected} image files, found {found}; add \
-         images or lower test_every"
+         images"
     )]
     EmptySplit {
         /// The folder.

@@ -1,0 +1,255 @@
+//! The configuration of a run: presets in the library, a TOML file over them, single keys over that.
+//!
+//! Every key always has a value, so that `config.toml` in a run says everything about it.
+
+mod layers;
+mod presets;
+
+pub use layers::{ConfigError, resolve};
+pub use presets::{PRESETS, Preset, preset};
+
+use crate::data::{DataSource, ImageShape};
+use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusion};
+use crate::encoding::Vocabulary;
+use crate::nn::{FourierFeatures, ScoreUNet, ScoreUNetConfig};
+use crate::sample::DecoderRule;
+use crate::schedule::ScheduleConfig;
+use crate::times::TimeSampling;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything about a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Seed of the initial weights, the data order, times, noises, dropout and augmentation.
+    pub seed: u64,
+    /// The images.
+    pub data: DataConfig,
+    /// The network.
+    pub model: ModelConfig,
+    /// The noise schedule.
+    pub schedule: ScheduleConfig,
+    /// Training.
+    pub train: TrainConfig,
+    /// Evaluation.
+    pub eval: EvalConfig,
+    /// Samples drawn during and after training.
+    pub sample: SampleConfig,
+}
+
+/// Where images come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// The 8x8 digits inside the program.
+    Digits,
+    /// IDX files in `dir`: MNIST, Fashion-MNIST.
+    Idx,
+    /// CIFAR-10 binary batches in `dir`.
+    Cifar10,
+    /// Downsampled ImageNet npz batches in `dir`, of side `size`.
+    Imagenet,
+    /// Image files in `dir`, resized and cropped to `size`, with `channels` channels.
+    Folder,
+}
+
+/// The images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The kind of source.
+    pub source: SourceKind,
+    /// Folder of the files; unused by `digits`.
+    pub dir: PathBuf,
+    /// Side of the images in pixels, for `imagenet` (32 or 64) and `folder`.
+    pub size: usize,
+    /// Channels, for `folder`: 1 or 3.
+    pub channels: usize,
+    /// Skip unreadable files of a `folder` instead of stopping.
+    pub skip_bad: bool,
+    /// Flip and rotate training images at random; the conditioning scalar says whether an image was changed.
+    pub augment: bool,
+}
+
+impl DataConfig {
+    /// The source as the data module knows it.
+    pub fn source(&self) -> DataSource {
+        let dir = self.dir.clone();
+        match self.source {
+            SourceKind::Digits => DataSource::Digits,
+            SourceKind::Idx => DataSource::Idx { dir },
+            SourceKind::Cifar10 => DataSource::Cifar10 { dir },
+            SourceKind::Imagenet => DataSource::Imagenet { dir, size: self.size },
+            SourceKind::Folder => {
+                DataSource::Folder { dir, size: self.size, channels: self.channels, skip_bad: self.skip_bad }
+            }
+        }
+    }
+}
+
+/// The network: the paper's, of some width and depth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Channels inside; a multiple of 32.
+    pub n_embd: usize,
+    /// Blocks on the way down; one more on the way up.
+    pub n_layer: usize,
+    /// Dropout probability, in [0, 1).
+    pub dropout: f64,
+    /// Attention after every block, not only in the middle.
+    pub with_attention: bool,
+    /// Fourier features of z_t: `paper`, `port` or `none`.
+    pub fourier: FourierFeatures,
+    /// What the network's time is normalised by: `configured` or `current` endpoints.
+    pub time_normalization: TimeNormalization,
+}
+
+/// Training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps in all.
+    pub steps: u64,
+    /// Images of one forward and backward pass.
+    pub batch_size: usize,
+    /// Passes whose gradients are averaged for one step.
+    pub accumulate: usize,
+    /// Steps T of the bound that is trained; 0 for continuous time.
+    pub timesteps: usize,
+    /// How the times of a batch are drawn.
+    pub times: TimeSampling,
+    /// Learning rate after warm-up.
+    pub lr: f64,
+    /// Steps over which the learning rate rises from 0, linearly.
+    pub warmup: u64,
+    /// AdamW's decay of the gradient's mean.
+    pub beta1: f64,
+    /// AdamW's decay of the gradient's square.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub adam_eps: f64,
+    /// Decoupled weight decay, on weights only: not on biases, normalisations, schedule.
+    pub weight_decay: f64,
+    /// Largest norm of the gradient, in bits per dimension; 0 for no clipping.
+    pub grad_clip: f64,
+    /// Decay of the average of the weights; min(this, (1 + step)/(10 + step)) is used.
+    pub ema_decay: f64,
+    /// Steps between lines of metrics.
+    pub log_every: u64,
+    /// Steps between evaluations on test images; 0 for none before the end.
+    pub eval_every: u64,
+    /// Steps between grids of samples; 0 for none before the end.
+    pub sample_every: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// Evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Test images of the evaluations during training; 0 for all. The final one is always over all.
+    pub images: usize,
+    /// Passes of the final evaluation.
+    pub repeats: usize,
+    /// Images at a time.
+    pub batch_size: usize,
+}
+
+/// Samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleConfig {
+    /// Images of a grid.
+    pub count: usize,
+    /// Steps T of ancestral sampling.
+    pub steps: usize,
+    /// Keep x_hat in [-1, 1].
+    pub clip: bool,
+    /// How x is read off z_0: `argmax` or `draw`.
+    pub decoder: DecoderRule,
+}
+
+impl Config {
+    /// Says what is impossible about the values, if anything: the key, its value, and the range.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |key: &str, ok: bool, found: String, expected: &str| {
+            if ok { Ok(()) } else { Err(ConfigError::Value { key: key.into(), found, expected: expected.into() }) }
+        };
+        let t = &self.train;
+        let positive = |key: &str, value: u64| check(key, value > 0, value.to_string(), "at least 1");
+        let unit = |key: &str, v: f64| check(key, (0.0..1.0).contains(&v), v.to_string(), "in [0, 1)");
+        let above = |key: &str, v: f64| check(key, v > 0.0 && v.is_finite(), v.to_string(), "above 0, finite");
+        let not_negative =
+            |key: &str, v: f64| check(key, v >= 0.0 && v.is_finite(), v.to_string(), "at least 0, finite");
+        positive("train.steps", t.steps)?;
+        positive("train.batch_size", t.batch_size as u64)?;
+        positive("train.accumulate", t.accumulate as u64)?;
+        positive("train.log_every", t.log_every)?;
+        positive("train.checkpoint_every", t.checkpoint_every)?;
+        positive("eval.repeats", self.eval.repeats as u64)?;
+        positive("eval.batch_size", self.eval.batch_size as u64)?;
+        positive("sample.count", self.sample.count as u64)?;
+        positive("sample.steps", self.sample.steps as u64)?;
+        positive("schedule.features", self.schedule.features as u64)?;
+        above("train.lr", t.lr)?;
+        above("train.adam_eps", t.adam_eps)?;
+        not_negative("train.weight_decay", t.weight_decay)?;
+        not_negative("train.grad_clip", t.grad_clip)?;
+        unit("train.beta1", t.beta1)?;
+        unit("train.beta2", t.beta2)?;
+        unit("train.ema_decay", t.ema_decay)?;
+        unit("model.dropout", self.model.dropout)?;
+        let (start, end) = (self.schedule.gamma_0, self.schedule.gamma_1);
+        check("schedule.gamma_0", start.is_finite(), start.to_string(), "finite")?;
+        check("schedule.gamma_1", end.is_finite() && end > start, end.to_string(), "above schedule.gamma_0")?;
+        let side = self.data.size;
+        match self.data.source {
+            SourceKind::Imagenet => check("data.size", side == 32 || side == 64, side.to_string(), "32 or 64")?,
+            SourceKind::Folder => {
+                check("data.size", (1..=4096).contains(&side), side.to_string(), "in 1..=4096")?;
+                let c = self.data.channels;
+                check("data.channels", c == 1 || c == 3, c.to_string(), "1 (grey) or 3 (RGB)")?;
+            }
+            _ => {}
+        }
+        self.network(1).validate().map_err(|reason| ConfigError::Model { reason })
+    }
+
+    /// The network's configuration for images of `channels` channels.
+    pub fn network(&self, channels: usize) -> ScoreUNetConfig {
+        ScoreUNetConfig {
+            dropout: self.model.dropout,
+            with_attention: self.model.with_attention,
+            fourier: self.model.fourier,
+            ..ScoreUNetConfig::new(channels, self.model.n_embd, self.model.n_layer)
+        }
+    }
+
+    /// A freshly initialised model for images of this shape and vocabulary; the same for the same `seed`.
+    pub fn init(
+        &self,
+        shape: ImageShape,
+        vocabulary: Vocabulary,
+        device: &Device,
+    ) -> VariationalDiffusion<ScoreUNet> {
+        device.seed(self.seed);
+        let settings = DiffusionSettings {
+            vocabulary,
+            timesteps: (self.train.timesteps > 0).then_some(self.train.timesteps),
+            configured_endpoints: (self.schedule.gamma_0, self.schedule.gamma_1),
+            time_normalization: self.model.time_normalization,
+        };
+        let (schedule, network) = (self.schedule.init(device), self.network(shape.channels).init(device));
+        let model = VariationalDiffusion::new(schedule, network, settings);
+        // Parameters are drawn when first read: read them all now, in one fixed order.
+        let _ = crate::weights::export(&model);
+        model
+    }
+}

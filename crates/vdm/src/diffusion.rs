@@ -1,0 +1,219 @@
+//! The model and its bound: -log p(x) <= prior + reconstruction + diffusion (VDM section 4).
+
+use crate::encoding::Vocabulary;
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::schedule::{GammaAt, NoiseSchedule, host};
+use crate::times::discretise;
+use burn::module::Module;
+use burn::tensor::{
+    Device, Tensor,
+    activation::{log_sigmoid, sigmoid},
+};
+use serde::{Deserialize, Serialize};
+
+/// Which endpoints normalise gamma_t to the time in [0, 1] that the network is fed. One choice holds everywhere:
+/// in training, evaluation and sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeNormalization {
+    /// The configured gamma_0 and gamma_1, as in the reference code: fixed whatever the schedule learns.
+    #[default]
+    Configured,
+    /// The schedule's present endpoints.
+    Current,
+}
+
+/// Everything but the network: what [`VariationalDiffusion::new`] needs.
+#[derive(Clone, Debug)]
+pub struct DiffusionSettings {
+    /// The levels of a pixel.
+    pub vocabulary: Vocabulary,
+    /// Steps T of the discrete-time bound, or `None` for continuous time.
+    pub timesteps: Option<usize>,
+    /// The configured (gamma_0, gamma_1).
+    pub configured_endpoints: (f64, f64),
+    /// What the network's time is normalised by.
+    pub time_normalization: TimeNormalization,
+}
+
+/// A variational diffusion model: a noise schedule and a network.
+#[derive(Module, Debug)]
+pub struct VariationalDiffusion<N> {
+    /// The noise schedule.
+    pub schedule: NoiseSchedule,
+    /// The network that predicts the noise.
+    pub network: N,
+    #[module(skip)]
+    settings: DiffusionSettings,
+}
+
+/// The random numbers of one evaluation of the bound: all that is random in it.
+#[derive(Clone, Debug)]
+pub struct Noise {
+    /// Noise of z_t: the images' shape.
+    pub eps: Tensor<4>,
+    /// Noise of z_0: the images' shape.
+    pub eps_0: Tensor<4>,
+}
+
+/// The terms of the bound, each in nats an image: `[batch]`.
+#[derive(Clone, Debug)]
+pub struct LossTerms {
+    /// KL(q(z_1|x) || N(0, I)).
+    pub prior: Tensor<1>,
+    /// -E log p(x|z_0).
+    pub reconstruction: Tensor<1>,
+    /// The diffusion loss, in continuous or in discrete time.
+    pub diffusion: Tensor<1>,
+}
+
+impl LossTerms {
+    /// The bound in nats an image: `[batch]`.
+    pub fn total(&self) -> Tensor<1> {
+        self.prior.clone() + self.reconstruction.clone() + self.diffusion.clone()
+    }
+}
+
+/// Nats to bits a dimension: divide by `dims` ln 2. The one place where this conversion is written down.
+pub fn bits_per_dim(nats: f64, dims: usize) -> f64 {
+    nats / (dims as f64 * std::f64::consts::LN_2)
+}
+
+impl<N: ScoreNetwork> VariationalDiffusion<N> {
+    /// Puts a schedule and a network together.
+    pub fn new(schedule: NoiseSchedule, network: N, settings: DiffusionSettings) -> Self {
+        Self { schedule, network, settings }
+    }
+
+    /// The settings that the model was made with.
+    pub fn settings(&self) -> &DiffusionSettings {
+        &self.settings
+    }
+
+    /// The same model with another number of steps in its bound; `None` for continuous time.
+    pub fn with_timesteps(mut self, timesteps: Option<usize>) -> Self {
+        self.settings.timesteps = timesteps;
+        self
+    }
+
+    /// The terms of the bound for the images `k`.
+    ///
+    /// The estimate is unbiased for each image if its time is uniform on [0, 1) and its noise standard normal.
+    ///
+    /// # Shapes
+    /// - `k`: `[batch, channels, height, width]`, whole numbers in 0..V as floats, on the model's device
+    /// - `times`: one a image, in [0, 1); rounded up to the grid in discrete time
+    /// - `noise`: the images' shape
+    pub fn loss(
+        &self,
+        k: Tensor<4>,
+        times: &[f64],
+        noise: Noise,
+        conditioning: &Conditioning,
+        mode: Mode,
+    ) -> LossTerms {
+        let [batch, c, h, w] = k.dims();
+        let dims = c * h * w;
+        let device = k.device();
+        let vocabulary = self.settings.vocabulary;
+        let x = vocabulary.encode(k.clone());
+        let (gamma_0, gamma_1) = self.schedule.endpoints(&device);
+
+        // 1. Reconstruction: -log p(x|z_0), z_0/alpha_0 = x + e^(gamma_0/2) eps_0.
+        let reconstruction = {
+            let r = (gamma_0.clone() * -0.5).exp() * (2.0 / vocabulary.levels() as f64);
+            let r_now = host(&r)[0];
+            let flat = |t: Tensor<4>| t.reshape([batch, dims]);
+            let (nll, d_nll) = vdm_kernels::decoder_nll(flat(noise.eps_0), flat(k), vocabulary.levels(), r_now);
+            let [nll, d_nll] = [nll, d_nll].map(|t| onto(t, &device));
+            // Value nll, derivative d_nll dr: the decoder's kernel gives both in closed form.
+            nll + d_nll * (r - r_now)
+        };
+
+        // 2. Prior: KL of q(z_1|x) from the standard normal.
+        let prior = {
+            let square = flat_square(x.clone());
+            let log_var_1 = log_sigmoid(gamma_1.clone());
+            let rest = sigmoid(gamma_1.clone()) - log_var_1 - 1.0;
+            (square * sigmoid(gamma_1 * -1.0) + rest * dims as f64) * 0.5
+        };
+
+        // 3. Diffusion: the network's squared error at one time an image.
+        let diffusion = {
+            let times: Vec<f64> = match self.settings.timesteps {
+                Some(steps) => times.iter().map(|&t| discretise(t, steps)).collect(),
+                None => times.to_vec(),
+            };
+            let GammaAt { gamma: gamma_t, prime } = self.schedule.forward(time_tensor(&times, &device));
+            let z_t = self.diffuse(x, gamma_t.clone(), noise.eps.clone());
+            let eps_hat = self.predict_noise(z_t, gamma_t.clone(), conditioning, mode);
+            let square = flat_square(eps_hat - noise.eps);
+            match self.settings.timesteps {
+                None => square * prime * 0.5,
+                Some(steps) => {
+                    let before: Vec<f64> = times.iter().map(|t| t - 1.0 / steps as f64).collect();
+                    let gamma_s = self.schedule.forward(time_tensor(&before, &device)).gamma;
+                    square * expm1(gamma_t - gamma_s) * (0.5 * steps as f64)
+                }
+            }
+        };
+
+        LossTerms { prior, reconstruction, diffusion }
+    }
+
+    /// z_t = alpha_t x + sigma_t eps.
+    ///
+    /// # Shapes
+    /// - `x`, `eps`: `[batch, channels, height, width]`; `gamma`: `[batch]`
+    pub fn diffuse(&self, x: Tensor<4>, gamma: Tensor<1>, eps: Tensor<4>) -> Tensor<4> {
+        let alpha = column(sigmoid(gamma.clone() * -1.0).sqrt());
+        let sigma = column(sigmoid(gamma).sqrt());
+        x * alpha + eps * sigma
+    }
+
+    /// eps_hat(z, gamma).
+    ///
+    /// # Shapes
+    /// - `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
+    pub fn predict_noise(&self, z: Tensor<4>, gamma: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+        let time = match self.settings.time_normalization {
+            TimeNormalization::Configured => {
+                let (start, end) = self.settings.configured_endpoints;
+                (gamma - start) / (end - start)
+            }
+            TimeNormalization::Current => {
+                let (start, end) = self.schedule.endpoints(&gamma.device());
+                (gamma - start.clone()) / (end - start)
+            }
+        };
+        self.network.predict_noise(z, time, conditioning, mode)
+    }
+}
+
+/// e^x - 1 without cancellation near 0: tanh(x/2) (e^x + 1).
+fn expm1(x: Tensor<1>) -> Tensor<1> {
+    (x.clone() * 0.5).tanh() * (x.exp() + 1.0)
+}
+
+/// One number an image, `[batch]`, shaped to multiply images.
+fn column(t: Tensor<1>) -> Tensor<4> {
+    let [batch] = t.dims();
+    t.reshape([batch, 1, 1, 1])
+}
+
+/// The sum of squares of each image: `[batch]`.
+fn flat_square(x: Tensor<4>) -> Tensor<1> {
+    let [batch, c, h, w] = x.dims();
+    let x = x.reshape([batch, c * h * w]);
+    (x.clone() * x).sum_dim(1).reshape([batch])
+}
+
+fn time_tensor(times: &[f64], device: &Device) -> Tensor<1> {
+    let times: Vec<f32> = times.iter().map(|&t| t as f32).collect();
+    Tensor::from_data(times.as_slice(), device)
+}
+
+/// Brings a tensor without autodiff to `device`, which may have it.
+fn onto(t: Tensor<1>, device: &Device) -> Tensor<1> {
+    if device.is_autodiff() { Tensor::from_inner(t) } else { t }
+}

@@ -1,0 +1,193 @@
+//! The bound over a whole data set, with its standard error.
+
+use crate::data::ImageDataset;
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::sample::image_noise;
+use crate::{Noise, VariationalDiffusion, bits_per_dim};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::Serialize;
+use vdm_kernels::rng::Philox;
+
+/// How to evaluate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvalOptions {
+    /// Passes over the data, each with fresh times and noise.
+    pub repeats: usize,
+    /// Images that go through the network at a time; has no influence on the result.
+    pub batch_size: usize,
+    /// Seed of all times and noises.
+    pub seed: u64,
+}
+
+/// The bound over a data set, in bits per dimension.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// The bound: `prior + reconstruction + diffusion`.
+    pub bpd: f64,
+    /// Standard error of `bpd` as an estimate for the distribution that the images come from: the standard deviation
+    /// over images (each averaged over the repeats) over the root of their number. Covers the images' differences and
+    /// the noise of the estimate.
+    pub bpd_stderr: f64,
+    /// Standard error of `bpd` as an estimate of these very images' bound, from the repeats alone; `None` for one.
+    pub bpd_stderr_noise: Option<f64>,
+    /// KL of q(z_1|x) from the standard normal.
+    pub prior: f64,
+    /// Expected -log p(x|z_0).
+    pub reconstruction: f64,
+    /// The diffusion loss.
+    pub diffusion: f64,
+    /// Images.
+    pub images: usize,
+    /// Passes over them.
+    pub repeats: usize,
+    /// Steps of the discrete-time bound; `None` in continuous time.
+    pub timesteps: Option<usize>,
+}
+
+/// A batch of images as whole numbers in floats: `[batch, channels, height, width]`.
+pub fn batch_tensor(data: &ImageDataset, indices: &[usize], device: &Device) -> Tensor<4> {
+    let bytes = data.gather(indices);
+    let s = data.shape();
+    let k: Vec<f32> = bytes.into_iter().map(f32::from).collect();
+    Tensor::from_data(TensorData::new(k, [indices.len(), s.channels, s.height, s.width]), device)
+}
+
+/// Evaluates the bound on every image of `data`, `options.repeats` times.
+///
+/// In each pass the N images take N evenly spread times (t = (u + j/N) mod 1, j a fixed shuffle of the images), so that
+/// each image's time is uniform, the estimate unbiased, and nothing depends on the batch size. `progress` hears the
+/// batches done and to do.
+///
+/// # Errors
+/// [`EvalError`] if there is no image or no pass, or the bound is not finite.
+pub fn evaluate<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    data: &ImageDataset,
+    options: &EvalOptions,
+    device: &Device,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Evaluation, EvalError> {
+    let n = data.len();
+    if n == 0 || options.repeats == 0 {
+        return Err(EvalError::Empty { images: n, repeats: options.repeats });
+    }
+    let stride = coprime_stride(n);
+    let batch_size = options.batch_size.max(1);
+    let total_batches = n.div_ceil(batch_size) * options.repeats;
+    let mut done = 0;
+    // Nats of each image, added over the passes; and of each pass, added over the images.
+    let mut per_image = vec![0f64; n];
+    let mut per_pass = vec![0f64; options.repeats];
+    let mut terms = [0f64; 3];
+    for (repeat, pass) in per_pass.iter_mut().enumerate() {
+        let u = Philox::new(options.seed, stream(repeat, u32::MAX as usize)).uniform_f64(0);
+        for start in (0..n).step_by(batch_size) {
+            let indices: Vec<usize> = (start..n.min(start + batch_size)).collect();
+            let streams: Vec<Philox> =
+                indices.iter().map(|&i| Philox::new(options.seed, stream(repeat, i))).collect();
+            let times: Vec<f64> =
+                indices.iter().map(|&i| (u + (i * stride % n) as f64 / n as f64).fract()).collect();
+            let noise = Noise {
+                eps: image_noise(&streams, 1, data.shape(), device),
+                eps_0: image_noise(&streams, 2, data.shape(), device),
+            };
+            let k = batch_tensor(data, &indices, device);
+            let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
+            let [prior, reconstruction, diffusion] =
+                [loss.prior, loss.reconstruction, loss.diffusion].map(|t| crate::schedule::host(&t));
+            for (j, &i) in indices.iter().enumerate() {
+                let nats = prior[j] + reconstruction[j] + diffusion[j];
+                if !nats.is_finite() {
+                    return Err(EvalError::NotFinite { image: i });
+                }
+                per_image[i] += nats / options.repeats as f64;
+                *pass += nats / n as f64;
+                for (sum, term) in terms.iter_mut().zip([prior[j], reconstruction[j], diffusion[j]]) {
+                    *sum += term;
+                }
+            }
+            done += 1;
+            progress(done, total_batches);
+        }
+    }
+    let bits = |nats: f64| bits_per_dim(nats, data.shape().dims());
+    let evaluations = (n * options.repeats) as f64;
+    let [prior, reconstruction, diffusion] = terms.map(|sum| bits(sum / evaluations));
+    Ok(Evaluation {
+        bpd: prior + reconstruction + diffusion,
+        bpd_stderr: bits(standard_error(&per_image).unwrap_or(f64::NAN)),
+        bpd_stderr_noise: standard_error(&per_pass).map(bits),
+        prior,
+        reconstruction,
+        diffusion,
+        images: n,
+        repeats: options.repeats,
+        timesteps: model.settings().timesteps,
+    })
+}
+
+/// Why there is no evaluation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// Nothing to average over.
+    #[error("cannot evaluate {images} images {repeats} times: both must be at least 1")]
+    Empty {
+        /// Images of the data set.
+        images: usize,
+        /// Passes asked for.
+        repeats: usize,
+    },
+    /// The bound of an image is infinite or not a number.
+    #[error("the bound of image {image} is not finite: the weights are damaged, or training diverged")]
+    NotFinite {
+        /// The image's index.
+        image: usize,
+    },
+}
+
+/// Sample standard deviation over root n; `None` for fewer than two values.
+pub fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some((variance / n).sqrt())
+}
+
+/// Stream number of image `i` in pass `repeat`.
+fn stream(repeat: usize, i: usize) -> u64 {
+    (repeat as u64) << 32 | i as u64
+}
+
+/// A stride near n / golden ratio without a common factor with n: stepping by it visits every residue once, and
+/// neighbours in the data set (often of one class) get distant times.
+fn coprime_stride(n: usize) -> usize {
+    fn gcd(a: usize, b: usize) -> usize {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+    let start = (n as f64 * 0.618_034) as usize;
+    (start.max(1)..).find(|&s| gcd(s, n) == 1).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stride_visits_every_image_once() {
+        for n in 1..500 {
+            let stride = coprime_stride(n);
+            let mut seen: Vec<usize> = (0..n).map(|i| i * stride % n).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn standard_error_of_known_numbers() {
+        assert_eq!(standard_error(&[1.0]), None);
+        assert!((standard_error(&[1.0, 3.0]).unwrap() - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,169 @@
+//! The layers that the networks are made of: Burn's parameter containers with the fused operators of `vdm-kernels`.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+use vdm_kernels::NormArgs;
+
+/// Normal weights with variance 1 / fan-in (LeCun et al. 1998), the reference code's initialisation.
+pub(crate) fn lecun(fan_in: usize) -> Initializer {
+    Initializer::Normal { mean: 0.0, std: 1.0 / (fan_in as f64).sqrt() }
+}
+
+/// Convolution 3x3 (padding 1) or 1x1, stride 1, with bias.
+#[derive(Module, Debug)]
+pub struct Conv {
+    /// `[out, in, k, k]`
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Conv {
+    /// A convolution with random weights and zero biases.
+    pub fn new(c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
+        Self::with_initializer(&lecun(c_in * k * k), c_in, c_out, k, device)
+    }
+
+    /// A convolution that starts as the zero map.
+    pub fn zeros(c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
+        Self::with_initializer(&Initializer::Zeros, c_in, c_out, k, device)
+    }
+
+    fn with_initializer(weights: &Initializer, c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
+        Self { weight: weights.init([c_out, c_in, k, k], device), bias: Initializer::Zeros.init([c_out], device) }
+    }
+
+    /// # Shapes
+    /// `[batch, in, height, width]` -> `[batch, out, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze())
+    }
+
+    /// [`forward`](Self::forward) plus a number for each image and channel.
+    ///
+    /// # Shapes
+    /// - `shift`: `[batch, out]`
+    pub fn forward_shifted(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+        vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze() + shift)
+    }
+}
+
+/// Dense layer on vectors.
+#[derive(Module, Debug)]
+pub struct Dense {
+    /// `[in, out]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Dense {
+    /// A dense layer with random weights and zero biases.
+    pub fn new(d_in: usize, d_out: usize, device: &Device) -> Self {
+        let bias = Some(Initializer::Zeros.init([d_out], device));
+        Self { weight: lecun(d_in).init([d_in, d_out], device), bias }
+    }
+
+    /// A dense layer without bias that starts as the zero map.
+    pub fn zeros_without_bias(d_in: usize, d_out: usize, device: &Device) -> Self {
+        Self { weight: Initializer::Zeros.init([d_in, d_out], device), bias: None }
+    }
+
+    /// # Shapes
+    /// `[batch, in]` -> `[batch, out]`
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        vdm_kernels::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}
+
+/// Group normalisation, with SiLU and dropout in the same pass where the caller asks.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// `[channels]`
+    pub gamma: Param<Tensor<1>>,
+    /// `[channels]`
+    pub beta: Param<Tensor<1>>,
+    groups: usize,
+    eps: f64,
+}
+
+impl Norm {
+    /// A normalisation of `groups` groups; `channels` must be a multiple.
+    pub fn new(groups: usize, channels: usize, eps: f64, device: &Device) -> Self {
+        Self {
+            gamma: Initializer::Ones.init([channels], device),
+            beta: Initializer::Zeros.init([channels], device),
+            groups,
+            eps,
+        }
+    }
+
+    /// Normalisation alone; shapes stay.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.run(x, false, 0.0, 0)
+    }
+
+    /// Normalisation and SiLU; shapes stay.
+    pub fn silu(&self, x: Tensor<4>) -> Tensor<4> {
+        self.run(x, true, 0.0, 0)
+    }
+
+    /// Normalisation, SiLU, and dropout with probability `p` where there is a `seed`; shapes stay.
+    pub fn silu_dropout(&self, x: Tensor<4>, p: f64, seed: Option<u64>) -> Tensor<4> {
+        let p = if seed.is_some() { p } else { 0.0 };
+        self.run(x, true, p, seed.unwrap_or(0))
+    }
+
+    fn run(&self, x: Tensor<4>, silu: bool, p: f64, seed: u64) -> Tensor<4> {
+        let args = NormArgs { groups: self.groups, eps: self.eps as f32, silu, dropout: p as f32, seed };
+        vdm_kernels::group_norm(x, self.gamma.val(), self.beta.val(), args)
+    }
+}
+
+/// Self-attention over all pixels, added to its input: x + out(softmax(q k / sqrt(C / heads)) v).
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Before the maps.
+    pub norm: Norm,
+    /// Query map, 1x1.
+    pub q: Conv,
+    /// Key map, 1x1. Its bias has no gradient: it shifts all logits of a query alike.
+    pub k: Conv,
+    /// Value map, 1x1.
+    pub v: Conv,
+    /// Output map, 1x1, zero at first.
+    pub out: Conv,
+    heads: usize,
+}
+
+impl Attention {
+    /// Attention with `heads` heads on `channels` channels.
+    pub fn new(channels: usize, heads: usize, norm: Norm, device: &Device) -> Self {
+        let map = || Conv::new(channels, channels, 1, device);
+        Self { norm, q: map(), k: map(), v: map(), out: Conv::zeros(channels, channels, 1, device), heads }
+    }
+
+    /// # Shapes
+    /// `[batch, channels, height, width]`, in and out
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [b, c, h, w] = x.dims();
+        let n = self.norm.forward(x.clone());
+        let tokens = |map: &Conv| map.forward(n.clone()).reshape([b, c, h * w]);
+        let y = vdm_kernels::attention(tokens(&self.q), tokens(&self.k), tokens(&self.v), self.heads);
+        x + self.out.forward(y.reshape([b, c, h, w]))
+    }
+}
+
+/// Sinusoidal embedding of times in [0, 1]: sines, then cosines, of 1000 t at `dims`/2 frequencies from 1 down to
+/// 1/10000 (Vaswani et al. 2017).
+///
+/// # Shapes
+/// `[batch]` -> `[batch, dims]`; `dims` even and at least 4
+pub fn time_embedding(t: Tensor<1>, dims: usize) -> Tensor<2> {
+    let half = dims / 2;
+    let frequencies: Vec<f32> =
+        (0..half).map(|j| (-(10_000f64.ln()) * j as f64 / (half - 1) as f64).exp() as f32).collect();
+    let frequencies = Tensor::<1>::from_data(frequencies.as_slice(), &t.device());
+    let angle = (t * 1000.0).unsqueeze_dim::<2>(1) * frequencies.unsqueeze::<2>();
+    Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
+}

@@ -1,0 +1,276 @@
+//! The paper's network (VDM appendix B): a U-Net without down- or up-sampling.
+
+use super::layers::{Attention, Conv, Dense, Norm, time_embedding};
+use super::{Conditioning, Mode, ScoreNetwork};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation::silu};
+use serde::{Deserialize, Serialize};
+
+/// Fourier features of z that are appended to it, to make fine detail visible (VDM appendix C).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FourierFeatures {
+    /// None.
+    None,
+    /// sin and cos of 2^f 2π z for f = 6, 7: the paper's n = 7, 8. The frequencies of one channel lie side by side.
+    #[default]
+    Paper,
+    /// sin and cos of 2^f 2π z for f = 5, 6, the channels of one frequency side by side: the PyTorch port's, for its
+    /// weights.
+    Port,
+}
+
+impl FourierFeatures {
+    /// Channels that come out for `channels` channels in, z itself included.
+    pub fn channels(self, channels: usize) -> usize {
+        if self == Self::None { channels } else { 5 * channels }
+    }
+
+    /// z, then all sines, then all cosines.
+    ///
+    /// # Shapes
+    /// `[batch, channels, height, width]` -> `[batch, self.channels(channels), height, width]`
+    pub fn forward(self, z: Tensor<4>) -> Tensor<4> {
+        let [b, c, h, w] = z.dims();
+        let angle = |f: i32| z.clone() * (2f64.powi(f) * std::f64::consts::TAU);
+        let angles = match self {
+            Self::None => return z,
+            Self::Paper => {
+                let of_channel = [6, 7].map(|f| angle(f).reshape([b, c, 1, h, w]));
+                Tensor::cat(of_channel.to_vec(), 2).reshape([b, 2 * c, h, w])
+            }
+            Self::Port => Tensor::cat(vec![angle(5), angle(6)], 1),
+        };
+        Tensor::cat(vec![z, angles.clone().sin(), angles.cos()], 1)
+    }
+}
+
+/// Configuration of a [`ScoreUNet`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreUNetConfig {
+    /// Channels of the image.
+    pub channels: usize,
+    /// Channels inside; a multiple of `norm_groups` and of `heads`, even, at least 4.
+    pub n_embd: usize,
+    /// Blocks on the way down; there is one more on the way up.
+    pub n_layer: usize,
+    /// Dropout probability inside the blocks, in [0, 1).
+    pub dropout: f64,
+    /// Attention after every block, not only in the middle.
+    pub with_attention: bool,
+    /// Fourier features of z.
+    pub fourier: FourierFeatures,
+    /// Whether the conditioning scalar is an input. The PyTorch port has none.
+    pub conditioning: bool,
+    /// Groups of every group normalisation.
+    pub norm_groups: usize,
+    /// Added to the variance in every group normalisation: 1e-6 in the paper's code, 1e-5 in the PyTorch port.
+    pub norm_eps: f64,
+    /// Heads of every attention.
+    pub heads: usize,
+}
+
+impl ScoreUNetConfig {
+    /// The paper's architecture for `channels` channels, of the given width and depth.
+    pub fn new(channels: usize, n_embd: usize, n_layer: usize) -> Self {
+        Self {
+            channels,
+            n_embd,
+            n_layer,
+            dropout: 0.0,
+            with_attention: false,
+            fourier: FourierFeatures::Paper,
+            conditioning: true,
+            norm_groups: 32,
+            norm_eps: 1e-6,
+            heads: 1,
+        }
+    }
+
+    /// Says what is wrong with the configuration, if anything.
+    pub fn validate(&self) -> Result<(), String> {
+        let multiple = |name: &str, of: usize| {
+            if of > 0 && self.n_embd.is_multiple_of(of) {
+                Ok(())
+            } else {
+                Err(format!("n_embd = {} must be a positive multiple of {name} = {of}", self.n_embd))
+            }
+        };
+        multiple("norm_groups", self.norm_groups)?;
+        multiple("heads", self.heads)?;
+        if self.n_embd < 4 || !self.n_embd.is_multiple_of(2) {
+            return Err(format!("n_embd = {} must be even and at least 4", self.n_embd));
+        }
+        if self.channels == 0 {
+            return Err("channels must be at least 1".into());
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("dropout = {} must be in [0, 1)", self.dropout));
+        }
+        if self.norm_eps.is_nan() || self.norm_eps <= 0.0 {
+            return Err(format!("norm_eps = {} must be positive", self.norm_eps));
+        }
+        Ok(())
+    }
+
+    /// Makes the network on `device`, with the device's random numbers.
+    ///
+    /// # Panics
+    /// If [`validate`](Self::validate) fails.
+    pub fn init(&self, device: &Device) -> ScoreUNet {
+        if let Err(reason) = self.validate() {
+            panic!("ScoreUNetConfig: {reason}");
+        }
+        let e = self.n_embd;
+        let norm = |channels| Norm::new(self.norm_groups, channels, self.norm_eps, device);
+        let attention = || Attention::new(e, self.heads, norm(e), device);
+        let block = |c_in| ResBlock {
+            norm1: norm(c_in),
+            conv1: Conv::new(c_in, e, 3, device),
+            cond: Dense::zeros_without_bias(4 * e, e, device),
+            norm2: norm(e),
+            conv2: Conv::zeros(e, e, 3, device),
+            skip: (c_in != e).then(|| Conv::new(c_in, e, 1, device)),
+            dropout: self.dropout,
+        };
+        let attentions = |n| if self.with_attention { (0..n).map(|_| attention()).collect() } else { Vec::new() };
+        ScoreUNet {
+            dense0: Dense::new(e + usize::from(self.conditioning), 4 * e, device),
+            dense1: Dense::new(4 * e, 4 * e, device),
+            conv_in: Conv::new(self.fourier.channels(self.channels), e, 3, device),
+            down: (0..self.n_layer).map(|_| block(e)).collect(),
+            down_attn: attentions(self.n_layer),
+            mid1: block(e),
+            mid_attn: attention(),
+            mid2: block(e),
+            up: (0..=self.n_layer).map(|_| block(2 * e)).collect(),
+            up_attn: attentions(self.n_layer + 1),
+            norm_out: norm(e),
+            conv_out: Conv::zeros(e, self.channels, 3, device),
+            fourier: self.fourier,
+            conditioning: self.conditioning,
+        }
+    }
+}
+
+/// A residual block: two convolutions, each after normalisation and SiLU, the conditioning added between them.
+#[derive(Module, Debug)]
+pub struct ResBlock {
+    /// Before the first convolution.
+    pub norm1: Norm,
+    /// 3x3.
+    pub conv1: Conv,
+    /// Conditioning to a shift of each channel, zero at first.
+    pub cond: Dense,
+    /// Before the second convolution.
+    pub norm2: Norm,
+    /// 3x3, zero at first.
+    pub conv2: Conv,
+    /// 1x1 on the input where the channels differ.
+    pub skip: Option<Conv>,
+    dropout: f64,
+}
+
+impl ResBlock {
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`; `cond`: `[batch, 4 n_embd]`
+    /// - output: `[batch, n_embd, height, width]`
+    pub fn forward(&self, x: Tensor<4>, cond: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
+        let h = self.norm1.silu(x.clone());
+        let h = self.conv1.forward_shifted(h, self.cond.forward(cond));
+        let h = self.norm2.silu_dropout(h, self.dropout, seed);
+        let h = self.conv2.forward(h);
+        match &self.skip {
+            Some(skip) => skip.forward(x) + h,
+            None => x + h,
+        }
+    }
+}
+
+/// The paper's noise-predicting network.
+///
+/// # Invariants
+/// `down_attn` and `up_attn` are empty, or as long as `down` and `up`; `up` has one block more than `down`.
+#[derive(Module, Debug)]
+pub struct ScoreUNet {
+    /// Time embedding and conditioning scalar to the conditioning vector, first layer.
+    pub dense0: Dense,
+    /// Second layer of the same.
+    pub dense1: Dense,
+    /// 3x3, from z and its Fourier features.
+    pub conv_in: Conv,
+    /// Blocks on the way down.
+    pub down: Vec<ResBlock>,
+    /// Attention after each of them, if any.
+    pub down_attn: Vec<Attention>,
+    /// First middle block.
+    pub mid1: ResBlock,
+    /// Attention in the middle.
+    pub mid_attn: Attention,
+    /// Second middle block.
+    pub mid2: ResBlock,
+    /// Blocks on the way up; each takes a skip connection.
+    pub up: Vec<ResBlock>,
+    /// Attention after each of them, if any.
+    pub up_attn: Vec<Attention>,
+    /// Before the last convolution.
+    pub norm_out: Norm,
+    /// 3x3 to the image's channels, zero at first.
+    pub conv_out: Conv,
+    #[module(skip)]
+    fourier: FourierFeatures,
+    conditioning: bool,
+}
+
+impl ScoreUNet {
+    /// eps_hat(z, t).
+    ///
+    /// # Shapes
+    /// - `z`: `[batch, channels, height, width]`; `t` and `scalar`: `[batch]`
+    /// - output: as `z`
+    pub fn forward(&self, z: Tensor<4>, t: Tensor<1>, scalar: Option<Tensor<1>>, mode: Mode) -> Tensor<4> {
+        // 1. Conditioning vector.
+        let batch = t.dims()[0];
+        let n_embd = self.dense0.weight.dims()[0] - usize::from(self.conditioning);
+        let mut cond = time_embedding(t.clone(), n_embd);
+        if self.conditioning {
+            let scalar = scalar.unwrap_or_else(|| t.zeros_like());
+            cond = Tensor::cat(vec![cond, scalar.reshape([batch, 1])], 1);
+        }
+        let cond = silu(self.dense1.forward(silu(self.dense0.forward(cond))));
+
+        let mut layer = 0;
+        let mut block = |block: &ResBlock, attn: Option<&Attention>, h: Tensor<4>| {
+            layer += 1;
+            let h = block.forward(h, cond.clone(), mode.seed_of(layer));
+            attn.map_or(h.clone(), |attn| attn.forward(h))
+        };
+
+        // 2. Down: every output is kept for the way up.
+        let mut h = self.conv_in.forward(self.fourier.forward(z.clone()));
+        let mut skips = vec![h.clone()];
+        for (i, down) in self.down.iter().enumerate() {
+            h = block(down, self.down_attn.get(i), h);
+            skips.push(h.clone());
+        }
+
+        // 3. Middle.
+        h = block(&self.mid1, Some(&self.mid_attn), h);
+        h = block(&self.mid2, None, h);
+
+        // 4. Up.
+        for (i, (up, skip)) in self.up.iter().zip(skips.into_iter().rev()).enumerate() {
+            h = block(up, self.up_attn.get(i), Tensor::cat(vec![h, skip], 1));
+        }
+
+        // 5. The network predicts what is to be added to z, a fair prediction of the noise at the noisy end.
+        z + self.conv_out.forward(self.norm_out.silu(h))
+    }
+}
+
+impl ScoreNetwork for ScoreUNet {
+    fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+        self.forward(z, time, conditioning.scalar.clone(), mode)
+    }
+}

@@ -1,0 +1,114 @@
+//! A run's folder: what lies where, and writes that either happen wholly or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The folder of a run.
+///
+/// `config.toml`, `metrics.jsonl`, `checkpoints/{last,best}.safetensors`, `samples/step-N.png`, `plots/*.svg`,
+/// `evaluation.json`.
+#[derive(Clone, Debug)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The run in `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The configuration, written before training.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    /// One JSON object a line.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+
+    /// The latest state of training.
+    pub fn last(&self) -> PathBuf {
+        self.0.join("checkpoints/last.safetensors")
+    }
+
+    /// The state with the best evaluation.
+    pub fn best(&self) -> PathBuf {
+        self.0.join("checkpoints/best.safetensors")
+    }
+
+    /// The grid of samples drawn after `step` steps.
+    pub fn samples(&self, step: u64) -> PathBuf {
+        self.0.join(format!("samples/step-{step:07}.png"))
+    }
+
+    /// A plot.
+    pub fn plot(&self, name: &str) -> PathBuf {
+        self.0.join(format!("plots/{name}.svg"))
+    }
+
+    /// The final evaluation.
+    pub fn evaluation(&self) -> PathBuf {
+        self.0.join("evaluation.json")
+    }
+}
+
+/// Writes a file whole or not at all: to a temporary name beside it, synced, then renamed over it.
+///
+/// # Errors
+/// Whatever the file system says; then `path` is as it was.
+pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no file name"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = folder.join(temporary);
+    let written = File::create(&temporary).and_then(|mut file| {
+        content(&mut file)?;
+        file.flush()?;
+        file.sync_all()
+    });
+    if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
+        let _ = fs::remove_file(&temporary);
+        return Err(e);
+    }
+    // The rename itself is durable once the folder is synced; where folders cannot be opened, that is the best there is.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// [`write_atomic`] of bytes.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomic(path, |file| file.write_all(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_litter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |file| {
+            file.write_all(b"new, but")?;
+            Err(io::Error::other("the disk is full"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,174 @@
+//! `official_*`: the paper's reference implementation in JAX. Images are NHWC, kernels [kh, kw, in, out] or [in, out].
+
+use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, floats, permute, tensor};
+use burn::tensor::{Device, Tensor};
+use std::collections::BTreeMap;
+use vdm::encoding::Vocabulary;
+use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreUNet, ScoreUNetConfig};
+use vdm::sample::AncestralStep;
+use vdm::schedule::{ScheduleConfig, ScheduleKind};
+use vdm::weights::{HostTensor, Weights};
+use vdm::{DiffusionSettings, Noise, VariationalDiffusion, bits_per_dim};
+
+const NCHW: [usize; 4] = [0, 3, 1, 2];
+const NHWC: [usize; 4] = [0, 2, 3, 1];
+
+fn model(file: &GoldenFile, device: &Device) -> VariationalDiffusion<ScoreUNet> {
+    let kind = match file.meta::<String>("gamma_type").as_str() {
+        "fixed" => ScheduleKind::FixedLinear,
+        "learnable_scalar" => ScheduleKind::LearnedLinear,
+        "learnable_nnet" => ScheduleKind::Network,
+        other => panic!("gamma_type {other}"),
+    };
+    let features = file.tensors.get("params/gamma/l2/bias").map_or(1024, |t| t.data.len());
+    let schedule = ScheduleConfig { kind, gamma_0: file.meta("gamma_min"), gamma_1: file.meta("gamma_max"), features };
+    let network = ScoreUNetConfig {
+        with_attention: file.meta("with_attention"),
+        fourier: if file.meta("with_fourier_features") { FourierFeatures::Paper } else { FourierFeatures::None },
+        ..ScoreUNetConfig::new(file.get("in/images").shape[3], file.meta("n_embd"), file.meta("n_layer"))
+    };
+    let steps: usize = file.meta("n_timesteps");
+    let settings = DiffusionSettings {
+        vocabulary: Vocabulary::new(file.meta("vocab_size")).unwrap(),
+        timesteps: (steps > 0).then_some(steps),
+        configured_endpoints: (schedule.gamma_0, schedule.gamma_1),
+        time_normalization: Default::default(),
+    };
+    VariationalDiffusion::new(schedule.init(device), network.init(device), settings)
+}
+
+/// Our name and layout of a reference parameter (or of its gradient).
+fn ours(name: &str, t: &HostTensor) -> (String, HostTensor) {
+    let flat = |t: &HostTensor| HostTensor { shape: vec![t.data.len()], data: t.data.clone() };
+    if let Some(gamma) = name.strip_prefix("gamma/") {
+        let field = match gamma {
+            "l1/kernel" => "w1",
+            "l1/bias" => "b1",
+            "l2/kernel" => "w2",
+            "l2/bias" => "b2",
+            "l3/kernel" => "w3",
+            field => field,
+        };
+        let variant = if name.contains("/l") { "Network" } else { "LearnedLinear" };
+        return (format!("schedule.{variant}.{field}"), flat(t));
+    }
+    let mut parts: Vec<&str> = name.strip_prefix("score_model/").unwrap().split('/').collect();
+    let leaf = parts.pop().unwrap();
+    let mut path = vec!["network".to_string()];
+    let mut is_dense = false;
+    for part in &parts {
+        is_dense = false;
+        let index = |prefix: &str| part.strip_prefix(prefix).map(str::to_string);
+        if let Some(i) = index("down.block_") {
+            path.extend(["down".into(), i]);
+        } else if let Some(i) = index("down.attn_") {
+            path.extend(["down_attn".into(), i]);
+        } else if let Some(i) = index("up.block_") {
+            path.extend(["up".into(), i]);
+        } else if let Some(i) = index("up.attn_") {
+            path.extend(["up_attn".into(), i]);
+        } else {
+            let in_attention = path.last().is_some_and(|p| p == "mid_attn") || path.iter().any(|p| p.ends_with("_attn"));
+            path.push(match *part {
+                "mid.block_1" => "mid1".into(),
+                "mid.block_2" => "mid2".into(),
+                "mid.attn_1" => "mid_attn".into(),
+                "GroupNorm_0" if in_attention => "norm".into(),
+                "GroupNorm_0" if parts.len() == 1 => "norm_out".into(),
+                "GroupNorm_0" => "norm1".into(),
+                "GroupNorm_1" => "norm2".into(),
+                "nin_shortcut" => "skip".into(),
+                "proj_out" => "out".into(),
+                "cond_proj" => {
+                    is_dense = true;
+                    "cond".into()
+                }
+                "dense0" | "dense1" => {
+                    is_dense = true;
+                    part.to_string()
+                }
+                other => other.to_string(),
+            });
+        }
+    }
+    let norm = path.last().unwrap().starts_with("norm");
+    let (leaf, t) = match leaf {
+        "scale" => ("gamma", t.clone()),
+        "bias" if norm => ("beta", t.clone()),
+        "bias" => ("bias", t.clone()),
+        "kernel" if t.shape.len() == 4 => ("weight", permute(t, &[3, 2, 0, 1])),
+        "kernel" if is_dense => ("weight", t.clone()),
+        "kernel" => {
+            let mut t = permute(t, &[1, 0]);
+            t.shape.extend([1, 1]);
+            ("weight", t)
+        }
+        other => panic!("unknown leaf {other} of {name}"),
+    };
+    path.push(leaf.into());
+    (path.join("."), t)
+}
+
+fn all_ours(tensors: BTreeMap<String, HostTensor>) -> Weights {
+    tensors.iter().map(|(name, t)| ours(name, t)).collect()
+}
+
+pub fn check(file: &GoldenFile) {
+    let device = Device::flex().autodiff();
+    let model = vdm::weights::import(model(file, &device), &all_ours(file.under("params/"))).unwrap();
+    let images = |name: &str| tensor::<4>(&permute(file.get(name), &NCHW), &device);
+    let vector = |name: &str| tensor::<1>(file.get(name), &device);
+    let data = |name: &str| &file.get(name).data[..];
+    let nhwc = |t: Tensor<4>| floats(t.permute(NHWC.map(|a| a as isize)));
+
+    // Losses, and the gradient of their mean in bits per dimension.
+    let conditioning = Conditioning { scalar: Some(vector("in/conditioning")) };
+    let noise = Noise { eps: images("in/eps"), eps_0: images("in/eps_0") };
+    let times: Vec<f64> = data("in/t").iter().map(|&t| f64::from(t)).collect();
+    let k = images("in/images");
+    let dims = k.dims()[1..].iter().product();
+    let terms = model.loss(k.clone(), &times, noise.clone(), &conditioning, Mode::Eval);
+    file.values("reconstruction", &floats(terms.reconstruction.clone()), data("out/loss_recon"));
+    file.values("prior", &floats(terms.prior.clone()), data("out/loss_klz"));
+    file.values("diffusion", &floats(terms.diffusion.clone()), data("out/loss_diff"));
+    let bits = terms.total().mean() * bits_per_dim(1.0, dims);
+    file.values("bpd", &floats(bits.clone()), data("out/bpd"));
+    let gradients = vdm::weights::gradients(&model, &bits.backward());
+    file.gradients(&gradients, &all_ours(file.under("grad/")), |name| {
+        if name.starts_with("schedule.") { SCHEDULE_GRADIENTS } else { GRADIENTS }
+    });
+
+    // The schedule, z_t and the network at the same times.
+    let at = model.schedule.forward(vector("in/t"));
+    file.values("gamma_t", &floats(at.gamma.clone()), data("out/gamma_t"));
+    file.values("gamma'_t", &floats(at.prime), data("out/gamma_prime_t"));
+    let (gamma_0, gamma_1) = model.schedule.endpoints(&device);
+    file.values("gamma_0", &floats(gamma_0), data("out/gamma_0"));
+    file.values("gamma_1", &floats(gamma_1), data("out/gamma_1"));
+    let x = model.settings().vocabulary.encode(k);
+    let z_t = model.diffuse(x, at.gamma.clone(), noise.eps);
+    file.values("z_t", &nhwc(z_t.clone()), data("out/z_t"));
+    let eps_hat = model.predict_noise(z_t, at.gamma, &conditioning, Mode::Eval);
+    file.values("eps_hat", &nhwc(eps_hat), data("out/eps_hat"));
+
+    // One ancestral step: step i of T goes from t = (T - i)/T to s = (T - i - 1)/T.
+    let (i, steps): (usize, usize) = (file.meta("step_i"), file.meta("step_T"));
+    let host = model.schedule.to_host();
+    let step = AncestralStep::new(
+        host.gamma((steps - i) as f64 / steps as f64),
+        host.gamma((steps - i - 1) as f64 / steps as f64),
+    );
+    let z = images("in/step_z_t");
+    let batch = z.dims()[0];
+    let gamma = Tensor::<1>::full([batch], step.gamma_t, &device);
+    let eps_hat = model.predict_noise(z.clone(), gamma, &conditioning, Mode::Eval);
+    let z_s = step.apply(z, eps_hat, images("in/step_eps"), false);
+    file.values("ancestral step", &nhwc(z_s), data("out/step_z_s"));
+
+    // The decoder's output: whole numbers, so equal.
+    let decoded: Vec<f32> = data("in/generate_z_0")
+        .iter()
+        .map(|&z| f32::from(model.settings().vocabulary.argmax(z, host.gamma(0.0))))
+        .collect();
+    file.within("decoder", &decoded, data("out/generate_x"), 0.0);
+}

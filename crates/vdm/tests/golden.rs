@@ -1,0 +1,42 @@
+//! Golden numbers of the reference implementations.
+//!
+//! Every `*.safetensors` file in a folder is checked: by default the copies in `tests/golden`, or the folder that
+//! `VDM_GOLDEN` names. The part of the name before the first `_` is the kind of file; a file of an unknown kind fails.
+//! The files were made by running the reference implementations (google-research/vdm for `official`, the PyTorch port
+//! of its network for `port`) with random weights and inputs, which the files carry.
+
+#[path = "common/golden_file.rs"]
+mod golden_file;
+#[path = "common/official.rs"]
+mod official;
+#[path = "common/port.rs"]
+mod port;
+
+use golden_file::GoldenFile;
+use std::path::PathBuf;
+
+#[test]
+fn every_golden_file_is_reproduced() {
+    let dir = std::env::var_os("VDM_GOLDEN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap_or_else(|e| panic!("cannot list {}: {e}", dir.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no golden file in {}", dir.display());
+    let mut failures = Vec::new();
+    for path in &files {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let file = GoldenFile::open(path);
+        match name.split('_').next().unwrap() {
+            "official" => official::check(&file),
+            "port" => port::check(&file),
+            kind => file.fail(format!("a golden file of unknown kind `{kind}`")),
+        }
+        failures.extend(file.failures().into_iter().map(|f| format!("{name}: {f}")));
+        println!("{name}: {} comparisons, largest share of the tolerance {:.2}", file.count(), file.worst());
+    }
+    assert!(failures.is_empty(), "{} golden numbers missed:\n{}", failures.len(), failures.join("\n"));
+}
