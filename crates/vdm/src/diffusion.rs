@@ -133,9 +133,10 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         // 2. Prior: KL of q(z_1|x) from the standard normal.
         let prior = {
             let square = flat_square(x.clone());
-            let log_var_1 = log_sigmoid(gamma_1.clone());
-            let rest = sigmoid(gamma_1.clone()) - log_var_1 - 1.0;
-            (square * sigmoid(gamma_1 * -1.0) + rest * dims as f64) * 0.5
+            let alpha_square = sigmoid(gamma_1.clone() * -1.0);
+            // sigma² - 1 is written as -alpha², which keeps its digits where sigma² is nearly 1.
+            let rest = log_sigmoid(gamma_1) * -1.0 - alpha_square.clone();
+            (square * alpha_square + rest * dims as f64) * 0.5
         };
 
         // 3. Diffusion: the network's squared error at one time an image.

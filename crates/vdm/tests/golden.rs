@@ -36,7 +36,7 @@ fn every_golden_file_is_reproduced() {
             kind => file.fail(format!("a golden file of unknown kind `{kind}`")),
         }
         failures.extend(file.failures().into_iter().map(|f| format!("{name}: {f}")));
-        println!("{name}: {} comparisons, largest share of the tolerance {:.2}", file.count(), file.worst());
+        println!("{name}: {} comparisons, largest share of the tolerance {}", file.count(), file.worst());
     }
     assert!(failures.is_empty(), "{} golden numbers missed:\n{}", failures.len(), failures.join("\n"));
 }

@@ -22,7 +22,7 @@ pub struct GoldenFile {
     pub tensors: BTreeMap<String, HostTensor>,
     failures: RefCell<Vec<String>>,
     count: Cell<usize>,
-    worst: Cell<f64>,
+    worst: RefCell<(f64, String)>,
 }
 
 impl GoldenFile {
@@ -46,7 +46,7 @@ impl GoldenFile {
             tensors,
             failures: RefCell::default(),
             count: Cell::default(),
-            worst: Cell::default(),
+            worst: RefCell::default(),
         }
     }
 
@@ -107,7 +107,10 @@ impl GoldenFile {
         }
         let difference: Vec<f32> = found.iter().zip(want).map(|(a, b)| a - b).collect();
         let distance = norm(&difference);
-        self.worst.set(self.worst.get().max(distance / bound.max(f64::MIN_POSITIVE)));
+        let share = if bound > 0.0 { distance / bound } else { 0.0 };
+        if share > self.worst.borrow().0 {
+            *self.worst.borrow_mut() = (share, what.to_string());
+        }
         // Not `distance > bound`: a NaN must fail.
         if !(distance <= bound) {
             self.fail(format!("{what}: off by {distance:.3e}, allowed {bound:.3e}, reference norm {:.3e}", norm(want)));
@@ -126,8 +129,10 @@ impl GoldenFile {
         self.count.get()
     }
 
-    pub fn worst(&self) -> f64 {
-        self.worst.get()
+    /// The comparison that came nearest to its tolerance, and how near.
+    pub fn worst(&self) -> String {
+        let (share, what) = &*self.worst.borrow();
+        format!("{share:.2} ({what})")
     }
 }
 
