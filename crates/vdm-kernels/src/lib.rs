@@ -134,10 +134,8 @@ pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -
     if !fused(&p) {
         return reference::adamw_step(update, p, state, g);
     }
-    let [mut p, mut m, mut v, mut ema, g] = [p, state.m, state.v, state.ema, g].map(|t| {
-        let t = flex(t);
-        if t.is_contiguous() { t } else { t.to_contiguous() }
-    });
+    // Free where a tensor covers its buffer; the old handle is dropped, so that the buffer stays unshared.
+    let [mut p, mut m, mut v, mut ema, g] = [p, state.m, state.v, state.ema, g].map(|t| flex(t).to_contiguous());
     let n = g.layout().num_elements();
     cpu::adamw::step(
         update,

@@ -3,7 +3,8 @@
 //! Every `*.safetensors` file in a folder is checked: by default the copies in `tests/golden`, or the folder that
 //! `VDM_GOLDEN` names. The part of the name before the first `_` is the kind of file; a file of an unknown kind fails.
 //! The files were made by running the reference implementations (google-research/vdm for `official`, the PyTorch port
-//! of its network for `port`) with random weights and inputs, which the files carry.
+//! of its network for `port`, the didactic PyTorch modules for `unet`) with random weights and inputs, which the files
+//! carry. A `*.pt` file is the state dict of the golden file of the same name, as PyTorch saves it.
 
 #[path = "common/golden_file.rs"]
 mod golden_file;
@@ -11,21 +12,43 @@ mod golden_file;
 mod official;
 #[path = "common/port.rs"]
 mod port;
+#[path = "common/unet.rs"]
+mod unet;
 
 use golden_file::GoldenFile;
 use std::path::PathBuf;
 
-#[test]
-fn every_golden_file_is_reproduced() {
+/// The files of one kind in the folder of golden files.
+fn golden_files(extension: &str) -> Vec<PathBuf> {
     let dir = std::env::var_os("VDM_GOLDEN")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap_or_else(|e| panic!("cannot list {}: {e}", dir.display()))
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
         .collect();
     files.sort();
-    assert!(!files.is_empty(), "no golden file in {}", dir.display());
+    files
+}
+
+#[test]
+fn pytorch_files_hold_the_weights_of_their_golden_files() {
+    let files = golden_files("pt");
+    assert!(!files.is_empty() || std::env::var_os("VDM_GOLDEN").is_some(), "no PyTorch file");
+    for path in files {
+        let weights = vdm::weights::load_pytorch(&path).unwrap();
+        let golden = GoldenFile::open(&path.with_extension("safetensors")).under("params/");
+        assert!(weights.keys().eq(golden.keys()), "{}: other names", path.display());
+        for (name, tensor) in &weights {
+            assert!(*tensor == golden[name], "{}: another {name}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_golden_file_is_reproduced() {
+    let files = golden_files("safetensors");
+    assert!(!files.is_empty(), "no golden file");
     let mut failures = Vec::new();
     for path in &files {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
@@ -33,6 +56,7 @@ fn every_golden_file_is_reproduced() {
         match name.split('_').next().unwrap() {
             "official" => official::check(&file),
             "port" => port::check(&file),
+            "unet" => unet::check(&file),
             kind => file.fail(format!("a golden file of unknown kind `{kind}`")),
         }
         failures.extend(file.failures().into_iter().map(|f| format!("{name}: {f}")));

@@ -1,15 +1,16 @@
 //! The layers that the networks are made of: Burn's parameter containers with the fused operators of `vdm-kernels`.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
-use vdm_kernels::NormArgs;
+use burn::tensor::{Device, Tensor, TensorData};
+use vdm_kernels::{NormArgs, rng::Philox};
 
 /// Normal weights with variance 1 / fan-in (LeCun et al. 1998), the reference code's initialisation.
 pub(crate) fn lecun(fan_in: usize) -> Initializer {
     Initializer::Normal { mean: 0.0, std: 1.0 / (fan_in as f64).sqrt() }
 }
 
-/// Convolution 3x3 (padding 1) or 1x1, stride 1, with bias.
+/// Convolution of stride 1 with bias, padded so that the image keeps its size. The kernel's side is odd; 1 and 3 are
+/// fused.
 #[derive(Module, Debug)]
 pub struct Conv {
     /// `[out, in, k, k]`
@@ -45,6 +46,28 @@ impl Conv {
     /// - `shift`: `[batch, out]`
     pub fn forward_shifted(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
         vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze() + shift)
+    }
+}
+
+/// Convolution 1x1 without bias: a linear map of every pixel's channels.
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// `[out, in, 1, 1]`
+    pub weight: Param<Tensor<4>>,
+}
+
+impl Projection {
+    /// A projection with random weights.
+    pub fn new(c_in: usize, c_out: usize, device: &Device) -> Self {
+        Self { weight: lecun(c_in).init([c_out, c_in, 1, 1], device) }
+    }
+
+    /// # Shapes
+    /// `[batch, in, height, width]` -> `[batch, out, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let no_bias = Tensor::<2>::zeros([1, weight.dims()[0]], &x.device());
+        vdm_kernels::conv2d(x, weight, no_bias)
     }
 }
 
@@ -166,4 +189,46 @@ pub fn time_embedding(t: Tensor<1>, dims: usize) -> Tensor<2> {
     let frequencies = Tensor::<1>::from_data(frequencies.as_slice(), &t.device());
     let angle = (t * 1000.0).unsqueeze_dim::<2>(1) * frequencies.unsqueeze::<2>();
     Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
+}
+
+/// Dropout with probability `p` where there is a `seed`; the mask is a function of the seed and the position in the
+/// batch.
+///
+/// # Shapes
+/// `[batch, channels, height, width]`, in and out
+pub fn dropout(x: Tensor<4>, p: f64, seed: Option<u64>) -> Tensor<4> {
+    let Some(seed) = seed.filter(|_| p > 0.0) else {
+        return x;
+    };
+    let [b, c, h, w] = x.dims();
+    let (p, kept) = (p as f32, (1.0 / (1.0 - p)) as f32);
+    let mut mask = vec![0f32; b * c * h * w];
+    for (image, mask) in mask.chunks_mut((c * h * w).max(1)).enumerate() {
+        Philox::new(seed, image as u64).uniform(0, mask);
+        for m in mask {
+            *m = if *m < p { 0.0 } else { kept };
+        }
+    }
+    let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &x.device());
+    let dtype = x.dtype();
+    x * mask.cast(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_keeps_the_mean_and_is_a_function_of_its_seed() {
+        let x = Tensor::<4>::ones([2, 8, 16, 16], &Device::flex());
+        let run = |seed| dropout(x.clone(), 0.25, seed).into_data().iter::<f32>().collect::<Vec<_>>();
+        let (y, kept) = (run(Some(3)), 1.0 / 0.75);
+        assert!(y.iter().all(|&y| y == 0.0 || (y - kept as f32).abs() < 1e-6));
+        let mean = y.iter().sum::<f32>() / y.len() as f32;
+        assert!((mean - 1.0).abs() < 0.05, "mean {mean}");
+        assert_ne!(y[..2048], y[2048..], "the images of a batch have different masks");
+        assert_eq!(y, run(Some(3)));
+        assert_ne!(y, run(Some(4)));
+        assert!(run(None).iter().all(|&y| y == 1.0));
+    }
 }

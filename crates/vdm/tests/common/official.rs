@@ -122,7 +122,7 @@ pub fn check(file: &GoldenFile) {
     let nhwc = |t: Tensor<4>| floats(t.permute(NHWC.map(|a| a as isize)));
 
     // Losses, and the gradient of their mean in bits per dimension.
-    let conditioning = Conditioning { scalar: Some(vector("in/conditioning")) };
+    let conditioning = Conditioning { scalar: Some(vector("in/conditioning")), ..Default::default() };
     let noise = Noise { eps: images("in/eps"), eps_0: images("in/eps_0") };
     let times: Vec<f64> = data("in/t").iter().map(|&t| f64::from(t)).collect();
     let k = images("in/images");

@@ -1,0 +1,45 @@
+//! `vdm eval`.
+
+use crate::args::EvalArgs;
+use crate::{device, progress, run};
+use anyhow::Result;
+use std::time::Instant;
+use vdm::data::{Split, load};
+use vdm::eval::{EvalOptions, evaluate};
+use vdm::train::load_model;
+
+pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
+    let device = device::open(&args.device)?;
+    let (run, config) = run::open(&args.run)?;
+    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint), &device)?;
+    let model = model.with_timesteps(args.timesteps.map(|t| t as usize));
+    let test = load(&config.data.source(), Split::Test)?;
+    let options = EvalOptions {
+        repeats: args.repeats.map_or(config.eval.repeats, |k| k as usize),
+        batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
+        seed: args.seed,
+    };
+    let started = Instant::now();
+    let bar = progress::bar("evaluating");
+    let e = evaluate(&model, &test, &options, &device, |done, total| progress::set(&bar, done, total))?;
+    bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    if json {
+        let mut object = serde_json::to_value(&e)?;
+        object["seconds"] = seconds.into();
+        object["step"] = checkpoint.step.into();
+        println!("{object}");
+    } else {
+        let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
+        println!("{} test images, {} passes, {time}, after {} steps", e.images, e.repeats, checkpoint.step);
+        println!("bound          {:.4} ± {:.4} bits per dimension (standard error over images)", e.bpd, e.bpd_stderr);
+        if let Some(noise) = e.bpd_stderr_noise {
+            println!("               ± {noise:.4} from the noise of the estimate alone");
+        }
+        println!("prior          {:.4}", e.prior);
+        println!("reconstruction {:.4}", e.reconstruction);
+        println!("diffusion      {:.4}", e.diffusion);
+        println!("{seconds:.1} s");
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Opening a finished or interrupted run.
+
+use crate::args::Which;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use vdm::config::{Config, resolve};
+use vdm::train::RunDir;
+
+/// The run in `path` and its configuration.
+pub fn open(path: &Path) -> Result<(RunDir, Config)> {
+    let run = RunDir::new(path);
+    let file = run.config();
+    if !file.exists() {
+        bail!("{} holds no run: {} does not exist", path.display(), file.display());
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    // A run's configuration has every key, so it does not matter which preset lies under it.
+    let config = resolve("digits", Some((&file.display().to_string(), &text)), &[])?;
+    Ok((run, config))
+}
+
+/// The file of a checkpoint.
+pub fn checkpoint(run: &RunDir, which: Which) -> PathBuf {
+    match which {
+        Which::Last => run.last(),
+        Which::Best => run.best(),
+    }
+}

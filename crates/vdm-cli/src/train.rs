@@ -1,0 +1,113 @@
+//! `vdm train`.
+
+use crate::args::TrainArgs;
+use crate::dashboard::Dashboard;
+use crate::{device, run};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use vdm::config::{Config, resolve};
+use vdm::train::{Datasets, Outcome, RunDir, Trainer};
+
+pub fn run(args: &TrainArgs, json: bool) -> Result<()> {
+    let device = device::open(&args.device)?;
+    let started = Instant::now();
+    let (mut trainer, run, config) = match &args.resume {
+        Some(path) => {
+            let (run, config) = run::open(path)?;
+            let config = with_more_steps(config, &args.sets)?;
+            let data = Datasets::load(&config)?;
+            (Trainer::resume(config.clone(), run.clone(), data, &device)?, run, config)
+        }
+        None => {
+            let config = configuration(args)?;
+            let run = RunDir::new(args.out.clone().unwrap_or_else(|| free_folder(&args.preset)));
+            let data = Datasets::load(&config)?;
+            (Trainer::new(config.clone(), run.clone(), data, &device)?, run, config)
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let signal = stop.clone();
+    ctrlc::set_handler(move || {
+        // A second Ctrl-C means it.
+        if signal.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
+    })
+    .context("cannot listen for Ctrl-C")?;
+
+    let from = trainer.step();
+    let outcome = {
+        let mut dashboard = Dashboard::new(args.plain || json, from, config.train.steps, stop);
+        trainer.run(&mut dashboard)?
+    };
+    let folder = run.path().display();
+    let seconds = started.elapsed().as_secs_f64();
+    match outcome {
+        Outcome::Stopped { step } => {
+            if json {
+                println!("{}", json!({"run": run.path(), "step": step, "finished": false, "seconds": seconds}));
+            } else {
+                println!("stopped after step {step} of {}, everything is saved", config.train.steps);
+                println!("go on with  vdm train --resume {folder}");
+            }
+        }
+        Outcome::Finished(e) => {
+            let samples = run.samples(config.train.steps);
+            if json {
+                let object = json!({
+                    "run": run.path(), "step": config.train.steps, "finished": true, "evaluation": *e,
+                    "samples": samples, "seconds": seconds,
+                });
+                println!("{object}");
+            } else {
+                println!("\ntest bound   {:.4} ± {:.4} bits per dimension ({} images)", e.bpd, e.bpd_stderr, e.images);
+                println!(
+                    "             prior {:.4}, reconstruction {:.4}, diffusion {:.4}",
+                    e.prior, e.reconstruction, e.diffusion
+                );
+                println!("samples      {}", samples.display());
+                println!("plots        {}", run.path().join("plots").display());
+                println!("took         {seconds:.0} s");
+                println!("\ntry next     vdm sample {folder} --seed 1");
+                println!("             vdm eval {folder} --timesteps 1000");
+                println!("             vdm train --preset fashion-mnist");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn configuration(args: &TrainArgs) -> Result<Config> {
+    let file = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}, named by --config", path.display()))?;
+            Some((path.display().to_string(), text))
+        }
+        None => None,
+    };
+    Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.sets)?)
+}
+
+/// A resumed run is the same run: only its length may change.
+fn with_more_steps(config: Config, sets: &[String]) -> Result<Config> {
+    let name = "config.toml".to_string();
+    let changed = resolve("digits", Some((&name, &config.to_toml())), sets)?;
+    let mut allowed = config.clone();
+    allowed.train.steps = changed.train.steps;
+    if allowed != changed {
+        bail!("with --resume, --set may change train.steps only; start a new run to change anything else");
+    }
+    Ok(allowed)
+}
+
+/// runs/NAME, or the first of runs/NAME-2, runs/NAME-3, … that holds no run.
+fn free_folder(name: &str) -> PathBuf {
+    let folder = |i: u32| if i == 1 { format!("runs/{name}") } else { format!("runs/{name}-{i}") };
+    (1..).map(|i| PathBuf::from(folder(i))).find(|p| !p.exists()).unwrap_or_else(|| folder(1).into())
+}

@@ -1,0 +1,130 @@
+//! Exact resume and lossless decoding rest on these: the same bits at any number of threads, and for an image in any
+//! batch.
+
+#[macro_use]
+mod common;
+
+use burn::tensor::{Device, Tensor};
+use common::*;
+use vdm_kernels::{Moments, Update};
+
+every_operator!(threads_do_not_matter);
+
+fn threads_do_not_matter(op: &impl Operator) {
+    let inputs = inputs(op);
+    same_on_any_pool(|| run_fused(op, &inputs).each_ref().map(|v| bits(v)));
+}
+
+#[test]
+fn threads_do_not_matter_for_decoder_nll() {
+    let [eps, k] = decoder_inputs(17, 65, 256);
+    same_on_any_pool(|| decoder(&eps, &k, 17));
+}
+
+#[test]
+fn threads_do_not_matter_for_adamw_step() {
+    let update = Update {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        correction1: 10.0,
+        correction2: 100.0,
+        ema_decay: 0.99,
+        grad_scale: 1.0,
+    };
+    // Three chunks of 2^14 and a rest.
+    let n = 50_001;
+    same_on_any_pool(|| {
+        let [p, m, ema, g] = [0, 1, 2, 3].map(|stream| tensor(&normals(stream, n)));
+        let v = m.clone() * m.clone();
+        let (p, state) = vdm_kernels::adamw_step(&update, p, Moments { m, v, ema }, g);
+        [p, state.m, state.v, state.ema].map(|t| bits(&values(t)))
+    });
+}
+
+#[test]
+fn threads_do_not_matter_for_sum_of_squares() {
+    let x = normals(0, 50_001);
+    same_on_any_pool(|| vdm_kernels::sum_of_squares(tensor(&x)).to_bits());
+}
+
+#[test]
+fn conv2d_of_an_image_is_the_same_in_any_batch() {
+    for (k, own_bias) in [(1, false), (1, true), (3, false), (3, true)] {
+        same_in_any_batch(&Conv { b: 7, ci: 5, co: 33, h: 28, w: 11, k, own_bias });
+        same_in_any_batch(&Conv { b: 7, ci: 1, co: 3, h: 1, w: 5, k, own_bias });
+    }
+}
+
+#[test]
+fn group_norm_of_an_image_is_the_same_in_any_batch() {
+    for silu in [false, true] {
+        same_in_any_batch(&Norm::new([7, 33, 5, 6], 11, silu, 0.0));
+    }
+}
+
+#[test]
+fn linear_of_a_row_is_the_same_in_any_batch() {
+    for bias in [false, true] {
+        same_in_any_batch(&Linear { b: 7, i: 33, o: 65, bias });
+    }
+}
+
+#[test]
+fn attention_of_an_image_is_the_same_in_any_batch() {
+    same_in_any_batch(&Attention { b: 7, c: 10, heads: 2, n: 70, m: 13 });
+    same_in_any_batch(&Attention { b: 7, c: 5, heads: 1, n: 9, m: 9 });
+}
+
+#[test]
+fn decoder_nll_of_an_image_is_the_same_in_any_batch() {
+    let (b, dims) = (7, 65);
+    let [eps, k] = decoder_inputs(b, dims, 256);
+    let [nll, d_nll] = decoder(&eps, &k, b);
+    for (i, (eps, k)) in eps.chunks(dims).zip(k.chunks(dims)).enumerate() {
+        assert_eq!(decoder(eps, k, 1), [vec![nll[i]], vec![d_nll[i]]], "image {i}");
+    }
+}
+
+/// Runs `f` on pools of 1, 2 and 3 threads, the last one repeatedly: chance decides which thread takes what.
+fn same_on_any_pool<R: PartialEq + Send>(f: impl Fn() -> R + Sync) {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(&f)
+    };
+    let want = on(1);
+    for threads in [2, 3, 3, 3] {
+        assert!(on(threads) == want, "{threads} threads give other bits than one");
+    }
+}
+
+/// Compares each image's output in the batch with its output alone.
+fn same_in_any_batch(op: &impl Operator) {
+    let (inputs, images) = (inputs(op), op.images());
+    let all = forward(op, &inputs);
+    for (i, want) in all.chunks_exact(all.len() / images).enumerate() {
+        let of_image: Inputs = std::array::from_fn(|j| match op.inputs()[j] {
+            (n, true) => inputs[j].chunks_exact(n / images).nth(i).unwrap().to_vec(),
+            (_, false) => inputs[j].clone(),
+        });
+        let got = forward(&op.one_image(), &of_image);
+        assert!(bits(&got) == bits(want), "{op:?}: image {i} depends on its batch");
+    }
+}
+
+/// Bits of the decoder's value and derivative, 256 levels.
+fn decoder(eps: &[f32], k: &[f32], images: usize) -> [Vec<u32>; 2] {
+    let [eps, k] = [eps, k].map(|v| tensor(v).reshape([images, v.len() / images]));
+    let (nll, d_nll) = vdm_kernels::decoder_nll(eps, k, 256, 0.3);
+    [bits(&values(nll)), bits(&values(d_nll))]
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn tensor(values: &[f32]) -> Tensor<1> {
+    leaf(values, &Device::flex(), false)
+}

@@ -1,0 +1,738 @@
+//! A U-Net that halves the image from level to level, with attention that can look at a control signal, and
+//! self-conditioning. With `attn_residual` and `fourier_pi` off it computes what the didactic PyTorch implementation of
+//! the same name does, for its weights.
+
+use super::layers::{Conv, Dense, Norm, Projection, dropout, time_embedding};
+use super::{Conditioning, Mode, ScoreNetwork};
+use burn::module::Module;
+use burn::tensor::activation::silu;
+use burn::tensor::module::{conv2d, interpolate};
+use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Added to the variance in every group normalisation: PyTorch's default.
+const NORM_EPS: f64 = 1e-5;
+/// Most levels: 2^15 pixels are more than any image's side.
+const MAX_LEVELS: usize = 16;
+/// Largest exponent of a Fourier feature: beyond it single precision has no phase left.
+const MAX_EXPONENT: u32 = 20;
+
+/// Which control signal the attention of a [`UNet`] looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ControlConfig {
+    /// None: self-attention.
+    #[default]
+    None,
+    /// A sequence of vectors, such as an encoded text.
+    Sequence {
+        /// Length of the vectors.
+        dim: usize,
+    },
+    /// An image, of any resolution.
+    Image {
+        /// Its channels.
+        dim: usize,
+    },
+}
+
+/// A control signal for a batch of images.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// `[batch, length, dim]`, at least one vector long.
+    Sequence(Tensor<3>),
+    /// `[batch, dim, height, width]`.
+    Image(Tensor<4>),
+}
+
+/// Configuration of a [`UNet`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UNetConfig {
+    /// Channels at full resolution, and dimensions of the time's sinusoids; even, at least 4, a multiple of
+    /// `num_group`.
+    pub net_dim: usize,
+    /// Channels that come out; a network that predicts noise has as many as go in.
+    pub out_channels: usize,
+    /// Channels of the image.
+    pub in_channels: usize,
+    /// Dropout probability in the blocks of all levels, in [0, 1); the middle and the last block have none.
+    pub dropout: f64,
+    /// Channels inside every attention; a multiple of `num_heads`.
+    pub attn_dim: usize,
+    /// Where the attention's keys and values come from.
+    pub ctrl: ControlConfig,
+    /// Whether a self-conditioning image is an input.
+    pub use_cond: bool,
+    /// Attention at every level, not only in the middle.
+    pub use_attn: bool,
+    /// Channels after each level, in units of `net_dim`; every level but the last halves the image.
+    pub chn_mult: Vec<usize>,
+    /// Exponents n of the Fourier features sin(2^n π z) and cos(2^n π z) that are appended to z; none if empty. The
+    /// paper's are 7 and 8.
+    pub n_fourier: Vec<u32>,
+    /// Whether the features have the π. The didactic implementation's have not.
+    pub fourier_pi: bool,
+    /// Groups of every group normalisation.
+    pub num_group: usize,
+    /// Heads of every attention.
+    pub num_heads: usize,
+    /// Attention is added to its input. In the didactic implementation it replaces its input.
+    pub attn_residual: bool,
+}
+
+impl UNetConfig {
+    /// Four levels without attention but in the middle, for images of `in_channels` channels.
+    pub fn new(in_channels: usize, net_dim: usize) -> Self {
+        Self {
+            net_dim,
+            out_channels: in_channels,
+            in_channels,
+            dropout: 0.0,
+            attn_dim: 128,
+            ctrl: ControlConfig::None,
+            use_cond: false,
+            use_attn: false,
+            chn_mult: vec![1, 2, 4, 8],
+            n_fourier: Vec::new(),
+            fourier_pi: true,
+            num_group: 8,
+            num_heads: 4,
+            attn_residual: true,
+        }
+    }
+
+    /// Says what is wrong with the configuration, if anything.
+    pub fn validate(&self) -> Result<(), String> {
+        let multiple = |name: &str, value: usize, of_name: &str, of: usize| {
+            if value > 0 && of > 0 && value.is_multiple_of(of) {
+                Ok(())
+            } else {
+                Err(format!("{name} = {value} must be a positive multiple of {of_name} = {of}"))
+            }
+        };
+        multiple("net_dim", self.net_dim, "num_group", self.num_group)?;
+        multiple("attn_dim", self.attn_dim, "num_heads", self.num_heads)?;
+        if self.net_dim < 4 || !self.net_dim.is_multiple_of(2) {
+            return Err(format!("net_dim = {} must be even and at least 4", self.net_dim));
+        }
+        for (name, value) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
+            if value == 0 {
+                return Err(format!("{name} must be at least 1"));
+            }
+        }
+        if self.chn_mult.is_empty() || self.chn_mult.len() > MAX_LEVELS || self.chn_mult.contains(&0) {
+            return Err(format!("chn_mult = {:?} must be 1 to {MAX_LEVELS} positive numbers", self.chn_mult));
+        }
+        if let ControlConfig::Sequence { dim: 0 } | ControlConfig::Image { dim: 0 } = self.ctrl {
+            return Err("ctrl: dim must be at least 1".into());
+        }
+        if self.n_fourier.iter().any(|&n| n > MAX_EXPONENT) {
+            return Err(format!("n_fourier = {:?} must be exponents in 0..={MAX_EXPONENT}", self.n_fourier));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("dropout = {} must be in [0, 1)", self.dropout));
+        }
+        Ok(())
+    }
+
+    /// Says why images of this size do not fit, if they do not (halving must come out even at every level), or what is
+    /// wrong with the configuration.
+    pub fn validate_image(&self, height: usize, width: usize) -> Result<(), String> {
+        self.validate()?;
+        check_sides(self.chn_mult.len(), height, width)
+    }
+
+    /// Makes the network on `device`, with the device's random numbers.
+    ///
+    /// # Panics
+    /// If [`validate`](Self::validate) fails.
+    pub fn init(&self, device: &Device) -> UNet {
+        if let Err(reason) = self.validate() {
+            panic!("UNetConfig: {reason}");
+        }
+        let context = 4 * self.net_dim;
+        let norm = |channels| Norm::new(self.num_group, channels, NORM_EPS, device);
+        let block = |c_in: usize, c_out: usize, dropout: f64| ContextBlock {
+            conv1: Conv::new(c_in, c_out, 3, device),
+            norm1: norm(c_out),
+            ctx: Dense::new(context, c_out, device),
+            conv2: Conv::new(c_out, c_out, 3, device),
+            norm2: norm(c_out),
+            skip: (c_in != c_out).then(|| Conv::new(c_in, c_out, 1, device)),
+            dropout,
+        };
+        let attention = |channels: usize| {
+            let source = match self.ctrl {
+                ControlConfig::None => channels,
+                ControlConfig::Sequence { dim } | ControlConfig::Image { dim } => dim,
+            };
+            let adapter = |c_in: usize, c_out: usize| (c_in != c_out).then(|| Projection::new(c_in, c_out, device));
+            let map = || Conv::new(self.attn_dim, self.attn_dim, 1, device);
+            ControlAttention {
+                to_q: adapter(channels, self.attn_dim),
+                to_k: adapter(source, self.attn_dim),
+                to_v: adapter(source, self.attn_dim),
+                q: map(),
+                k: map(),
+                v: map(),
+                out: map(),
+                from_q: adapter(self.attn_dim, channels),
+                heads: self.num_heads,
+                residual: self.attn_residual,
+            }
+        };
+
+        // Channels before and after each level on the way down; on the way up the same levels in reverse order.
+        let after: Vec<usize> = self.chn_mult.iter().map(|m| m * self.net_dim).collect();
+        let before: Vec<usize> = [self.net_dim].into_iter().chain(after.iter().copied()).collect();
+        let levels: Vec<(usize, usize)> = before.iter().copied().zip(after.iter().copied()).collect();
+        let last = levels.len() - 1;
+        let middle = after[last];
+        let down = |(i, &(c_in, c_out)): (usize, &(usize, usize))| UNetLevel {
+            block1: block(c_in, c_in, self.dropout),
+            block2: block(c_in, c_in, self.dropout),
+            attn: self.use_attn.then(|| attention(c_in)),
+            resize: Conv::new(c_in, c_out, if i < last { 4 } else { 3 }, device),
+        };
+        let up = |&(c_in, c_out): &(usize, usize)| UNetLevel {
+            block1: block(c_out + c_in, c_out, self.dropout),
+            block2: block(c_out + c_in, c_out, self.dropout),
+            attn: self.use_attn.then(|| attention(c_out)),
+            resize: Conv::new(c_out, c_in, 3, device),
+        };
+        let images = 1 + usize::from(self.use_cond) + 2 * self.n_fourier.len();
+        UNet {
+            time0: Dense::new(self.net_dim, context, device),
+            time1: Dense::new(context, context, device),
+            conv_in: Conv::new(images * self.in_channels, self.net_dim, 7, device),
+            down: levels.iter().enumerate().map(down).collect(),
+            mid1: block(middle, middle, 0.0),
+            mid_attn: attention(middle),
+            mid2: block(middle, middle, 0.0),
+            up: levels.iter().rev().map(up).collect(),
+            last: block(2 * self.net_dim, self.net_dim, 0.0),
+            conv_out: Conv::new(self.net_dim, self.out_channels, 1, device),
+            ctrl: self.ctrl,
+            use_cond: self.use_cond,
+            n_fourier: self.n_fourier.clone(),
+            fourier_pi: self.fourier_pi,
+        }
+    }
+}
+
+fn check_sides(levels: usize, height: usize, width: usize) -> Result<(), String> {
+    let unit = 1usize << (levels - 1);
+    if height > 0 && width > 0 && height.is_multiple_of(unit) && width.is_multiple_of(unit) {
+        return Ok(());
+    }
+    Err(format!(
+        "images of {height}x{width} pixels do not fit: the {levels} levels of chn_mult halve the sides {} times, so \
+         both must be divisible by {unit}; use fewer levels or another image size",
+        levels - 1
+    ))
+}
+
+/// A residual block: convolution, normalisation, SiLU, twice, with the context added between.
+#[derive(Module, Debug)]
+pub struct ContextBlock {
+    /// 3x3.
+    pub conv1: Conv,
+    /// After the first convolution.
+    pub norm1: Norm,
+    /// Context to a shift of each channel.
+    pub ctx: Dense,
+    /// 3x3.
+    pub conv2: Conv,
+    /// After the second convolution.
+    pub norm2: Norm,
+    /// 1x1 on the input where the channels differ.
+    pub skip: Option<Conv>,
+    dropout: f64,
+}
+
+impl ContextBlock {
+    /// # Shapes
+    /// - `x`: `[batch, in, height, width]`; `ctx`: `[batch, 4 net_dim]`, after SiLU
+    /// - output: `[batch, out, height, width]`
+    pub fn forward(&self, x: Tensor<4>, ctx: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
+        let h = self.norm1.silu(self.conv1.forward(x.clone()));
+        let shift = self.ctx.forward(ctx);
+        let [batch, channels] = shift.dims();
+        let h = dropout(h + shift.reshape([batch, channels, 1, 1]), self.dropout, seed);
+        let h = self.norm2.silu(self.conv2.forward(h));
+        match &self.skip {
+            Some(skip) => skip.forward(x) + h,
+            None => x + h,
+        }
+    }
+}
+
+/// Attention of an image's pixels to a control signal, or to the image itself.
+///
+/// Every map is on channels alone. Where channels and attention's dimension agree, the adapters are left out.
+#[derive(Module, Debug)]
+pub struct ControlAttention {
+    /// The image's channels to the attention's.
+    pub to_q: Option<Projection>,
+    /// The control's channels to the attention's, for keys.
+    pub to_k: Option<Projection>,
+    /// The control's channels to the attention's, for values.
+    pub to_v: Option<Projection>,
+    /// Query map.
+    pub q: Conv,
+    /// Key map. Its bias has no gradient: it shifts all logits of a query alike.
+    pub k: Conv,
+    /// Value map.
+    pub v: Conv,
+    /// Output map.
+    pub out: Conv,
+    /// The attention's channels to the image's.
+    pub from_q: Option<Projection>,
+    heads: usize,
+    residual: bool,
+}
+
+impl ControlAttention {
+    /// # Shapes
+    /// - `x`: `[batch, channels, height, width]`
+    /// - `control`: `[batch, dim, any, any]`; `x` itself if absent
+    /// - output: as `x`
+    pub fn forward(&self, x: Tensor<4>, control: Option<Tensor<4>>) -> Tensor<4> {
+        let [batch, _, h, w] = x.dims();
+        let adapt = |adapter: Option<&Projection>, x: Tensor<4>| match adapter {
+            Some(adapter) => adapter.forward(x),
+            None => x,
+        };
+        let tokens = |adapter: &Option<Projection>, map: &Conv, x: &Tensor<4>| {
+            let y = map.forward(adapt(adapter.as_ref(), x.clone()));
+            let [batch, channels, h, w] = y.dims();
+            y.reshape([batch, channels, h * w])
+        };
+        let source = control.unwrap_or_else(|| x.clone());
+        let q = tokens(&self.to_q, &self.q, &x);
+        let k = tokens(&self.to_k, &self.k, &source);
+        let v = tokens(&self.to_v, &self.v, &source);
+        let dim = q.dims()[1];
+        let y = vdm_kernels::attention(q, k, v, self.heads).reshape([batch, dim, h, w]);
+        let y = adapt(self.from_q.as_ref(), self.out.forward(y));
+        if self.residual { x + y } else { y }
+    }
+}
+
+/// Two blocks, attention, and the way to the next level.
+#[derive(Module, Debug)]
+pub struct UNetLevel {
+    /// First block.
+    pub block1: ContextBlock,
+    /// Second block.
+    pub block2: ContextBlock,
+    /// Attention after the second block, if any.
+    pub attn: Option<ControlAttention>,
+    /// To the next level: on the way down 4x4 of stride 2, on the way up 3x3 on the doubled image; at the last level
+    /// of either way 3x3.
+    pub resize: Conv,
+}
+
+/// A U-Net whose levels halve the image.
+///
+/// # Invariants
+/// `up` is as long as `down`, at least 1. The channels of all parts fit together as [`UNetConfig::init`] makes them.
+#[derive(Module, Debug)]
+pub struct UNet {
+    /// The time's sinusoids to the context, first layer.
+    pub time0: Dense,
+    /// Second layer of the same.
+    pub time1: Dense,
+    /// 7x7, from z, its Fourier features and the self-conditioning image.
+    pub conv_in: Conv,
+    /// Levels on the way down.
+    pub down: Vec<UNetLevel>,
+    /// First middle block.
+    pub mid1: ContextBlock,
+    /// Attention in the middle.
+    pub mid_attn: ControlAttention,
+    /// Second middle block.
+    pub mid2: ContextBlock,
+    /// Levels on the way up, from the smallest image; both blocks of each take a skip connection.
+    pub up: Vec<UNetLevel>,
+    /// The block at the end, which takes the skip connection of `conv_in`.
+    pub last: ContextBlock,
+    /// 1x1.
+    pub conv_out: Conv,
+    #[module(skip)]
+    ctrl: ControlConfig,
+    use_cond: bool,
+    #[module(skip)]
+    n_fourier: Vec<u32>,
+    fourier_pi: bool,
+}
+
+impl UNet {
+    /// The network's output for z at time t.
+    ///
+    /// A `cond` or `ctrl` that the network was not configured for is ignored; one that it was configured for and is
+    /// absent is taken as zeros.
+    ///
+    /// # Shapes
+    /// - `z` and `cond`: `[batch, in_channels, height, width]`, sides as [`UNetConfig::validate_image`] wants them
+    /// - `t`: `[batch]`, in [0, 1]
+    /// - `ctrl`: see [`Control`]
+    /// - output: `[batch, out_channels, height, width]`
+    ///
+    /// # Panics
+    /// If a shape is another, or the control of another kind or width than configured.
+    pub fn forward(
+        &self,
+        z: Tensor<4>,
+        t: Tensor<1>,
+        cond: Option<Tensor<4>>,
+        ctrl: Option<Control>,
+        mode: Mode,
+    ) -> Tensor<4> {
+        let [batch, _, height, width] = z.dims();
+        if let Err(reason) = check_sides(self.down.len(), height, width) {
+            panic!("UNet: {reason}");
+        }
+
+        // 1. Context: sinusoids of 1000 t, sine and cosine of a frequency side by side, through two dense layers. The
+        //    SiLU that every block begins with is the same for all.
+        let net_dim = self.time0.weight.dims()[0];
+        let sines_then_cosines = time_embedding(t, net_dim).reshape([batch, 2, net_dim / 2]);
+        let sinusoids = sines_then_cosines.swap_dims(1, 2).reshape([batch, net_dim]);
+        let ctx = silu(self.time1.forward(gelu(self.time0.forward(sinusoids))));
+        let control = self.control_image(ctrl, &z);
+
+        let mut layer = 0;
+        let mut block = |block: &ContextBlock, h: Tensor<4>| {
+            layer += 1;
+            block.forward(h, ctx.clone(), mode.seed_of(layer))
+        };
+        let attend = |attn: &Option<ControlAttention>, h: Tensor<4>| match attn {
+            Some(attn) => attn.forward(h, control.clone()),
+            None => h,
+        };
+
+        // 2. Down: the output of the first convolution and of every block are kept for the way up.
+        let last = self.down.len() - 1;
+        let mut h = self.conv_in.forward(self.input(z, cond));
+        let mut skips = vec![h.clone()];
+        for (i, level) in self.down.iter().enumerate() {
+            h = block(&level.block1, h);
+            skips.push(h.clone());
+            h = attend(&level.attn, block(&level.block2, h));
+            skips.push(h.clone());
+            h = if i < last { halve(&level.resize, h) } else { level.resize.forward(h) };
+        }
+
+        // 3. Middle.
+        h = block(&self.mid1, h);
+        h = self.mid_attn.forward(h, control.clone());
+        h = block(&self.mid2, h);
+
+        // 4. Up: every block takes the latest output that is left.
+        let mut with_skip = |h: Tensor<4>| Tensor::cat(vec![h, skips.pop().expect("a skip for every block")], 1);
+        for (i, level) in self.up.iter().enumerate() {
+            h = block(&level.block1, with_skip(h));
+            h = attend(&level.attn, block(&level.block2, with_skip(h)));
+            h = level.resize.forward(if i < last { double(h) } else { h });
+        }
+
+        // 5. The last block takes the first convolution's output.
+        self.conv_out.forward(block(&self.last, with_skip(h)))
+    }
+
+    /// z, the sines and the cosines of its Fourier features (the channels of one frequency side by side), and the
+    /// self-conditioning image.
+    fn input(&self, z: Tensor<4>, cond: Option<Tensor<4>>) -> Tensor<4> {
+        let mut parts = vec![z.clone()];
+        if !self.n_fourier.is_empty() {
+            let unit = if self.fourier_pi { std::f64::consts::PI } else { 1.0 };
+            let angles: Vec<Tensor<4>> =
+                self.n_fourier.iter().map(|&n| z.clone() * (2f64.powi(n as i32) * unit)).collect();
+            let angles = Tensor::cat(angles, 1);
+            parts.extend([angles.clone().sin(), angles.cos()]);
+        }
+        if self.use_cond {
+            parts.push(cond.unwrap_or_else(|| z.zeros_like()));
+        }
+        Tensor::cat(parts, 1)
+    }
+
+    /// The control as an image: a sequence is one pixel wide.
+    fn control_image(&self, ctrl: Option<Control>, z: &Tensor<4>) -> Option<Tensor<4>> {
+        let batch = z.dims()[0];
+        let check = |found: [usize; 2], tokens: usize, dim: usize| {
+            let wanted = [batch, dim];
+            assert!(found == wanted, "UNet: the control is of [batch, dim] = {found:?}, not {wanted:?}");
+            assert!(tokens > 0, "UNet: the control is empty");
+        };
+        match (self.ctrl, ctrl) {
+            (ControlConfig::None, _) => None,
+            // All tokens being alike, one stands for any number of them.
+            (ControlConfig::Sequence { dim } | ControlConfig::Image { dim }, None) => {
+                Some(Tensor::zeros([batch, dim, 1, 1], &z.device()))
+            }
+            (ControlConfig::Sequence { dim }, Some(Control::Sequence(tokens))) => {
+                let [b, length, d] = tokens.dims();
+                check([b, d], length, dim);
+                Some(tokens.swap_dims(1, 2).reshape([b, d, length, 1]))
+            }
+            (ControlConfig::Image { dim }, Some(Control::Image(image))) => {
+                let [b, d, h, w] = image.dims();
+                check([b, d], h * w, dim);
+                Some(image)
+            }
+            (ControlConfig::Sequence { .. }, Some(Control::Image(_))) => {
+                panic!("UNet: the control must be a sequence, not an image")
+            }
+            (ControlConfig::Image { .. }, Some(Control::Sequence(_))) => {
+                panic!("UNet: the control must be an image, not a sequence")
+            }
+        }
+    }
+}
+
+/// Convolution 4x4 of stride 2, padding 1.
+///
+/// # Shapes
+/// `[batch, in, height, width]` -> `[batch, out, height/2, width/2]`
+fn halve(conv: &Conv, x: Tensor<4>) -> Tensor<4> {
+    conv2d(x, conv.weight.val(), Some(conv.bias.val()), ConvOptions::new([2, 2], [1, 1], [1, 1], 1))
+}
+
+/// Every pixel becomes 2x2.
+///
+/// # Shapes
+/// `[batch, channels, height, width]` -> `[batch, channels, 2 height, 2 width]`
+fn double(x: Tensor<4>) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * h, 2 * w]))
+}
+
+/// x Φ(x). Burn's own has the gradient of the tanh approximation on some backends.
+fn gelu(x: Tensor<2>) -> Tensor<2> {
+    let cdf = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    x * cdf
+}
+
+impl ScoreNetwork for UNet {
+    /// # Panics
+    /// As [`UNet::forward`], and if the network has another number of channels out than in.
+    fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+        let (found, wanted) = (self.conv_out.bias.dims()[0], z.dims()[1]);
+        assert!(found == wanted, "UNet: out_channels = {found}, but noise has the {wanted} channels of the image");
+        self.forward(z, time, conditioning.self_cond.clone(), conditioning.control.clone(), mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+    use vdm_kernels::rng::Philox;
+
+    /// Two levels, as small as they can be; every parameter at work from the start.
+    fn small() -> UNetConfig {
+        UNetConfig {
+            attn_dim: 8,
+            num_group: 4,
+            num_heads: 2,
+            use_attn: true,
+            chn_mult: vec![1, 2],
+            ..UNetConfig::new(2, 8)
+        }
+    }
+
+    fn random<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let mut data = vec![0f32; shape.iter().product()];
+        Philox::new(seed, 0).normal(0, &mut data);
+        Tensor::from_data(TensorData::new(data, shape.to_vec()), device)
+    }
+
+    fn floats<const D: usize>(t: Tensor<D>) -> Vec<f32> {
+        t.into_data().iter::<f32>().collect()
+    }
+
+    /// Runs a network on two images of 8x4 pixels.
+    fn run(network: &UNet, cond: Option<Tensor<4>>, ctrl: Option<Control>, mode: Mode) -> Vec<f32> {
+        let device = Device::flex();
+        let t = Tensor::from_data([0.25f32, 0.75], &device);
+        let y = network.forward(random(1, [2, 2, 8, 4], &device), t, cond, ctrl, mode);
+        assert_eq!(y.dims(), [2, 2, 8, 4]);
+        let y = floats(y);
+        assert!(y.iter().all(|y| y.is_finite()));
+        y
+    }
+
+    fn close(a: &[f32], b: &[f32]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+
+    #[test]
+    fn every_option_builds_and_runs_with_gradients_everywhere() {
+        let device = Device::flex().autodiff();
+        let controls = [ControlConfig::None, ControlConfig::Sequence { dim: 6 }, ControlConfig::Image { dim: 8 }];
+        for ctrl in controls {
+            for bits in 0..8 {
+                let on = |bit: i32| (bits >> bit) & 1 == 1;
+                let config = UNetConfig {
+                    ctrl,
+                    use_cond: on(0),
+                    use_attn: on(1),
+                    attn_residual: on(2),
+                    n_fourier: if on(0) { vec![7, 8] } else { Vec::new() },
+                    dropout: if on(1) { 0.1 } else { 0.0 },
+                    chn_mult: if on(2) { vec![1, 2, 3] } else { vec![2] },
+                    ..small()
+                };
+                let network = config.init(&device);
+                let control = match ctrl {
+                    ControlConfig::None => None,
+                    ControlConfig::Sequence { dim } => Some(Control::Sequence(random(2, [2, 5, dim], &device))),
+                    ControlConfig::Image { dim } => Some(Control::Image(random(2, [2, dim, 3, 5], &device))),
+                };
+                let t = Tensor::from_data([0.25f32, 0.75], &device);
+                let conditioning =
+                    Conditioning { control, self_cond: Some(random(3, [2, 2, 8, 4], &device)), ..Default::default() };
+                let mode = Mode::Train { dropout_seed: 5 };
+                let y = network.predict_noise(random(1, [2, 2, 8, 4], &device), t, &conditioning, mode);
+                assert_eq!(y.dims(), [2, 2, 8, 4], "{config:?}");
+                assert!(floats(y.clone()).iter().all(|y| y.is_finite()), "{config:?}");
+                let gradients = crate::weights::gradients(&network, &(y.clone() * y).sum().backward());
+                let parameters = crate::weights::export(&network);
+                assert!(gradients.keys().eq(parameters.keys()), "{config:?}: a parameter without gradient");
+            }
+        }
+    }
+
+    #[test]
+    fn channels_out_may_differ_from_channels_in() {
+        let device = Device::flex();
+        let network = UNetConfig { out_channels: 5, ..small() }.init(&device);
+        let t = Tensor::from_data([0.5f32], &device);
+        let y = network.forward(random(1, [1, 2, 4, 4], &device), t, None, None, Mode::Eval);
+        assert_eq!(y.dims(), [1, 5, 4, 4]);
+    }
+
+    #[test]
+    fn control_and_self_conditioning_change_the_output() {
+        let device = Device::flex();
+        let sequence = |seed| Some(Control::Sequence(random(seed, [2, 5, 6], &device)));
+        let network = UNetConfig { ctrl: ControlConfig::Sequence { dim: 6 }, use_cond: true, ..small() }.init(&device);
+        let cond = |seed| Some(random(seed, [2, 2, 8, 4], &device));
+        let y = run(&network, cond(3), sequence(2), Mode::Eval);
+        assert!(close(&y, &run(&network, cond(3), sequence(2), Mode::Eval)));
+        assert!(!close(&y, &run(&network, cond(3), sequence(4), Mode::Eval)), "another control");
+        assert!(!close(&y, &run(&network, cond(4), sequence(2), Mode::Eval)), "another self-conditioning image");
+
+        let image = |seed| Some(Control::Image(random(seed, [2, 8, 3, 3], &device)));
+        let network = UNetConfig { ctrl: ControlConfig::Image { dim: 8 }, ..small() }.init(&device);
+        let y = run(&network, None, image(2), Mode::Eval);
+        assert!(!close(&y, &run(&network, None, image(3), Mode::Eval)), "another control image");
+    }
+
+    #[test]
+    fn what_is_absent_is_zeros_and_what_is_not_wanted_is_ignored() {
+        let device = Device::flex();
+        let zeros = || Some(Tensor::<4>::zeros([2, 2, 8, 4], &device));
+        let network = UNetConfig { use_cond: true, ..small() }.init(&device);
+        assert_eq!(run(&network, None, None, Mode::Eval), run(&network, zeros(), None, Mode::Eval));
+
+        let network = UNetConfig { ctrl: ControlConfig::Sequence { dim: 6 }, ..small() }.init(&device);
+        let tokens = Some(Control::Sequence(Tensor::zeros([2, 3, 6], &device)));
+        assert!(close(&run(&network, None, None, Mode::Eval), &run(&network, None, tokens, Mode::Eval)));
+
+        let network = small().init(&device);
+        let tokens = Some(Control::Sequence(random(2, [2, 3, 6], &device)));
+        let ignored = run(&network, Some(random(3, [2, 2, 8, 4], &device)), tokens, Mode::Eval);
+        assert_eq!(run(&network, None, None, Mode::Eval), ignored);
+    }
+
+    #[test]
+    fn dropout_works_in_training_alone() {
+        let network = UNetConfig { dropout: 0.5, ..small() }.init(&Device::flex());
+        let train = |dropout_seed| run(&network, None, None, Mode::Train { dropout_seed });
+        assert_eq!(train(1), train(1));
+        assert_ne!(train(1), train(2));
+        assert_ne!(train(1), run(&network, None, None, Mode::Eval));
+    }
+
+    #[test]
+    fn an_image_depends_on_no_other_image_of_its_batch() {
+        let device = Device::flex();
+        let network = small().init(&device);
+        let (z, t) = (random(1, [2, 2, 8, 4], &device), Tensor::<1>::from_data([0.25f32, 0.75], &device));
+        let both = floats(network.forward(z.clone(), t.clone(), None, None, Mode::Eval));
+        let first = network.forward(z.narrow(0, 0, 1), t.narrow(0, 0, 1), None, None, Mode::Eval);
+        assert!(close(&both, &floats(first)));
+    }
+
+    #[test]
+    fn sides_that_cannot_be_halved_are_refused_by_name() {
+        let config = UNetConfig { chn_mult: vec![1, 2, 4], ..small() };
+        assert_eq!(config.validate_image(8, 12), Ok(()));
+        for (h, w) in [(8, 10), (7, 8), (0, 8)] {
+            let reason = config.validate_image(h, w).unwrap_err();
+            assert!(reason.contains(&format!("{h}x{w}")) && reason.contains("divisible by 4"), "{reason}");
+        }
+        // One level halves nothing.
+        assert_eq!(UNetConfig { chn_mult: vec![1], ..small() }.validate_image(7, 5), Ok(()));
+    }
+
+    #[test]
+    #[should_panic = "both must be divisible by 2"]
+    fn forward_says_the_same() {
+        let device = Device::flex();
+        let t = Tensor::from_data([0.5f32], &device);
+        small().init(&device).forward(random(1, [1, 2, 7, 4], &device), t, None, None, Mode::Eval);
+    }
+
+    #[test]
+    #[should_panic = "the control is of [batch, dim] = [2, 7], not [2, 6]"]
+    fn a_control_of_another_width_is_refused() {
+        let device = Device::flex();
+        let network = UNetConfig { ctrl: ControlConfig::Sequence { dim: 6 }, ..small() }.init(&device);
+        run(&network, None, Some(Control::Sequence(random(2, [2, 3, 7], &device))), Mode::Eval);
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused_by_name() {
+        assert_eq!(small().validate(), Ok(()));
+        assert_eq!(UNetConfig::new(3, 32).validate(), Ok(()));
+        let wrong = [
+            ("net_dim", UNetConfig { net_dim: 10, ..small() }),
+            ("net_dim", UNetConfig { net_dim: 0, ..small() }),
+            ("net_dim", UNetConfig { net_dim: 5, num_group: 1, ..small() }),
+            ("net_dim", UNetConfig { net_dim: 2, num_group: 2, ..small() }),
+            ("num_group", UNetConfig { num_group: 0, ..small() }),
+            ("attn_dim", UNetConfig { attn_dim: 9, ..small() }),
+            ("num_heads", UNetConfig { num_heads: 0, ..small() }),
+            ("in_channels", UNetConfig { in_channels: 0, ..small() }),
+            ("out_channels", UNetConfig { out_channels: 0, ..small() }),
+            ("chn_mult", UNetConfig { chn_mult: Vec::new(), ..small() }),
+            ("chn_mult", UNetConfig { chn_mult: vec![1, 0], ..small() }),
+            ("chn_mult", UNetConfig { chn_mult: vec![1; 17], ..small() }),
+            ("ctrl", UNetConfig { ctrl: ControlConfig::Image { dim: 0 }, ..small() }),
+            ("n_fourier", UNetConfig { n_fourier: vec![7, 64], ..small() }),
+            ("dropout", UNetConfig { dropout: 1.0, ..small() }),
+            ("dropout", UNetConfig { dropout: f64::NAN, ..small() }),
+        ];
+        for (name, config) in wrong {
+            let reason = config.validate().unwrap_err();
+            assert!(reason.contains(name), "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_survives_toml_and_unknown_keys_do_not() {
+        for ctrl in [ControlConfig::None, ControlConfig::Sequence { dim: 12 }, ControlConfig::Image { dim: 3 }] {
+            let config = UNetConfig { ctrl, n_fourier: vec![7, 8], ..small() };
+            let text = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<UNetConfig>(&text).unwrap(), config);
+        }
+        let text = format!("nett_dim = 8\n{}", toml::to_string(&small()).unwrap());
+        assert!(toml::from_str::<UNetConfig>(&text).unwrap_err().to_string().contains("nett_dim"));
+    }
+}

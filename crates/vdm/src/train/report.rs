@@ -1,0 +1,75 @@
+//! The plots of a run.
+
+use super::plots::{self, CurvePoint, LossBin, PlotError};
+use super::{MetricsLog, RunDir, write_bytes};
+use crate::data::ImageDataset;
+use crate::eval::{batch_tensor, standard_error};
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::sample::image_noise;
+use crate::{Noise, VariationalDiffusion, bits_per_dim};
+use burn::tensor::Device;
+use std::io;
+use vdm_kernels::rng::Philox;
+
+/// The diffusion loss at `bins` times spread evenly over [0, 1], each on the same first `images` images of `data`.
+///
+/// The standard errors are over images. In bits per dimension.
+pub fn loss_over_time<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    data: &ImageDataset,
+    images: usize,
+    bins: usize,
+    device: &Device,
+) -> Vec<LossBin> {
+    let indices: Vec<usize> = (0..images.min(data.len())).collect();
+    let dims = data.shape().dims();
+    (0..bins)
+        .map(|bin| {
+            let t = (bin as f64 + 0.5) / bins as f64;
+            let streams: Vec<Philox> = indices.iter().map(|&i| Philox::new(bin as u64, i as u64)).collect();
+            let noise = |draw| image_noise(&streams, draw, data.shape(), device);
+            let k = batch_tensor(data, &indices, device);
+            let times = vec![t; indices.len()];
+            let noise = Noise { eps: noise(1), eps_0: noise(2) };
+            let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
+            let nats = crate::schedule::host(&loss.diffusion);
+            LossBin {
+                t,
+                mean: bits_per_dim(nats.iter().sum::<f64>() / nats.len().max(1) as f64, dims),
+                stderr: bits_per_dim(standard_error(&nats).unwrap_or(0.0), dims),
+            }
+        })
+        .collect()
+}
+
+/// Draws the run's curve from its log, its schedule, and the loss over time.
+///
+/// # Errors
+/// Whatever the file system or the plotting says.
+pub(super) fn write_plots<N: ScoreNetwork>(
+    run: &RunDir,
+    log: &MetricsLog,
+    model: &VariationalDiffusion<N>,
+    data: &ImageDataset,
+    device: &Device,
+) -> io::Result<()> {
+    let draw = |name: &str, plot: Result<String, PlotError>| {
+        write_bytes(&run.plot(name), plot.map_err(io::Error::other)?.as_bytes())
+    };
+    let (steps, evals) = log.read()?;
+    let curve: Vec<CurvePoint> = steps
+        .iter()
+        .map(|s| CurvePoint {
+            step: s.step,
+            prior: s.prior,
+            reconstruction: s.reconstruction,
+            diffusion: s.diffusion,
+            total: s.bpd,
+        })
+        .collect();
+    let evals: Vec<(u64, f64, f64)> = evals.iter().map(|e| (e.step, e.eval_bpd, e.eval_bpd_stderr)).collect();
+    draw("bpd", plots::training_curve(&curve, &evals))?;
+    let schedule = model.schedule.to_host();
+    draw("schedule", plots::schedule_plot(&[("learned", schedule.as_ref())]))?;
+    draw("loss-over-time", plots::loss_over_time(&loss_over_time(model, data, 64, 24, device)))
+}
