@@ -155,9 +155,7 @@ pub fn sum_of_squares(x: Tensor<1>) -> f64 {
         return x.powi_scalar(2).sum().into_scalar::<f64>();
     }
     let x = flex(x).to_contiguous();
-    let x = x.storage::<f32>();
-    // Chunks keep the single-precision partial sums short.
-    cpu::math::simd(|| x.chunks(1 << 12).map(|x| cpu::math::sum_by(x.len(), |i| x[i] * x[i])).sum())
+    cpu::math::sum_of_squares(x.storage())
 }
 
 /// `x` without its autodiff graph.

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::cpu::math::{ln, simd, sin_cos_turns};
+use crate::cpu::math::{ln, sin_cos_turns, vectorized};
 
 /// A stream of random numbers named by a seed and a stream number.
 ///
@@ -57,35 +57,43 @@ impl Philox {
 
     /// Fills `out` with uniform numbers in [0, 1), 24 random bits each.
     pub fn uniform(&self, draw: u32, out: &mut [f32]) {
-        self.fill(draw, out, |words| words.map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32)));
+        uniform(self, draw, out);
     }
 
     /// Fills `out` with independent standard normal numbers (Box-Muller; |z| is at most 6.7).
     pub fn normal(&self, draw: u32, out: &mut [f32]) {
-        self.fill(draw, out, |[a, b, c, d]| {
+        normal(self, draw, out);
+    }
+}
+
+vectorized! {
+    fn uniform(rng: &Philox, draw: u32, out: &mut [f32]) {
+        fill(rng, draw, out, |words| words.map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32)));
+    }
+
+    fn normal(rng: &Philox, draw: u32, out: &mut [f32]) {
+        fill(rng, draw, out, |[a, b, c, d]| {
             let (x, y) = box_muller(a, b);
             let (z, w) = box_muller(c, d);
             [x, y, z, w]
         });
     }
+}
 
-    #[inline(always)]
-    fn fill(&self, draw: u32, out: &mut [f32], f: impl Fn([u32; 4]) -> [f32; 4]) {
-        simd(|| {
-            for (wide, out) in out.chunks_mut(4 * WIDE).enumerate() {
-                let mut values = [[0f32; WIDE]; 4];
-                for lane in 0..WIDE {
-                    let [a, b, c, d] = f(self.block(draw, (wide * WIDE + lane) as u32));
-                    values[0][lane] = a;
-                    values[1][lane] = b;
-                    values[2][lane] = c;
-                    values[3][lane] = d;
-                }
-                for (out, value) in out.iter_mut().zip(values.as_flattened()) {
-                    *out = *value;
-                }
-            }
-        });
+#[inline(always)]
+fn fill(rng: &Philox, draw: u32, out: &mut [f32], f: impl Fn([u32; 4]) -> [f32; 4]) {
+    for (wide, out) in out.chunks_mut(4 * WIDE).enumerate() {
+        let mut values = [[0f32; WIDE]; 4];
+        for lane in 0..WIDE {
+            let [a, b, c, d] = f(rng.block(draw, (wide * WIDE + lane) as u32));
+            values[0][lane] = a;
+            values[1][lane] = b;
+            values[2][lane] = c;
+            values[3][lane] = d;
+        }
+        for (out, value) in out.iter_mut().zip(values.as_flattened()) {
+            *out = *value;
+        }
     }
 }
 

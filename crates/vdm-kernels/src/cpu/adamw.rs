@@ -1,6 +1,6 @@
 //! One pass over a parameter: AdamW (Loshchilov & Hutter 2019) and the exponential moving average of the weights.
 
-use super::math::simd;
+use super::math::vectorized;
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;
@@ -49,11 +49,13 @@ pub fn step(u: &Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], ema: &mut [
         .zip(v.par_chunks_mut(CHUNK))
         .zip(ema.par_chunks_mut(CHUNK))
         .zip(g.par_chunks(CHUNK))
-        .for_each(|((((p, m), v), ema), g)| {
-            simd(|| {
-                for ((((p, m), v), ema), &g) in p.iter_mut().zip(m).zip(v).zip(ema).zip(g) {
-                    (*p, *m, *v, *ema) = u.apply(*p, *m, *v, *ema, g);
-                }
-            });
-        });
+        .for_each(|((((p, m), v), ema), g)| chunk(u, p, m, v, ema, g));
+}
+
+vectorized! {
+    fn chunk(u: &Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], g: &[f32]) {
+        for ((((p, m), v), ema), &g) in p.iter_mut().zip(m).zip(v).zip(ema).zip(g) {
+            (*p, *m, *v, *ema) = u.apply(*p, *m, *v, *ema, g);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Softmax attention over channels-first maps, in blocks of queries, so that no N x M matrix is kept for the backward
 //! pass: it is computed again there.
 
-use super::math::{exp, simd, sum_by};
+use super::math::{exp, sum_by, vectorized};
 use super::matmul::{Layout, matmul};
 use rayon::prelude::*;
 
@@ -77,14 +77,7 @@ pub fn backward(
                     dp.resize(n * s.keys, 0.0);
                     matmul(false, dy, block.transposed(), v, kv, dp, square);
                     // Softmax backward, and the scale that the logits carried: dp becomes d(q k).
-                    simd(|| {
-                        for (dp, p) in dp.chunks_exact_mut(s.keys).zip(p.chunks_exact(s.keys)) {
-                            let dot = sum_by(s.keys, |i| p[i] * dp[i]) as f32;
-                            for (dp, p) in dp.iter_mut().zip(p) {
-                                *dp = p * (*dp - dot) * s.scale();
-                            }
-                        }
-                    });
+                    softmax_backward(p, dp, s.keys, s.scale());
                     matmul(false, k, kv, dp, square.transposed(), dq, block);
                     matmul(true, q, block, dp, square, dk, kv);
                 }
@@ -107,10 +100,21 @@ fn probabilities(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut
     p.resize(n * s.keys, 0.0);
     let block = columns(s, first, n).transposed();
     matmul(false, q, block, k, maps(s.dim, s.keys), p, Layout::row_major(n, s.keys));
-    let scale = s.scale();
-    simd(|| {
-        for p in p.chunks_exact_mut(s.keys) {
-            let max = p.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    softmax(p, s.keys, s.scale());
+}
+
+vectorized! {
+    /// Each row of `p` becomes softmax(scale * row).
+    fn softmax(p: &mut [f32], row: usize, scale: f32) {
+        for p in p.chunks_exact_mut(row) {
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            let (chunks, rest) = p.as_chunks::<16>();
+            for chunk in chunks {
+                for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                    *lane = if x > *lane { x } else { *lane };
+                }
+            }
+            let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
             for p in p.iter_mut() {
                 *p = exp((*p - max) * scale);
             }
@@ -119,5 +123,15 @@ fn probabilities(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut
                 *p *= norm;
             }
         }
-    });
+    }
+
+    /// Each row of `dp` becomes scale p (dp - p·dp).
+    fn softmax_backward(p: &[f32], dp: &mut [f32], row: usize, scale: f32) {
+        for (dp, p) in dp.chunks_exact_mut(row).zip(p.chunks_exact(row)) {
+            let dot = sum_by(row, |i| p[i] * dp[i]) as f32;
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - dot) * scale;
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Images are independent and run in parallel. In the backward pass a fixed number of groups of images each collect a
 //! partial weight gradient, and the partial sums are added in order.
 
-use super::math::{simd, sum_by};
+use super::math;
 use super::matmul::{Layout, matmul};
 use rayon::prelude::*;
 
@@ -103,24 +103,14 @@ pub fn backward(
             }
         });
     dweight.fill(0.0);
-    simd(|| {
-        for part in partial.chunks_exact(s.co * row) {
-            for (d, p) in dweight.iter_mut().zip(part) {
-                *d += p;
-            }
-        }
-        if dbias.len() == s.co {
-            dbias.fill(0.0);
-        }
-        for (i, dy) in dy.chunks_exact(pixels).enumerate() {
-            let sum = sum_by(pixels, |p| dy[p]) as f32;
-            if dbias.len() == s.co {
-                dbias[i % s.co] += sum;
-            } else {
-                dbias[i] = sum;
-            }
-        }
-    });
+    for part in partial.chunks_exact(s.co * row) {
+        math::add(part, dweight);
+    }
+    let shared = dbias.len() == s.co;
+    dbias.fill(0.0);
+    for (i, dy) in dy.chunks_exact(pixels).enumerate() {
+        dbias[if shared { i % s.co } else { i }] += math::sum(dy) as f32;
+    }
 }
 
 /// y [co, h, w] += weight [co, ci, k, k] * x [ci, h, w], for one image.

@@ -4,7 +4,7 @@
 //! -(eps + j r)^2 / 2, where r = (2/V) e^(-gamma_0/2) is the distance of two levels in units of the noise. That form
 //! needs neither z_0 nor the levels, and loses nothing to cancellation where r is large.
 
-use super::math::{exp, ln};
+use super::math::{exp, ln, vectorized};
 use rayon::prelude::*;
 
 /// Logits this far below the largest add less than one part in 2^24 to any sum of up to 65,536 terms.
@@ -15,19 +15,24 @@ const CUTOFF: f32 = 30.0;
 pub fn nll(eps: &[f32], k: &[f32], levels: usize, r: f32, nll: &mut [f32], d_nll: &mut [f32]) {
     let dims = eps.len() / nll.len();
     nll.par_iter_mut().zip(d_nll.par_iter_mut()).zip(eps.par_chunks(dims)).zip(k.par_chunks(dims)).for_each(
-        |(((nll, d_nll), eps), k)| {
-            let (mut total, mut d_total) = (0f64, 0f64);
-            for (&eps, &k) in eps.iter().zip(k) {
-                let (value, derivative) = nll_of_one(eps, k, levels, r);
-                total += f64::from(value);
-                d_total += f64::from(derivative);
-            }
-            (*nll, *d_nll) = (total as f32, d_total as f32);
-        },
+        |(((nll, d_nll), eps), k)| (*nll, *d_nll) = nll_of_image(eps, k, levels, r),
     );
 }
 
+vectorized! {
+    fn nll_of_image(eps: &[f32], k: &[f32], levels: usize, r: f32) -> (f32, f32) {
+        let (mut total, mut d_total) = (0f64, 0f64);
+        for (&eps, &k) in eps.iter().zip(k) {
+            let (value, derivative) = nll_of_one(eps, k, levels, r);
+            total += f64::from(value);
+            d_total += f64::from(derivative);
+        }
+        (total as f32, d_total as f32)
+    }
+}
+
 /// (log Σ_j e^(-(eps + j r)²/2) + eps²/2, and its derivative for r), j over k - (V - 1) ..= k.
+#[inline(always)]
 fn nll_of_one(eps: f32, k: f32, levels: usize, r: f32) -> (f32, f32) {
     let (low, high) = (k - (levels - 1) as f32, k);
     let best = (-eps / r).round().clamp(low, high);

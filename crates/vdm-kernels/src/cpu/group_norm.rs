@@ -1,6 +1,6 @@
 //! Group normalisation, optionally followed by SiLU and dropout, in one pass over each group while it is in the cache.
 
-use super::math::{sigmoid, simd, sum_by};
+use super::math::{sigmoid, sum_by, vectorized};
 use crate::rng::Philox;
 use rayon::prelude::*;
 
@@ -31,52 +31,33 @@ impl Spec {
     }
 
     /// Dropout's factors (0 or 1/(1-p)) for slab `index`; empty without dropout.
-    fn mask(&self, index: usize) -> Vec<f32> {
+    fn mask(&self, index: usize, mask: &mut Vec<f32>) {
+        mask.clear();
         if self.dropout == 0.0 {
-            return Vec::new();
+            return;
         }
-        let keep = 1.0 / (1.0 - self.dropout);
-        let rng = Philox::new(self.seed, index as u64);
-        let mut mask = vec![0.0; self.slab()];
-        rng.uniform(0, &mut mask);
-        let p = self.dropout;
-        simd(|| mask.iter_mut().for_each(|u| *u = if *u < p { 0.0 } else { keep }));
-        mask
+        mask.resize(self.slab(), 0.0);
+        Philox::new(self.seed, index as u64).uniform(0, mask);
+        to_factors(self.dropout, mask);
+    }
+
+    /// The channels of slab `index` among all channels.
+    fn channels_of(&self, index: usize) -> std::ops::Range<usize> {
+        let n = self.channels / self.groups;
+        let first = index % self.groups * n;
+        first..first + n
     }
 }
 
 /// `x` [B, C, P], `gamma` and `beta` [C] -> `y` [B, C, P]; `stats` [B, G, 2] takes each group's mean and 1/std.
 pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
     let slab = s.slab();
-    let per_group = s.channels / s.groups;
-    y.par_chunks_mut(slab).zip(stats.par_chunks_mut(2)).zip(x.par_chunks(slab)).enumerate().for_each(
-        |(index, ((y, stats), x))| {
-            let mask = s.mask(index);
-            let first = index % s.groups * per_group;
-            simd(|| {
-                let mean = (sum_by(slab, |i| x[i]) / slab as f64) as f32;
-                let variance = (sum_by(slab, |i| (x[i] - mean) * (x[i] - mean)) / slab as f64) as f32;
-                let rstd = 1.0 / (variance + s.eps).sqrt();
-                stats[0] = mean;
-                stats[1] = rstd;
-                for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-                    let a = gamma[first + c] * rstd;
-                    let b = beta[first + c] - mean * a;
-                    if s.silu {
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            let n = x.mul_add(a, b);
-                            *y = n * sigmoid(n);
-                        }
-                    } else {
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y = x.mul_add(a, b);
-                        }
-                    }
-                }
-                for (y, m) in y.iter_mut().zip(&mask) {
-                    *y *= m;
-                }
-            });
+    y.par_chunks_mut(slab).zip(stats.par_chunks_mut(2)).zip(x.par_chunks(slab)).enumerate().for_each_init(
+        Vec::new,
+        |mask, (index, ((y, stats), x))| {
+            s.mask(index, mask);
+            let c = s.channels_of(index);
+            forward_slab(s, x, &gamma[c.clone()], &beta[c], mask, y, stats);
         },
     );
 }
@@ -104,44 +85,10 @@ pub fn backward(
         .zip(dy.par_chunks(slab))
         .zip(stats.par_chunks(2))
         .enumerate()
-        .for_each(|(index, ((((dx, partial), x), dy), stats))| {
-            let mask = s.mask(index);
-            let first = index % s.groups * per_group;
-            let (mean, rstd) = (stats[0], stats[1]);
-            simd(|| {
-                dx.copy_from_slice(dy);
-                for (dx, m) in dx.iter_mut().zip(&mask) {
-                    *dx *= m;
-                }
-                let (mut sum, mut sum_xhat) = (0f64, 0f64);
-                for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-                    let a = gamma[first + c] * rstd;
-                    let b = beta[first + c] - mean * a;
-                    if s.silu {
-                        for (d, &x) in dx.iter_mut().zip(x) {
-                            let n = x.mul_add(a, b);
-                            let g = sigmoid(n);
-                            *d *= g * (n * (1.0 - g) + 1.0);
-                        }
-                    }
-                    let dn = &*dx;
-                    let d_beta = sum_by(s.pixels, |i| dn[i]);
-                    let d_gamma = sum_by(s.pixels, |i| dn[i] * ((x[i] - mean) * rstd));
-                    partial[2 * c] = d_gamma as f32;
-                    partial[2 * c + 1] = d_beta as f32;
-                    sum += f64::from(gamma[first + c]) * d_beta;
-                    sum_xhat += f64::from(gamma[first + c]) * d_gamma;
-                }
-                let mean_d = (sum / slab as f64) as f32;
-                let mean_dx = (sum_xhat / slab as f64) as f32;
-                for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-                    let g = gamma[first + c];
-                    for (d, &x) in dx.iter_mut().zip(x) {
-                        let xhat = (x - mean) * rstd;
-                        *d = rstd * (g * *d - mean_d - xhat * mean_dx);
-                    }
-                }
-            });
+        .for_each_init(Vec::new, |mask, (index, ((((dx, partial), x), dy), stats))| {
+            s.mask(index, mask);
+            let c = s.channels_of(index);
+            backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
         });
     dgamma.fill(0.0);
     dbeta.fill(0.0);
@@ -149,6 +96,84 @@ pub fn backward(
         for (c, pair) in image.chunks_exact(2).enumerate() {
             dgamma[c] += pair[0];
             dbeta[c] += pair[1];
+        }
+    }
+}
+
+vectorized! {
+    fn to_factors(p: f32, mask: &mut [f32]) {
+        let keep = 1.0 / (1.0 - p);
+        for u in mask {
+            *u = if *u < p { 0.0 } else { keep };
+        }
+    }
+
+    /// One group of one image: `gamma` and `beta` are its channels'.
+    fn forward_slab(
+        s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
+    ) {
+        let n = x.len();
+        let mean = (sum_by(n, |i| x[i]) / n as f64) as f32;
+        let variance = (sum_by(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f64) as f32;
+        let rstd = 1.0 / (variance + s.eps).sqrt();
+        stats[0] = mean;
+        stats[1] = rstd;
+        for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+            let a = gamma[c] * rstd;
+            let b = beta[c] - mean * a;
+            if s.silu {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    let n = x.mul_add(a, b);
+                    *y = n * sigmoid(n);
+                }
+            } else {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = x.mul_add(a, b);
+                }
+            }
+        }
+        for (y, m) in y.iter_mut().zip(mask) {
+            *y *= m;
+        }
+    }
+
+    /// Gradients of one group of one image; `partial` takes Σ dn xhat and Σ dn of each of its channels.
+    fn backward_slab(
+        s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], stats: &[f32], dy: &[f32], dx: &mut [f32],
+        partial: &mut [f32],
+    ) {
+        let (mean, rstd) = (stats[0], stats[1]);
+        dx.copy_from_slice(dy);
+        for (dx, m) in dx.iter_mut().zip(mask) {
+            *dx *= m;
+        }
+        let (mut sum, mut sum_xhat) = (0f64, 0f64);
+        for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+            let a = gamma[c] * rstd;
+            let b = beta[c] - mean * a;
+            if s.silu {
+                for (d, &x) in dx.iter_mut().zip(x) {
+                    let n = x.mul_add(a, b);
+                    let g = sigmoid(n);
+                    *d *= g * (n * (1.0 - g) + 1.0);
+                }
+            }
+            let dn = &*dx;
+            let d_beta = sum_by(s.pixels, |i| dn[i]);
+            let d_gamma = sum_by(s.pixels, |i| dn[i] * ((x[i] - mean) * rstd));
+            partial[2 * c] = d_gamma as f32;
+            partial[2 * c + 1] = d_beta as f32;
+            sum += f64::from(gamma[c]) * d_beta;
+            sum_xhat += f64::from(gamma[c]) * d_gamma;
+        }
+        let mean_d = (sum / x.len() as f64) as f32;
+        let mean_dx = (sum_xhat / x.len() as f64) as f32;
+        for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+            let g = gamma[c];
+            for (d, &x) in dx.iter_mut().zip(x) {
+                let xhat = (x - mean) * rstd;
+                *d = rstd * (g * *d - mean_d - xhat * mean_dx);
+            }
         }
     }
 }

@@ -2,39 +2,35 @@
 //!
 //! The rows are the conditioning vectors of a batch: a few thousandths of a step's work, so one thread does them.
 
-use super::math::simd;
+use super::math::{sum_by, vectorized};
 
-/// `x` [n, i], `w` [i, o], `b` [o] or empty -> `y` [n, o].
-pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {
-    simd(|| {
+vectorized! {
+    /// `x` [n, i], `w` [i, o], `b` [o] -> `y` [n, o].
+    pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(i).zip(y.chunks_exact_mut(o)) {
-            if b.is_empty() {
-                y.fill(0.0);
-            } else {
-                y.copy_from_slice(b);
-            }
+            y.copy_from_slice(b);
             for (&x, w) in x.iter().zip(w.chunks_exact(o)) {
                 axpy(x, w, y);
             }
         }
-    });
-}
+    }
 
-/// Gradients of [`forward`]: `dx` [n, i], `dw` [i, o], `db` [o]; all are overwritten.
-pub fn backward(x: &[f32], w: &[f32], dy: &[f32], i: usize, o: usize, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
-    dw.fill(0.0);
-    db.fill(0.0);
-    simd(|| {
+    /// Gradients of [`forward`]: `dx` [n, i], `dw` [i, o], `db` [o]; all are overwritten.
+    pub fn backward(
+        x: &[f32], w: &[f32], dy: &[f32], i: usize, o: usize, dx: &mut [f32], dw: &mut [f32], db: &mut [f32],
+    ) {
+        dw.fill(0.0);
+        db.fill(0.0);
         for ((x, dy), dx) in x.chunks_exact(i).zip(dy.chunks_exact(o)).zip(dx.chunks_exact_mut(i)) {
             for (dx, w) in dx.iter_mut().zip(w.chunks_exact(o)) {
-                *dx = super::math::sum_by(o, |k| dy[k] * w[k]) as f32;
+                *dx = sum_by(o, |k| dy[k] * w[k]) as f32;
             }
             for (&x, dw) in x.iter().zip(dw.chunks_exact_mut(o)) {
                 axpy(x, dy, dw);
             }
             axpy(1.0, dy, db);
         }
-    });
+    }
 }
 
 #[inline(always)]

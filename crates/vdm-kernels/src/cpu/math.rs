@@ -1,19 +1,40 @@
-//! Elementary functions that vectorise: branch-free polynomials after Cephes (S. Moshier), and run-time choice of SIMD.
+//! Elementary functions that vectorise: branch-free polynomials after Cephes (S. Moshier), and the run-time choice of
+//! SIMD.
 //!
 //! Every operation used here (`+`, `*`, `mul_add`, `/`, `sqrt`) is correctly rounded by IEEE 754, so results are the
 //! same bits with any instruction set.
 
-use pulp::Arch;
-
 /// Number of independent partial sums in [`sum_by`]: enough for two AVX-512 or four AVX2 registers in flight.
 const LANES: usize = 32;
 
-/// Runs `f` compiled for the best instruction set that this machine has (AVX-512, AVX2 + FMA, NEON, or the baseline).
-/// Loops inside `f` over `#[inline(always)]` functions are then vectorised for it.
-#[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(f)
+/// Declares functions that are compiled twice, for the baseline and for AVX2 with FMA, and choose at run time.
+///
+/// The body is inlined into each version, and with it every `#[inline(always)]` function that it calls, so that loops
+/// are vectorised for the instruction set. (A closure handed to a dispatching function would not do: a large closure
+/// is not inlined, and then each `mul_add` becomes a call.)
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => { $(
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the two features that `avx2` is compiled for were just found on this processor.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    )* };
 }
+pub(crate) use vectorized;
 
 /// e^x with a relative error below 2e-7; saturates at e^-87.3 and e^88.3 instead of under- and overflowing.
 #[inline(always)]
@@ -102,6 +123,25 @@ pub fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f64 {
     lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + tail
 }
 
+vectorized! {
+    /// Σ x, in a fixed order.
+    pub fn sum(x: &[f32]) -> f64 {
+        sum_by(x.len(), |i| x[i])
+    }
+
+    /// Σ x², in a fixed order; pieces keep the single-precision partial sums short.
+    pub fn sum_of_squares(x: &[f32]) -> f64 {
+        x.chunks(1 << 12).map(|x| sum_by(x.len(), |i| x[i] * x[i])).sum()
+    }
+
+    /// y += x.
+    pub fn add(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,12 +179,17 @@ mod tests {
         }
     }
 
+    vectorized! {
+        fn fast(xs: &[f32]) -> Vec<u32> {
+            xs.iter().map(|&x| (sigmoid(x) + ln(x.abs() + 0.1)).to_bits()).collect()
+        }
+    }
+
     #[test]
-    fn simd_gives_the_bits_of_plain_code() {
+    fn vectorized_code_gives_the_bits_of_plain_code() {
         let xs: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) * 0.173).collect();
         let plain: Vec<u32> = xs.iter().map(|&x| (sigmoid(x) + ln(x.abs() + 0.1)).to_bits()).collect();
-        let fast: Vec<u32> = simd(|| xs.iter().map(|&x| (sigmoid(x) + ln(x.abs() + 0.1)).to_bits()).collect());
-        assert_eq!(plain, fast);
+        assert_eq!(plain, fast(&xs));
     }
 
     #[test]
