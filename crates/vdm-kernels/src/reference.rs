@@ -29,10 +29,7 @@ pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArg
         let slab = c / args.groups * h * w;
         let mut mask = vec![0f32; b * c * h * w];
         for (index, mask) in mask.chunks_exact_mut(slab).enumerate() {
-            Philox::new(args.seed, index as u64).uniform(0, mask);
-        }
-        for m in &mut mask {
-            *m = if *m < args.dropout { 0.0 } else { 1.0 / (1.0 - args.dropout) };
+            Philox::new(args.seed, index as u64).dropout(args.dropout, mask);
         }
         let dtype = y.dtype();
         let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());

@@ -29,19 +29,30 @@ impl Philox {
         Self { key: split(seed), stream: split(stream) }
     }
 
-    /// Four random words at position `block` of draw `draw`.
+    /// The four random words at each of the positions `block .. block + WIDE` of draw `draw`, word by word.
     #[inline(always)]
-    pub fn block(&self, draw: u32, block: u32) -> [u32; 4] {
-        let (mut c0, mut c1, mut c2, mut c3) = (block, draw, self.stream[0], self.stream[1]);
+    fn blocks(&self, draw: u32, block: u32) -> [[u32; WIDE]; 4] {
+        let mut c0: [u32; WIDE] = std::array::from_fn(|lane| block.wrapping_add(lane as u32));
+        let (mut c1, mut c2, mut c3) = ([draw; WIDE], [self.stream[0]; WIDE], [self.stream[1]; WIDE]);
         let (mut k0, mut k1) = (self.key[0], self.key[1]);
         for _ in 0..10 {
-            let p0 = u64::from(c0) * 0xD251_1F53;
-            let p1 = u64::from(c2) * 0xCD9E_8D57;
-            (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+            for lane in 0..WIDE {
+                let p0 = u64::from(c0[lane]) * 0xD251_1F53;
+                let p1 = u64::from(c2[lane]) * 0xCD9E_8D57;
+                c0[lane] = (p1 >> 32) as u32 ^ c1[lane] ^ k0;
+                c1[lane] = p1 as u32;
+                c2[lane] = (p0 >> 32) as u32 ^ c3[lane] ^ k1;
+                c3[lane] = p0 as u32;
+            }
             k0 = k0.wrapping_add(0x9E37_79B9);
             k1 = k1.wrapping_add(0xBB67_AE85);
         }
         [c0, c1, c2, c3]
+    }
+
+    /// The four random words at position `block` of draw `draw`.
+    pub fn block(&self, draw: u32, block: u32) -> [u32; 4] {
+        self.blocks(draw, block).map(|word| word[0])
     }
 
     /// One random `u64` of draw `draw`.
@@ -64,37 +75,59 @@ impl Philox {
     pub fn normal(&self, draw: u32, out: &mut [f32]) {
         normal(self, draw, out);
     }
+
+    /// Fills `out` with dropout's factors: 0 with probability `p` (to 16 bits), 1/(1-p) otherwise.
+    pub fn dropout(&self, p: f32, out: &mut [f32]) {
+        dropout(self, p, out);
+    }
 }
 
 vectorized! {
     fn uniform(rng: &Philox, draw: u32, out: &mut [f32]) {
-        fill(rng, draw, out, |words| words.map(|w| (w >> 8) as f32 * (1.0 / (1 << 24) as f32)));
+        for (i, out) in out.chunks_mut(4 * WIDE).enumerate() {
+            let words = rng.blocks(draw, (i * WIDE) as u32);
+            for (out, &w) in out.iter_mut().zip(words.as_flattened()) {
+                *out = unit(w);
+            }
+        }
     }
 
     fn normal(rng: &Philox, draw: u32, out: &mut [f32]) {
-        fill(rng, draw, out, |[a, b, c, d]| {
-            let (x, y) = box_muller(a, b);
-            let (z, w) = box_muller(c, d);
-            [x, y, z, w]
-        });
+        for (i, out) in out.chunks_mut(4 * WIDE).enumerate() {
+            let [a, b, c, d] = rng.blocks(draw, (i * WIDE) as u32);
+            let mut z = [[0f32; WIDE]; 4];
+            for lane in 0..WIDE {
+                (z[0][lane], z[1][lane]) = box_muller(a[lane], b[lane]);
+                (z[2][lane], z[3][lane]) = box_muller(c[lane], d[lane]);
+            }
+            for (out, &z) in out.iter_mut().zip(z.as_flattened()) {
+                *out = z;
+            }
+        }
+    }
+
+    fn dropout(rng: &Philox, p: f32, out: &mut [f32]) {
+        let (threshold, keep) = ((p * 65536.0) as u32, 1.0 / (1.0 - p));
+        let factor = |bits: u32| if bits < threshold { 0.0 } else { keep };
+        for (i, out) in out.chunks_mut(8 * WIDE).enumerate() {
+            let words = rng.blocks(0, (i * WIDE) as u32);
+            let mut factors = [[0f32; 4 * WIDE]; 2];
+            for (lane, &w) in words.as_flattened().iter().enumerate() {
+                factors[0][lane] = factor(w & 0xFFFF);
+                factors[1][lane] = factor(w >> 16);
+            }
+            for (out, &f) in out.iter_mut().zip(factors.as_flattened()) {
+                *out = f;
+            }
+        }
     }
 }
 
+/// 24 random bits to [0, 1).
 #[inline(always)]
-fn fill(rng: &Philox, draw: u32, out: &mut [f32], f: impl Fn([u32; 4]) -> [f32; 4]) {
-    for (wide, out) in out.chunks_mut(4 * WIDE).enumerate() {
-        let mut values = [[0f32; WIDE]; 4];
-        for lane in 0..WIDE {
-            let [a, b, c, d] = f(rng.block(draw, (wide * WIDE + lane) as u32));
-            values[0][lane] = a;
-            values[1][lane] = b;
-            values[2][lane] = c;
-            values[3][lane] = d;
-        }
-        for (out, value) in out.iter_mut().zip(values.as_flattened()) {
-            *out = *value;
-        }
-    }
+fn unit(word: u32) -> f32 {
+    // Through i32, which vector units convert directly; the value is below 2^24.
+    (word >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32)
 }
 
 /// Standard normal numbers for a batch: `dims` of draw `draw` from each stream, one after the other, in parallel.
@@ -109,10 +142,10 @@ pub fn normal_images(streams: &[Philox], draw: u32, dims: usize) -> Vec<f32> {
 /// Two standard normals from two random words; u is in (0, 1], so its logarithm is finite.
 #[inline(always)]
 fn box_muller(a: u32, b: u32) -> (f32, f32) {
-    // 32 random bits to f32 rounds to at most 1; the half keeps it above 0 and reaches 6.7 standard deviations.
-    let u = ((a as f32) + 0.5) * (1.0 / 4_294_967_296.0);
+    // 31 random bits to f32 round to at most 1; the half keeps u above 0 and reaches 6.7 standard deviations.
+    let u = ((a >> 1) as i32 as f32 + 0.5) * (1.0 / 2_147_483_648.0);
     let radius = (-2.0 * ln(u.min(1.0))).max(0.0).sqrt();
-    let (s, c) = sin_cos_turns((b >> 8) as f32 * (1.0 / (1 << 24) as f32));
+    let (s, c) = sin_cos_turns(unit(b));
     (radius * c, radius * s)
 }
 

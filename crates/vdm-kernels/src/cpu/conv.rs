@@ -143,6 +143,9 @@ fn correlate(s: &Spec, x: &[f32], dy: &[f32], dweight: &mut [f32], col: &mut Vec
 }
 
 /// Writes the 3x3 neighbourhoods of the tile of rows from `top` into `col` [c * 9, n]; returns n, the tile's pixels.
+///
+/// Rows lie one after the other both in the image and in the tile, so that a tap is one shifted copy of all rows, and
+/// zeros where the shift crossed the image's border.
 fn unfold(s: &Spec, channels: usize, x: &[f32], top: usize, col: &mut Vec<f32>) -> usize {
     let (h, w) = (s.h, s.w);
     let rows = s.tile_rows().min(h - top);
@@ -151,24 +154,20 @@ fn unfold(s: &Spec, channels: usize, x: &[f32], top: usize, col: &mut Vec<f32>) 
     for (plane, col) in x.chunks_exact(h * w).zip(col.chunks_exact_mut(9 * n)) {
         for (tap, out) in col.chunks_exact_mut(n).enumerate() {
             let (ky, kx) = (tap / 3, tap % 3);
-            for (r, out) in out.chunks_exact_mut(w).enumerate() {
-                // Row of the input that this tap reads; row -1 and row h are padding.
-                let Some(y) = (top + r + ky).checked_sub(1).filter(|&y| y < h) else {
-                    out.fill(0.0);
-                    continue;
-                };
-                let line = &plane[y * w..][..w];
-                match kx {
-                    0 => {
-                        out[0] = 0.0;
-                        out[1..].copy_from_slice(&line[..w - 1]);
-                    }
-                    1 => out.copy_from_slice(line),
-                    _ => {
-                        out[w - 1] = 0.0;
-                        out[..w - 1].copy_from_slice(&line[1..]);
-                    }
-                }
+            // Pixel i of the tile reads pixel i + shift of the image.
+            let shift = ((top + ky) * w + kx) as isize - (w + 1) as isize;
+            let first = (-shift).clamp(0, n as isize) as usize;
+            let last = (plane.len() as isize - shift).clamp(first as isize, n as isize) as usize;
+            out[..first].fill(0.0);
+            out[last..].fill(0.0);
+            if last > first {
+                let from = (first as isize + shift) as usize;
+                out[first..last].copy_from_slice(&plane[from..from + last - first]);
+            }
+            match kx {
+                0 => out.iter_mut().step_by(w).for_each(|x| *x = 0.0),
+                2 => out.iter_mut().skip(w - 1).step_by(w).for_each(|x| *x = 0.0),
+                _ => {}
             }
         }
     }

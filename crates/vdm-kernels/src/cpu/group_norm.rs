@@ -37,8 +37,7 @@ impl Spec {
             return;
         }
         mask.resize(self.slab(), 0.0);
-        Philox::new(self.seed, index as u64).uniform(0, mask);
-        to_factors(self.dropout, mask);
+        Philox::new(self.seed, index as u64).dropout(self.dropout, mask);
     }
 
     /// The channels of slab `index` among all channels.
@@ -101,13 +100,6 @@ pub fn backward(
 }
 
 vectorized! {
-    fn to_factors(p: f32, mask: &mut [f32]) {
-        let keep = 1.0 / (1.0 - p);
-        for u in mask {
-            *u = if *u < p { 0.0 } else { keep };
-        }
-    }
-
     /// One group of one image: `gamma` and `beta` are its channels'.
     fn forward_slab(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
