@@ -10,10 +10,9 @@ use std::time::Instant;
 use vdm::encoding::Vocabulary;
 use vdm::nn::{Conditioning, Mode, ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::ScheduleConfig;
-use vdm::times::{TimeSampling, draw_times};
 use vdm::train::{GradientSum, Optimizer};
-use vdm::{DiffusionSettings, Noise, VariationalDiffusion, bits_per_dim};
-use vdm_kernels::rng::{Philox, normal_images};
+use vdm::{DiffusionSettings, VariationalDiffusion, bits_per_dim};
+use vdm_kernels::rng::Philox;
 
 /// channels, side, n_embd, n_layer, batch: as in the twin.
 fn sizes(preset: BenchPreset) -> (usize, usize, usize, usize, usize) {
@@ -30,12 +29,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     let batch = args.batch.map_or(batch, |b| b as usize);
     let network = ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(channels, n_embd, n_layer) };
     let schedule = ScheduleConfig::default();
-    let settings = DiffusionSettings {
-        vocabulary: Vocabulary::new(256).expect("256 levels fit"),
-        timesteps: None,
-        configured_endpoints: (schedule.gamma_0, schedule.gamma_1),
-        time_normalization: Default::default(),
-    };
+    let settings = DiffusionSettings::new(Vocabulary::new(256).expect("256 levels fit"), &schedule);
     let autodiff = device.clone().autodiff();
     device.seed(0);
     let model = VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings);
@@ -101,19 +95,11 @@ impl TrainStep {
     }
 
     fn run(&mut self) {
-        let [batch, c, h, w] = self.shape;
         let Some(model) = self.model.take() else { return };
-        let streams: Vec<Philox> =
-            (0..batch as u64).map(|i| Philox::new(0, self.step << 32 | i)).collect();
-        let tensor = |data: Vec<f32>| Tensor::<4>::from_data(TensorData::new(data, self.shape), &self.device);
-        let noise = Noise {
-            eps: tensor(normal_images(&streams, 1, c * h * w)),
-            eps_0: tensor(normal_images(&streams, 2, c * h * w)),
-        };
-        let times = draw_times(TimeSampling::LowDiscrepancy, batch, &Philox::new(0, self.step << 32 | 1 << 31), 0);
+        let k = Tensor::from_data(TensorData::new(self.images.clone(), self.shape), &self.device);
         let mode = Mode::Train { dropout_seed: self.step };
-        let loss = model.loss(tensor(self.images.clone()), &times, noise, &Conditioning::default(), mode);
-        let objective = loss.total().mean() * bits_per_dim(1.0, c * h * w);
+        let loss = model.draw_loss(k, self.step, &Conditioning::default(), mode);
+        let objective = loss.total().mean() * bits_per_dim(1.0, self.shape[1..].iter().product());
         let mut sum = GradientSum::default();
         sum.add(&model, &mut objective.backward());
         let config = vdm::config::preset("cifar10").expect("a preset").train;

@@ -22,7 +22,9 @@ pub fn open(args: &DeviceArgs) -> Result<Device> {
         #[allow(unreachable_patterns)]
         kind => {
             let name = format!("{kind:?}").to_lowercase();
-            bail!("this program was built without --device {name}; build it with `cargo build --release --features {name}`")
+            bail!(
+                "this program was built without --device {name}; build it with `cargo build --release --features {name}`"
+            )
         }
     }
 }

@@ -82,11 +82,8 @@ pub trait FusedBackward: Fused {
     /// Gradients for x, weight, bias; `saved` is these three.
     fn linear_backward(saved: [FloatTensor<Self>; 3], dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
     /// Gradients for q, k, v; `saved` is these three.
-    fn attention_backward(
-        saved: [FloatTensor<Self>; 3],
-        heads: usize,
-        dy: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 3];
+    fn attention_backward(saved: [FloatTensor<Self>; 3], heads: usize, dy: FloatTensor<Self>)
+    -> [FloatTensor<Self>; 3];
 }
 
 fn zeros(shape: &[usize]) -> FlexTensor {

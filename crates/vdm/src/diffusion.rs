@@ -1,15 +1,18 @@
 //! The model and its bound: -log p(x) <= prior + reconstruction + diffusion (VDM section 4).
 
+use crate::data::ImageShape;
 use crate::encoding::Vocabulary;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::schedule::{GammaAt, NoiseSchedule, host};
-use crate::times::discretise;
+use crate::sample::image_noise;
+use crate::schedule::{GammaAt, NoiseSchedule, ScheduleConfig, host};
+use crate::times::{TimeSampling, discretise, draw_times};
 use burn::module::Module;
 use burn::tensor::{
     Device, Tensor,
     activation::{log_sigmoid, sigmoid},
 };
 use serde::{Deserialize, Serialize};
+use vdm_kernels::rng::Philox;
 
 /// Which endpoints normalise gamma_t to the time in [0, 1] that the network is fed. One choice holds everywhere:
 /// in training, evaluation and sampling.
@@ -36,6 +39,18 @@ pub struct DiffusionSettings {
     pub time_normalization: TimeNormalization,
 }
 
+impl DiffusionSettings {
+    /// Continuous time, with the network's time normalised by the schedule's configured endpoints.
+    pub fn new(vocabulary: Vocabulary, schedule: &ScheduleConfig) -> Self {
+        Self {
+            vocabulary,
+            timesteps: None,
+            configured_endpoints: (schedule.gamma_0, schedule.gamma_1),
+            time_normalization: TimeNormalization::Configured,
+        }
+    }
+}
+
 /// A variational diffusion model: a noise schedule and a network.
 #[derive(Module, Debug)]
 pub struct VariationalDiffusion<N> {
@@ -54,6 +69,13 @@ pub struct Noise {
     pub eps: Tensor<4>,
     /// Noise of z_0: the images' shape.
     pub eps_0: Tensor<4>,
+}
+
+impl Noise {
+    /// Standard normal noise; that of image `i` is drawn from `streams[i]`.
+    pub fn draw(streams: &[Philox], shape: ImageShape, device: &Device) -> Self {
+        Self { eps: image_noise(streams, 1, shape, device), eps_0: image_noise(streams, 2, shape, device) }
+    }
 }
 
 /// The terms of the bound, each in nats an image: `[batch]`.
@@ -94,6 +116,18 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     pub fn with_timesteps(mut self, timesteps: Option<usize>) -> Self {
         self.settings.timesteps = timesteps;
         self
+    }
+
+    /// [`loss`](Self::loss) at low-discrepancy times and noise that are functions of `seed`.
+    ///
+    /// # Shapes
+    /// - `k`: `[batch, channels, height, width]`, whole numbers in 0..V as floats
+    pub fn draw_loss(&self, k: Tensor<4>, seed: u64, conditioning: &Conditioning, mode: Mode) -> LossTerms {
+        let [batch, channels, height, width] = k.dims();
+        let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, i)).collect();
+        let times = draw_times(TimeSampling::LowDiscrepancy, batch, &Philox::new(seed, u64::MAX), 0);
+        let noise = Noise::draw(&streams, ImageShape { channels, height, width }, &k.device());
+        self.loss(k, &times, noise, conditioning, mode)
     }
 
     /// The terms of the bound for the images `k`.

@@ -2,7 +2,6 @@
 
 use crate::data::ImageDataset;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::sample::image_noise;
 use crate::{Noise, VariationalDiffusion, bits_per_dim};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
@@ -83,14 +82,9 @@ pub fn evaluate<N: ScoreNetwork>(
         let u = Philox::new(options.seed, stream(repeat, u32::MAX as usize)).uniform_f64(0);
         for start in (0..n).step_by(batch_size) {
             let indices: Vec<usize> = (start..n.min(start + batch_size)).collect();
-            let streams: Vec<Philox> =
-                indices.iter().map(|&i| Philox::new(options.seed, stream(repeat, i))).collect();
-            let times: Vec<f64> =
-                indices.iter().map(|&i| (u + (i * stride % n) as f64 / n as f64).fract()).collect();
-            let noise = Noise {
-                eps: image_noise(&streams, 1, data.shape(), device),
-                eps_0: image_noise(&streams, 2, data.shape(), device),
-            };
+            let streams: Vec<Philox> = indices.iter().map(|&i| Philox::new(options.seed, stream(repeat, i))).collect();
+            let times: Vec<f64> = indices.iter().map(|&i| (u + (i * stride % n) as f64 / n as f64).fract()).collect();
+            let noise = Noise::draw(&streams, data.shape(), device);
             let k = batch_tensor(data, &indices, device);
             let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
             let [prior, reconstruction, diffusion] =

@@ -45,16 +45,7 @@ pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
 
 /// Gradients of [`forward`] for `q`, `k`, `v`; all are overwritten.
 #[allow(clippy::too_many_arguments)]
-pub fn backward(
-    s: &Spec,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    dy: &[f32],
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
+pub fn backward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], dy: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
     let (dn, dm) = (s.dim * s.queries, s.dim * s.keys);
     dq.par_chunks_mut(dn)
         .zip(dk.par_chunks_mut(dm))

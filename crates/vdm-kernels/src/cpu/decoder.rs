@@ -14,9 +14,11 @@ const CUTOFF: f32 = 30.0;
 /// with respect to `r`.
 pub fn nll(eps: &[f32], k: &[f32], levels: usize, r: f32, nll: &mut [f32], d_nll: &mut [f32]) {
     let dims = eps.len() / nll.len();
-    nll.par_iter_mut().zip(d_nll.par_iter_mut()).zip(eps.par_chunks(dims)).zip(k.par_chunks(dims)).for_each(
-        |(((nll, d_nll), eps), k)| (*nll, *d_nll) = nll_of_image(eps, k, levels, r),
-    );
+    nll.par_iter_mut()
+        .zip(d_nll.par_iter_mut())
+        .zip(eps.par_chunks(dims))
+        .zip(k.par_chunks(dims))
+        .for_each(|(((nll, d_nll), eps), k)| (*nll, *d_nll) = nll_of_image(eps, k, levels, r));
 }
 
 vectorized! {

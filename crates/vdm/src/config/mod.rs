@@ -233,12 +233,7 @@ impl Config {
     }
 
     /// A freshly initialised model for images of this shape and vocabulary; the same for the same `seed`.
-    pub fn init(
-        &self,
-        shape: ImageShape,
-        vocabulary: Vocabulary,
-        device: &Device,
-    ) -> VariationalDiffusion<ScoreUNet> {
+    pub fn init(&self, shape: ImageShape, vocabulary: Vocabulary, device: &Device) -> VariationalDiffusion<ScoreUNet> {
         device.seed(self.seed);
         let settings = DiffusionSettings {
             vocabulary,

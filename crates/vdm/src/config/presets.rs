@@ -89,14 +89,7 @@ fn fashion_mnist() -> Config {
         data: DataConfig { source: SourceKind::Idx, dir: "/usr/share/datasets/fashion-mnist".into(), ..base.data },
         model: ModelConfig { fourier: FourierFeatures::Paper, dropout: 0.0, ..base.model },
         schedule: ScheduleConfig::default(),
-        train: TrainConfig {
-            steps: 20_000,
-            batch_size: 32,
-            lr: 1e-3,
-            eval_every: 2000,
-            sample_every: 2000,
-            ..base.train
-        },
+        train: TrainConfig { steps: 3000, batch_size: 16, lr: 1e-3, eval_every: 500, sample_every: 0, ..base.train },
         eval: EvalConfig { images: 1000, repeats: 1, ..base.eval },
         ..base
     }

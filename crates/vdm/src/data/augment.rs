@@ -38,8 +38,7 @@ const ALL: [Augmentation; 8] = [
 ];
 
 /// Those made of flips alone: none, both, left-right, up-down.
-const FLIPS: [Augmentation; 4] =
-    [Augmentation(0), Augmentation(2), Augmentation(4), Augmentation(6)];
+const FLIPS: [Augmentation; 4] = [Augmentation(0), Augmentation(2), Augmentation(4), Augmentation(6)];
 
 impl Augmentation {
     /// The one that changes nothing.

@@ -39,13 +39,9 @@ pub fn load_cifar10(dir: impl AsRef<Path>, split: Split) -> Result<ImageDataset>
 
 fn load_with(dir: &Path, split: Split, records: usize) -> Result<ImageDataset> {
     let files: &[&str] = match split {
-        Split::Train => &[
-            "data_batch_1.bin",
-            "data_batch_2.bin",
-            "data_batch_3.bin",
-            "data_batch_4.bin",
-            "data_batch_5.bin",
-        ],
+        Split::Train => {
+            &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"]
+        }
         Split::Test => &["test_batch.bin"],
     };
     let mut bytes = Vec::new();
@@ -58,18 +54,13 @@ fn load_with(dir: &Path, split: Split, records: usize) -> Result<ImageDataset> {
 
 fn find(dir: &Path, file: &str) -> Result<PathBuf> {
     let places = [dir.join(file), dir.join(SUBFOLDER).join(file)];
-    places.into_iter().find(|path| path.is_file()).ok_or_else(|| DataError::MissingFile {
-        dir: dir.to_owned(),
-        expected: format!("{file}, {SUBFOLDER}/{file}"),
-    })
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| DataError::MissingFile { dir: dir.to_owned(), expected: format!("{file}, {SUBFOLDER}/{file}") })
 }
 
-fn read_batch(
-    path: &Path,
-    records: usize,
-    bytes: &mut Vec<u8>,
-    labels: &mut Vec<u32>,
-) -> Result<()> {
+fn read_batch(path: &Path, records: usize, bytes: &mut Vec<u8>, labels: &mut Vec<u32>) -> Result<()> {
     let (mut file, found) = open_file(path)?;
     let expected = (records * RECORD_BYTES) as u64;
     if found != expected {

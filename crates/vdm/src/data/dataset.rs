@@ -41,11 +41,9 @@ impl ImageShape {
     pub(super) fn checked_dims(&self, dataset: &str) -> Result<usize> {
         match self.dims() {
             0 => Err(DataError::ZeroDimension { dataset: dataset.to_owned(), found: *self }),
-            usize::MAX => Err(DataError::TooLarge {
-                dataset: dataset.to_owned(),
-                expected: usize::MAX - 1,
-                found: *self,
-            }),
+            usize::MAX => {
+                Err(DataError::TooLarge { dataset: dataset.to_owned(), expected: usize::MAX - 1, found: *self })
+            }
             dims => Ok(dims),
         }
     }
@@ -104,11 +102,7 @@ impl ImageDataset {
             return Err(DataError::Levels { dataset: name, found: levels });
         }
         if !bytes.len().is_multiple_of(dims) {
-            return Err(DataError::ByteCount {
-                dataset: name,
-                expected: dims,
-                found: bytes.len(),
-            });
+            return Err(DataError::ByteCount { dataset: name, expected: dims, found: bytes.len() });
         }
         if let Some(at) = bytes.iter().position(|&byte| usize::from(byte) >= levels) {
             return Err(DataError::LevelOutOfRange {
@@ -319,12 +313,7 @@ impl fmt::Debug for ImageDataset {
     }
 }
 
-fn check_per_image(
-    dataset: &str,
-    field: &'static str,
-    expected: usize,
-    found: usize,
-) -> Result<()> {
+fn check_per_image(dataset: &str, field: &'static str, expected: usize, found: usize) -> Result<()> {
     if expected == found {
         return Ok(());
     }
@@ -381,10 +370,7 @@ mod tests {
             assert_says(&error, &["three", "expected at most", "found 4"]);
         }
         let backwards = Range { start: 2, end: 1 };
-        assert!(matches!(
-            set.subset(backwards),
-            Err(DataError::IndexOutOfRange { expected: 1, found: 2, .. })
-        ));
+        assert!(matches!(set.subset(backwards), Err(DataError::IndexOutOfRange { expected: 1, found: 2, .. })));
     }
 
     #[test]

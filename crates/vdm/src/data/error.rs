@@ -322,8 +322,10 @@ pub enum DataError {
     },
 
     /// A folder gives no images.
-    #[error("{path}: expected image files, or one subfolder of them a class, found {found}; put \
-             the images there or name another folder")]
+    #[error(
+        "{path}: expected image files, or one subfolder of them a class, found {found}; put \
+             the images there or name another folder"
+    )]
     EmptyFolder {
         /// The folder.
         path: PathBuf,

@@ -114,12 +114,7 @@ pub fn load_folder_split(
         .map(|(_, file)| file)
         .collect();
     if files.is_empty() {
-        return Err(DataError::EmptySplit {
-            path: dir.to_owned(),
-            split,
-            expected: test_every,
-            found,
-        });
+        return Err(DataError::EmptySplit { path: dir.to_owned(), split, expected: test_every, found });
     }
     assemble(format!("{}-{split}", folder_name(dir)), dir, &files, options, size)
 }
@@ -189,10 +184,7 @@ fn list(dir: &Path) -> Result<Vec<ImageFile>> {
 fn refuse_folders(dir: &Path, folders: &[OsString]) -> Result<()> {
     match folders.first() {
         None => Ok(()),
-        Some(name) => Err(DataError::MixedFolder {
-            path: dir.to_owned(),
-            found: name.to_string_lossy().into_owned(),
-        }),
+        Some(name) => Err(DataError::MixedFolder { path: dir.to_owned(), found: name.to_string_lossy().into_owned() }),
     }
 }
 
@@ -215,13 +207,7 @@ fn scan(dir: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
     Ok((files, folders))
 }
 
-fn assemble(
-    name: String,
-    dir: &Path,
-    files: &[ImageFile],
-    options: &FolderOptions,
-    size: u32,
-) -> Result<FolderImages> {
+fn assemble(name: String, dir: &Path, files: &[ImageFile], options: &FolderOptions, size: u32) -> Result<FolderImages> {
     let (mut bytes, mut labels) = (Vec::new(), Vec::new());
     let (mut names, mut skipped) = (Vec::new(), Vec::new());
     for block in files.chunks(BLOCK) {
@@ -232,10 +218,9 @@ fn assemble(
                     labels.extend(file.label);
                     names.push(file.name.clone());
                 }
-                Err(error) if options.skip_bad => skipped.push(SkippedImage {
-                    path: file.path.clone(),
-                    reason: error.to_string(),
-                }),
+                Err(error) if options.skip_bad => {
+                    skipped.push(SkippedImage { path: file.path.clone(), reason: error.to_string() })
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -244,8 +229,7 @@ fn assemble(
         let found = format!("{} files that are not usable images", skipped.len());
         return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
     }
-    let shape =
-        ImageShape { channels: options.channels, height: options.size, width: options.size };
+    let shape = ImageShape { channels: options.channels, height: options.size, width: options.size };
     let labels = (!labels.is_empty()).then_some(labels);
     let dataset = ImageDataset::new(name, shape, 256, bytes, labels)?.with_names(names)?;
     Ok(FolderImages { dataset, skipped })
@@ -257,10 +241,8 @@ fn read_block(files: &[ImageFile], size: u32, channels: usize) -> Vec<Result<Vec
     let share = files.len().div_ceil(threads).max(1);
     let read = |file: &ImageFile| read_image(&file.path, size, channels);
     thread::scope(|scope| {
-        let workers: Vec<_> = files
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(read).collect::<Vec<_>>()))
-            .collect();
+        let workers: Vec<_> =
+            files.chunks(share).map(|part| scope.spawn(move || part.iter().map(read).collect::<Vec<_>>())).collect();
         let results = workers.into_iter().map(|worker| match worker.join() {
             Ok(results) => results,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -273,8 +255,7 @@ fn read_block(files: &[ImageFile], size: u32, channels: usize) -> Vec<Result<Vec
 mod tests {
     use image::codecs::png::PngEncoder;
     use image::{
-        DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage,
-        Rgba, RgbaImage,
+        DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage,
     };
     use proptest::prelude::*;
 

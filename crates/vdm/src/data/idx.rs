@@ -52,19 +52,11 @@ impl IdxImages {
         let dataset = "IDX images";
         let dims = shape.checked_dims(dataset)?;
         if !bytes.len().is_multiple_of(dims) {
-            return Err(DataError::ByteCount {
-                dataset: dataset.to_owned(),
-                expected: dims,
-                found: bytes.len(),
-            });
+            return Err(DataError::ByteCount { dataset: dataset.to_owned(), expected: dims, found: bytes.len() });
         }
         let largest = height.max(width).max(bytes.len() / dims);
         if u32::try_from(largest).is_err() {
-            return Err(DataError::TooLarge {
-                dataset: dataset.to_owned(),
-                expected: u32::MAX as usize,
-                found: shape,
-            });
+            return Err(DataError::TooLarge { dataset: dataset.to_owned(), expected: u32::MAX as usize, found: shape });
         }
         Ok(Self { height, width, bytes })
     }
@@ -145,10 +137,8 @@ pub fn read_idx_labels(path: impl AsRef<Path>) -> Result<Vec<u8>> {
 pub fn load_idx_split(dir: impl AsRef<Path>, split: Split) -> Result<ImageDataset> {
     let dir = dir.as_ref();
     let names = candidates(split, "images", "idx3");
-    let path = find(dir, &names).ok_or_else(|| DataError::MissingFile {
-        dir: dir.to_owned(),
-        expected: names.join(", "),
-    })?;
+    let path =
+        find(dir, &names).ok_or_else(|| DataError::MissingFile { dir: dir.to_owned(), expected: names.join(", ") })?;
     let images = read_idx_images(path)?;
     let labels = match find(dir, &candidates(split, "labels", "idx1")) {
         None => None,
@@ -201,9 +191,7 @@ fn read_dimensions<const RANK: usize>(input: &mut Input) -> Result<[u32; RANK]> 
 }
 
 fn write_header(writer: &mut impl Write, dimensions: &[usize]) -> io::Result<()> {
-    let too_large = |_: TryFromIntError| {
-        io::Error::new(io::ErrorKind::InvalidInput, "IDX counts have 32 bits")
-    };
+    let too_large = |_: TryFromIntError| io::Error::new(io::ErrorKind::InvalidInput, "IDX counts have 32 bits");
     let rank = u8::try_from(dimensions.len()).map_err(too_large)?;
     writer.write_all(&[0, 0, UNSIGNED_BYTE, rank])?;
     for &dimension in dimensions {

@@ -5,10 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use image::imageops::FilterType;
-use image::{
-    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageReader, Limits, Luma, Rgb,
-    RgbImage,
-};
+use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageReader, Limits, Luma, Rgb, RgbImage};
 
 use super::error::{DataError, Result};
 use super::input::{io_error, open_file};
@@ -69,8 +66,7 @@ fn opaque(path: &Path, image: DynamicImage) -> Result<DynamicImage> {
                 return Err(transparent(x, y, pixel.0[1]));
             }
             let (width, height) = source.dimensions();
-            let grey =
-                GrayImage::from_fn(width, height, |x, y| Luma([source.get_pixel(x, y).0[0]]));
+            let grey = GrayImage::from_fn(width, height, |x, y| Luma([source.get_pixel(x, y).0[0]]));
             Ok(DynamicImage::ImageLuma8(grey))
         }
         DynamicImage::ImageRgba8(source) => {
@@ -106,11 +102,7 @@ fn fit(path: &Path, image: DynamicImage, size: u32) -> Result<DynamicImage> {
     }
     // Both fit 32 bits now, being at most MAX_SIDE.
     let (width, height) = (scaled(width) as u32, scaled(height) as u32);
-    let resized = if shorter == size {
-        image
-    } else {
-        image.resize_exact(width, height, FilterType::Lanczos3)
-    };
+    let resized = if shorter == size { image } else { image.resize_exact(width, height, FilterType::Lanczos3) };
     Ok(resized.crop_imm((width - size) / 2, (height - size) / 2, size, size))
 }
 

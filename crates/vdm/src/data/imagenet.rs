@@ -57,11 +57,7 @@ const LABELS: &str = "labels.npy";
 /// them says.
 pub fn load_imagenet(dir: impl AsRef<Path>, size: usize, split: Split) -> Result<ImageDataset> {
     if !matches!(size, 8 | 16 | 32 | 64) {
-        return Err(DataError::InvalidOption {
-            field: "size",
-            expected: "8, 16, 32 or 64",
-            found: size.to_string(),
-        });
+        return Err(DataError::InvalidOption { field: "size", expected: "8, 16, 32 or 64", found: size.to_string() });
     }
     let dir = dir.as_ref();
     let shape = ImageShape { channels: 3, height: size, width: size };
@@ -92,19 +88,13 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let (file, length) = open_file(path)?;
-        let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            DataError::BadArchive { path: path.to_owned(), reason: error.to_string() }
-        })?;
+        let archive = ZipArchive::new(BufReader::new(file))
+            .map_err(|error| DataError::BadArchive { path: path.to_owned(), reason: error.to_string() })?;
         Ok(Self { path, archive, most: max_expanded(length) })
     }
 
     /// Append the images and the labels of this file.
-    fn read(
-        mut self,
-        image_bytes: u64,
-        bytes: &mut Vec<u8>,
-        labels: &mut Vec<u32>,
-    ) -> Result<()> {
+    fn read(mut self, image_bytes: u64, bytes: &mut Vec<u8>, labels: &mut Vec<u32>) -> Result<()> {
         let header = self.array(DATA, bytes, |header, path| {
             if !matches!(header.descr.as_str(), "|u1" | "<u1" | ">u1" | "u1") {
                 return Err(wrong_dtype(path, DATA, "|u1 (uint8)", header));
@@ -120,9 +110,8 @@ impl<'a> Batch<'a> {
         let mut raw = Vec::new();
         let mut kind = IntegerType { signed: false, size: 1, big_endian: false };
         let header = self.array(LABELS, &mut raw, |header, path| {
-            kind = IntegerType::of(&header.descr).ok_or_else(|| {
-                wrong_dtype(path, LABELS, "an integer type such as <i8 (int64)", header)
-            })?;
+            kind = IntegerType::of(&header.descr)
+                .ok_or_else(|| wrong_dtype(path, LABELS, "an integer type such as <i8 (int64)", header))?;
             if header.shape.len() != 1 {
                 return Err(wrong_shape(path, LABELS, "[N]".to_owned(), header));
             }
@@ -152,23 +141,16 @@ impl<'a> Batch<'a> {
     ) -> Result<NpyHeader> {
         let path = self.path;
         let Some(index) = self.archive.index_for_name(name) else {
-            return Err(DataError::MissingEntry {
-                path: path.to_owned(),
-                expected: name,
-                found: self.entry_names(),
-            });
+            return Err(DataError::MissingEntry { path: path.to_owned(), expected: name, found: self.entry_names() });
         };
-        let mut entry = self.archive.by_index(index).map_err(|error| DataError::BadArchive {
-            path: path.to_owned(),
-            reason: format!("{name}: {error}"),
-        })?;
+        let mut entry = self
+            .archive
+            .by_index(index)
+            .map_err(|error| DataError::BadArchive { path: path.to_owned(), reason: format!("{name}: {error}") })?;
         let header = read_npy_header(&mut entry, path, name)?;
         let element = check(&header, path)? as u128;
         // Saturation is far above any file's limit, so it is refused next.
-        let claimed = header
-            .shape
-            .iter()
-            .fold(element, |product, &side| product.saturating_mul(u128::from(side)));
+        let claimed = header.shape.iter().fold(element, |product, &side| product.saturating_mul(u128::from(side)));
         let expected = check_claim(path, name, claimed, self.most)?;
         read_payload(&mut entry, path, name, expected, into)?;
         expect_end(&mut entry, path, name, expected)?;
@@ -177,8 +159,7 @@ impl<'a> Batch<'a> {
 
     fn entry_names(&self) -> String {
         let names = self.archive.file_names_raw().take(8);
-        let names: Vec<_> =
-            names.map(|name| excerpt(&String::from_utf8_lossy(name))).collect();
+        let names: Vec<_> = names.map(|name| excerpt(&String::from_utf8_lossy(name))).collect();
         if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
     }
 }
@@ -187,21 +168,11 @@ impl<'a> Batch<'a> {
 fn class(path: &Path, index: usize, found: i128) -> Result<u32> {
     match u32::try_from(found) {
         Ok(label @ 1..=1000) => Ok(label - 1),
-        _ => Err(DataError::LabelOutOfRange {
-            path: path.to_owned(),
-            index,
-            expected: "1 to 1000",
-            found,
-        }),
+        _ => Err(DataError::LabelOutOfRange { path: path.to_owned(), index, expected: "1 to 1000", found }),
     }
 }
 
-fn wrong_dtype(
-    path: &Path,
-    field: &str,
-    expected: &'static str,
-    header: &NpyHeader,
-) -> DataError {
+fn wrong_dtype(path: &Path, field: &str, expected: &'static str, header: &NpyHeader) -> DataError {
     let found = excerpt(&header.descr);
     DataError::WrongDtype { path: path.to_owned(), field: field.to_owned(), expected, found }
 }
@@ -251,11 +222,7 @@ impl IntegerType {
 
     fn decode(self, element: &[u8]) -> i128 {
         let push = |value: u64, &byte: &u8| (value << 8) | u64::from(byte);
-        let value = if self.big_endian {
-            element.iter().fold(0, push)
-        } else {
-            element.iter().rev().fold(0, push)
-        };
+        let value = if self.big_endian { element.iter().fold(0, push) } else { element.iter().rev().fold(0, push) };
         if self.signed {
             let unused = 64 - 8 * self.size;
             i128::from(((value << unused) as i64) >> unused)
@@ -389,13 +356,8 @@ mod tests {
     #[test]
     fn other_shapes_are_refused() {
         let labels = || npy("|u1", &[1], &[1]);
-        let fortran =
-            format!("{{'descr': '|u1', 'fortran_order': True, 'shape': (1, {ROW})}}");
-        for data in [
-            npy("|u1", &[1, 3072], &[0; 3072]),
-            npy("|u1", &[ROW], &[0; ROW]),
-            npy_of(&fortran, &[0; ROW]),
-        ] {
+        let fortran = format!("{{'descr': '|u1', 'fortran_order': True, 'shape': (1, {ROW})}}");
+        for data in [npy("|u1", &[1, 3072], &[0; 3072]), npy("|u1", &[ROW], &[0; ROW]), npy_of(&fortran, &[0; ROW])] {
             let error = error_of(data, labels());
             assert!(matches!(error, DataError::WrongShape { .. }));
             assert_says(&error, &["val_data.npz", "data.npy", "expected [N, 192]", "found ["]);
@@ -416,10 +378,8 @@ mod tests {
     fn labels_outside_1_to_1000_are_refused() {
         for label in [0, 1001, -1, i64::MIN] {
             let error = load_val(&npz(&[5, label])).unwrap_err();
-            assert!(
-                matches!(error, DataError::LabelOutOfRange { index: 1, found, .. }
-                    if found == i128::from(label))
-            );
+            assert!(matches!(error, DataError::LabelOutOfRange { index: 1, found, .. }
+                    if found == i128::from(label)));
             assert_says(&error, &["image 1", "expected 1 to 1000", &format!("found {label}")]);
         }
     }

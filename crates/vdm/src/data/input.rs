@@ -78,13 +78,11 @@ pub(super) fn max_expanded(length: u64) -> u64 {
 /// Refuse a claim of more than `most` bytes, or of more than memory can address.
 pub(super) fn check_claim(path: &Path, field: &str, claimed: u128, most: u64) -> Result<u64> {
     let most = most.min(usize::MAX as u64);
-    u64::try_from(claimed).ok().filter(|&claimed| claimed <= most).ok_or_else(|| {
-        DataError::HeaderClaim {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            expected: most,
-            found: claimed,
-        }
+    u64::try_from(claimed).ok().filter(|&claimed| claimed <= most).ok_or_else(|| DataError::HeaderClaim {
+        path: path.to_owned(),
+        field: field.to_owned(),
+        expected: most,
+        found: claimed,
     })
 }
 
@@ -101,25 +99,14 @@ pub(super) fn read_payload(
     let found = (into.len() - before) as u64;
     match outcome {
         Ok(_) if found == expected => Ok(()),
-        Err(reason) if reason.kind() != ErrorKind::UnexpectedEof => {
-            Err(decode_error(path, field, reason))
-        }
+        Err(reason) if reason.kind() != ErrorKind::UnexpectedEof => Err(decode_error(path, field, reason)),
         // A gzip stream that stops early says so itself; any other just ends.
-        _ => Err(DataError::Truncated {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            expected,
-            found,
-        }),
+        _ => Err(DataError::Truncated { path: path.to_owned(), field: field.to_owned(), expected, found }),
     }
 }
 
 /// Read a fixed number of bytes.
-pub(super) fn read_array<const N: usize>(
-    reader: &mut impl Read,
-    path: &Path,
-    field: &str,
-) -> Result<[u8; N]> {
+pub(super) fn read_array<const N: usize>(reader: &mut impl Read, path: &Path, field: &str) -> Result<[u8; N]> {
     let mut bytes = Vec::with_capacity(N);
     read_payload(reader, path, field, N as u64, &mut bytes)?;
     let mut array = [0; N];
@@ -129,12 +116,7 @@ pub(super) fn read_array<const N: usize>(
 
 /// Check that nothing follows, which also makes a decompressor check its
 /// checksum.
-pub(super) fn expect_end(
-    reader: &mut impl Read,
-    path: &Path,
-    field: &str,
-    expected: u64,
-) -> Result<()> {
+pub(super) fn expect_end(reader: &mut impl Read, path: &Path, field: &str, expected: u64) -> Result<()> {
     let mut extra = Vec::new();
     match reader.by_ref().take(1).read_to_end(&mut extra) {
         Ok(0) => Ok(()),
@@ -157,11 +139,7 @@ pub(super) fn io_error(path: &Path, action: &'static str, reason: io::Error) -> 
 fn decode_error(path: &Path, field: &str, reason: io::Error) -> DataError {
     match reason.kind() {
         ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => {
-            DataError::Corrupt {
-                path: path.to_owned(),
-                field: field.to_owned(),
-                reason: reason.to_string(),
-            }
+            DataError::Corrupt { path: path.to_owned(), field: field.to_owned(), reason: reason.to_string() }
         }
         _ => io_error(path, "read", reason),
     }

@@ -45,10 +45,7 @@ pub use dataset::{ImageDataset, ImageShape};
 pub use digits::digits;
 pub use error::{DataError, Result};
 pub use folder::{FolderImages, FolderOptions, SkippedImage, load_folder, load_folder_split};
-pub use idx::{
-    IdxImages, load_idx_split, read_idx_images, read_idx_labels, write_idx_images,
-    write_idx_labels,
-};
+pub use idx::{IdxImages, load_idx_split, read_idx_images, read_idx_labels, write_idx_images, write_idx_labels};
 pub use imagenet::load_imagenet;
 
 /// Which part of a dataset: to learn from, or to judge with.
@@ -65,11 +62,7 @@ impl Split {
     /// The split of the item at `index` where of every `test_every` items the
     /// last is held out.
     fn of_index(index: usize, test_every: usize) -> Self {
-        if test_every > 0 && index % test_every == test_every - 1 {
-            Self::Test
-        } else {
-            Self::Train
-        }
+        if test_every > 0 && index % test_every == test_every - 1 { Self::Test } else { Self::Train }
     }
 }
 
@@ -89,11 +82,9 @@ impl FromStr for Split {
         match text {
             "train" => Ok(Self::Train),
             "test" => Ok(Self::Test),
-            _ => Err(DataError::InvalidOption {
-                field: "split",
-                expected: "train or test",
-                found: input::excerpt(text),
-            }),
+            _ => {
+                Err(DataError::InvalidOption { field: "split", expected: "train or test", found: input::excerpt(text) })
+            }
         }
     }
 }
@@ -161,8 +152,7 @@ pub fn load(source: &DataSource, split: Split) -> Result<ImageDataset> {
         DataSource::Cifar10 { dir } => load_cifar10(dir, split),
         DataSource::Imagenet { dir, size } => load_imagenet(dir, *size, split),
         DataSource::Folder { dir, size, channels, skip_bad } => {
-            let options =
-                FolderOptions { size: *size, channels: *channels, skip_bad: *skip_bad };
+            let options = FolderOptions { size: *size, channels: *channels, skip_bad: *skip_bad };
             let images = load_folder_split(dir, &options, FOLDER_TEST_EVERY, split)?;
             for file in &images.skipped {
                 let path = file.path.display();
@@ -185,20 +175,13 @@ mod tests {
     #[test]
     fn sources_are_written_in_kebab_case_with_defaults() {
         assert_eq!(parse("source = 'digits'").unwrap(), DataSource::Digits);
-        assert_eq!(
-            parse("source = 'idx'\ndir = 'a'").unwrap(),
-            DataSource::Idx { dir: "a".into() }
-        );
-        assert_eq!(
-            parse("source = 'cifar10'\ndir = 'b'").unwrap(),
-            DataSource::Cifar10 { dir: "b".into() }
-        );
+        assert_eq!(parse("source = 'idx'\ndir = 'a'").unwrap(), DataSource::Idx { dir: "a".into() });
+        assert_eq!(parse("source = 'cifar10'\ndir = 'b'").unwrap(), DataSource::Cifar10 { dir: "b".into() });
         assert_eq!(
             parse("source = 'imagenet'\ndir = 'c'\nsize = 64").unwrap(),
             DataSource::Imagenet { dir: "c".into(), size: 64 }
         );
-        let folder =
-            DataSource::Folder { dir: "d".into(), size: 32, channels: 3, skip_bad: false };
+        let folder = DataSource::Folder { dir: "d".into(), size: 32, channels: 3, skip_bad: false };
         let parsed = parse("source = 'folder'\ndir = 'd'\nsize = 32\nchannels = 3").unwrap();
         assert_eq!(parsed, folder);
         let written = toml::to_string(&folder).unwrap();
@@ -251,12 +234,7 @@ mod tests {
             put(dir.path(), &format!("{number}.txt"), b"not an image");
         }
         image::RgbImage::new(4, 4).save(dir.path().join("9.png")).unwrap();
-        let source = DataSource::Folder {
-            dir: dir.path().into(),
-            size: 4,
-            channels: 3,
-            skip_bad: true,
-        };
+        let source = DataSource::Folder { dir: dir.path().into(), size: 4, channels: 3, skip_bad: true };
         assert_eq!(load(&source, Split::Test).unwrap().names().unwrap(), ["9.png"]);
         let error = load(&source, Split::Train).unwrap_err();
         assert!(matches!(error, DataError::EmptyFolder { .. }));

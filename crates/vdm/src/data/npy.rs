@@ -34,16 +34,8 @@ pub(super) struct NpyHeader {
 }
 
 /// Read a header, leaving the reader at the first byte of the elements.
-pub(super) fn read_npy_header(
-    reader: &mut impl Read,
-    path: &Path,
-    field: &str,
-) -> Result<NpyHeader> {
-    let bad_header = |reason: String| DataError::NpyHeader {
-        path: path.to_owned(),
-        field: field.to_owned(),
-        reason,
-    };
+pub(super) fn read_npy_header(reader: &mut impl Read, path: &Path, field: &str) -> Result<NpyHeader> {
+    let bad_header = |reason: String| DataError::NpyHeader { path: path.to_owned(), field: field.to_owned(), reason };
     let preamble: [u8; 8] = read_array(reader, path, field)?;
     if preamble[..6] != MAGIC {
         return Err(DataError::BadMagic {
@@ -124,8 +116,7 @@ impl<'a> Cursor<'a> {
         } else {
             return Err(self.unexpected("a quoted string"));
         };
-        let (text, rest) =
-            self.rest.split_once(quote).ok_or_else(|| self.unexpected("a closing quote"))?;
+        let (text, rest) = self.rest.split_once(quote).ok_or_else(|| self.unexpected("a closing quote"))?;
         self.rest = rest;
         Ok(text)
     }
@@ -160,8 +151,7 @@ impl<'a> Cursor<'a> {
         self.rest = self.rest.trim_start();
         let end = self.rest.find(|next: char| !next.is_ascii_digit()).unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at(end);
-        let value =
-            digits.parse::<u64>().map_err(|_| self.unexpected("a 64-bit length"))?;
+        let value = digits.parse::<u64>().map_err(|_| self.unexpected("a 64-bit length"))?;
         // Python 2 wrote long integers with this suffix.
         self.rest = rest.strip_prefix('L').unwrap_or(rest);
         Ok(value)

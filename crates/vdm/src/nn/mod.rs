@@ -43,9 +43,7 @@ impl Mode {
     pub fn seed_of(self, layer: usize) -> Option<u64> {
         match self {
             Self::Eval => None,
-            Self::Train { dropout_seed } => {
-                Some(vdm_kernels::rng::Philox::new(dropout_seed, layer as u64).next_u64(0))
-            }
+            Self::Train { dropout_seed } => Some(vdm_kernels::rng::Philox::new(dropout_seed, layer as u64).next_u64(0)),
         }
     }
 }

@@ -147,13 +147,7 @@ pub fn grid_png(
 ///
 /// # Errors
 /// [`GridError`]; nothing is written where the arguments do not fit each other.
-pub fn save_images(
-    dir: &Path,
-    images: &[u8],
-    shape: ImageShape,
-    levels: usize,
-    prefix: &str,
-) -> Result<(), GridError> {
+pub fn save_images(dir: &Path, images: &[u8], shape: ImageShape, levels: usize, prefix: &str) -> Result<(), GridError> {
     check(images, shape, levels)?;
     for (i, image) in images.chunks_exact(shape.dims()).enumerate() {
         let path = dir.join(format!("{prefix}{i:05}.png"));

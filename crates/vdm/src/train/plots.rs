@@ -76,9 +76,8 @@ pub struct LossBin {
 pub fn training_curve(points: &[CurvePoint], evaluations: &[(u64, f64, f64)]) -> Result<String, PlotError> {
     let mut points = points.to_vec();
     points.sort_by_key(|p| p.step);
-    let line = |term: fn(&CurvePoint) -> f64| -> Vec<(f64, f64)> {
-        points.iter().map(|p| (p.step as f64, term(p))).collect()
-    };
+    let line =
+        |term: fn(&CurvePoint) -> f64| -> Vec<(f64, f64)> { points.iter().map(|p| (p.step as f64, term(p))).collect() };
     // The total lies on the diffusion term for most of training: a thin line on a thick one shows both.
     let lines = [
         ("prior", PURPLE.stroke_width(2), line(|p| p.prior)),

@@ -5,7 +5,6 @@ use super::{MetricsLog, RunDir, write_bytes};
 use crate::data::ImageDataset;
 use crate::eval::{batch_tensor, standard_error};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::sample::image_noise;
 use crate::{Noise, VariationalDiffusion, bits_per_dim};
 use burn::tensor::Device;
 use std::io;
@@ -27,10 +26,9 @@ pub fn loss_over_time<N: ScoreNetwork>(
         .map(|bin| {
             let t = (bin as f64 + 0.5) / bins as f64;
             let streams: Vec<Philox> = indices.iter().map(|&i| Philox::new(bin as u64, i as u64)).collect();
-            let noise = |draw| image_noise(&streams, draw, data.shape(), device);
             let k = batch_tensor(data, &indices, device);
             let times = vec![t; indices.len()];
-            let noise = Noise { eps: noise(1), eps_0: noise(2) };
+            let noise = Noise::draw(&streams, data.shape(), device);
             let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
             let nats = crate::schedule::host(&loss.diffusion);
             LossBin {

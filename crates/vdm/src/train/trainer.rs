@@ -9,7 +9,7 @@ use crate::data::{Augmentation, DataError, ImageDataset, Split, augment, load};
 use crate::encoding::Vocabulary;
 use crate::eval::{EvalError, EvalOptions, Evaluation, evaluate};
 use crate::nn::{Conditioning, Mode, ScoreUNet};
-use crate::sample::{SampleOptions, image_noise, sample};
+use crate::sample::{SampleOptions, sample};
 use crate::schedule::host;
 use crate::times::draw_times;
 use crate::weights::WeightsError;
@@ -346,16 +346,12 @@ impl Trainer {
     fn loss(&mut self, first: u64, batch: usize) -> Result<LossTerms, TrainError> {
         let (seed, step, shape) = (self.config.seed, self.step, self.data.train.shape());
         let device = self.device.clone().autodiff();
-        let streams: Vec<Philox> =
-            (0..batch as u64).map(|i| Philox::new(seed, step << 32 | (first + i))).collect();
+        let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, step << 32 | (first + i))).collect();
         let step_stream = |stream: u64| Philox::new(seed, step << 32 | stream);
         let times =
             draw_times(self.config.train.times, batch, &step_stream(STREAM_TIMES), (first / batch as u64) as u32);
         let dropout_seed = step_stream(STREAM_DROPOUT).next_u64((first / batch as u64) as u32);
-        let noise = Noise {
-            eps: image_noise(&streams, 1, shape, &device),
-            eps_0: image_noise(&streams, 2, shape, &device),
-        };
+        let noise = Noise::draw(&streams, shape, &device);
         let mut bytes = Vec::with_capacity(batch * shape.dims());
         let mut changed = vec![0f32; batch];
         for (i, stream) in streams.iter().enumerate() {
@@ -499,8 +495,8 @@ impl Trainer {
 pub fn load_model(config: &Config, path: PathBuf, device: &Device) -> Result<(Model, Checkpoint), TrainError> {
     let checkpoint = Checkpoint::load(&path)?;
     let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, device);
-    let model = crate::weights::import(fresh, &checkpoint.ema())
-        .map_err(|source| TrainError::Weights { path, source })?;
+    let model =
+        crate::weights::import(fresh, &checkpoint.ema()).map_err(|source| TrainError::Weights { path, source })?;
     Ok((model, checkpoint))
 }
 

@@ -33,21 +33,13 @@ impl GoldenFile {
         let mut tensors = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let data = match view.dtype() {
-                Dtype::F32 => {
-                    view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-                }
+                Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
                 Dtype::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
                 other => panic!("{}: {name} has type {other:?}", path.display()),
             };
             tensors.insert(name, HostTensor { shape: view.shape().to_vec(), data });
         }
-        Self {
-            metadata,
-            tensors,
-            failures: RefCell::default(),
-            count: Cell::default(),
-            worst: RefCell::default(),
-        }
+        Self { metadata, tensors, failures: RefCell::default(), count: Cell::default(), worst: RefCell::default() }
     }
 
     /// The metadata under `key`, which is JSON.

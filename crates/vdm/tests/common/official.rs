@@ -68,7 +68,8 @@ fn ours(name: &str, t: &HostTensor) -> (String, HostTensor) {
         } else if let Some(i) = index("up.attn_") {
             path.extend(["up_attn".into(), i]);
         } else {
-            let in_attention = path.last().is_some_and(|p| p == "mid_attn") || path.iter().any(|p| p.ends_with("_attn"));
+            let in_attention =
+                path.last().is_some_and(|p| p == "mid_attn") || path.iter().any(|p| p.ends_with("_attn"));
             path.push(match *part {
                 "mid.block_1" => "mid1".into(),
                 "mid.block_2" => "mid2".into(),

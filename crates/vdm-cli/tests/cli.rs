@@ -1,0 +1,195 @@
+//! The program as a user meets it.
+
+use assert_cmd::Command;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn vdm() -> Command {
+    let mut command = Command::cargo_bin("vdm").unwrap();
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// A training that takes a second.
+const TINY: [&str; 11] = [
+    "train.batch_size=8",
+    "model.n_layer=1",
+    "model.dropout=0.0",
+    "train.eval_every=0",
+    "train.sample_every=0",
+    "train.checkpoint_every=2",
+    "train.log_every=1",
+    "eval.repeats=1",
+    "sample.count=4",
+    "sample.steps=2",
+    "train.warmup=3",
+];
+
+fn train(run: &Path, steps: u32) -> Command {
+    let mut command = vdm();
+    command.args(["train", "--json", "--out"]).arg(run);
+    for set in TINY {
+        command.args(["--set", set]);
+    }
+    command.args(["--set", &format!("train.steps={steps}")]);
+    command
+}
+
+fn json(output: &[u8]) -> serde_json::Value {
+    let text = std::str::from_utf8(output).unwrap();
+    assert_eq!(text.lines().count(), 1, "one object and nothing else: {text}");
+    serde_json::from_str(text).unwrap()
+}
+
+fn stdout(command: &mut Command) -> Vec<u8> {
+    command.assert().success().get_output().stdout.clone()
+}
+
+fn stderr(command: &mut Command) -> String {
+    let output = command.assert().failure().get_output().clone();
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn train_eval_sample_info_and_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let result = json(&stdout(&mut train(&run, 3)));
+    assert_eq!((&result["finished"], &result["step"]), (&true.into(), &3.into()));
+
+    let mut eval = vdm();
+    eval.args(["eval", "--json", "--repeats", "2", "--timesteps", "10"]).arg(&run);
+    let e = json(&stdout(&mut eval));
+    for key in ["bpd", "bpd_stderr", "prior", "reconstruction", "diffusion", "seconds"] {
+        assert!(e[key].is_f64(), "{key}: {e}");
+    }
+    assert_eq!((&e["images"], &e["repeats"], &e["timesteps"]), (&299.into(), &2.into(), &10.into()));
+    let e = json(&stdout(vdm().args(["eval", "--json"]).arg(&run)));
+    assert!(e["timesteps"].is_null());
+    assert_eq!(e["bpd"], result["evaluation"]["bpd"]);
+
+    let png = dir.path().join("grid.png");
+    let s = json(&stdout(vdm().args(["sample", "--json", "--count", "3", "--out"]).arg(&png).arg(&run)));
+    assert_eq!(s["images"], 3);
+    assert_eq!(&std::fs::read(&png).unwrap()[..4], b"\x89PNG");
+    let folder = dir.path().join("each");
+    vdm().args(["sample", "--separate", "--count", "3", "-o"]).arg(&folder).arg(&run).assert().success();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
+
+    let info = json(&stdout(vdm().args(["info", "--json"]).arg(&run)));
+    assert_eq!((&info["step"], &info["finished"]), (&3.into(), &true.into()));
+    assert!(info["parameters"].as_u64().unwrap() > 1000);
+
+    // More steps than planned: go on where it stands.
+    let mut more = vdm();
+    more.args(["train", "--json", "--set", "train.steps=5", "--resume"]).arg(&run);
+    assert_eq!(json(&stdout(&mut more))["step"], 5);
+    let error = stderr(vdm().args(["train", "--set", "train.lr=1.0", "--resume"]).arg(&run));
+    assert!(error.contains("train.steps only"), "{error}");
+}
+
+#[test]
+fn presets_are_listed_and_shown() {
+    let text = String::from_utf8(stdout(vdm().arg("presets"))).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(names, ["digits", "fashion-mnist", "mnist", "cifar10", "cifar10-aug", "imagenet32", "imagenet64"]);
+    let toml = String::from_utf8(stdout(vdm().args(["presets", "cifar10"]))).unwrap();
+    insta::assert_snapshot!(toml);
+}
+
+#[test]
+fn errors_name_the_thing_and_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = stderr(vdm().args(["eval"]).arg(dir.path()));
+    assert!(error.contains("holds no run") && error.contains("config.toml"), "{error}");
+    let error = stderr(vdm().args(["train", "--preset", "cifar"]));
+    assert!(error.contains("did you mean `cifar10`"), "{error}");
+    let error = stderr(vdm().args(["train", "--set", "train.step=1"]));
+    assert!(error.contains("unknown key `train.step`") && error.contains("`train.steps`"), "{error}");
+    let error = stderr(vdm().args(["train", "--config", "/nowhere.toml"]));
+    assert!(error.contains("/nowhere.toml") && error.contains("--config"), "{error}");
+    let error = stderr(vdm().args(["train", "--preset", "mnist", "--set"]).arg("data.dir=/nowhere"));
+    assert!(error.contains("/nowhere"), "{error}");
+    let error = stderr(vdm().args(["sample", "x", "--count", "0"]));
+    assert!(error.contains("--count"), "{error}");
+    let run = dir.path().join("run");
+    train(&run, 1).assert().success();
+    let error = stderr(&mut train(&run, 1));
+    assert!(error.contains("already holds a run") && error.contains("--resume"), "{error}");
+    let last = run.join("checkpoints/last.safetensors");
+    let bytes = std::fs::read(&last).unwrap();
+    std::fs::write(&last, &bytes[..bytes.len() / 2]).unwrap();
+    let error = stderr(vdm().arg("eval").arg(&run));
+    assert!(error.contains("last.safetensors is not a whole"), "{error}");
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[cfg(unix)]
+fn start(run: &Path) -> std::process::Child {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+    command.args(["train", "--plain", "--out"]).arg(run);
+    for set in TINY {
+        command.args(["--set", set]);
+    }
+    command.args(["--set", "train.steps=100000", "--set", "train.checkpoint_every=1"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the run has made `lines` steps.
+#[cfg(unix)]
+fn wait_for_steps(run: &Path, lines: usize) {
+    let start = Instant::now();
+    let metrics = run.join("metrics.jsonl");
+    while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < lines {
+        assert!(start.elapsed() < Duration::from_secs(60), "no progress");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let child = start(&run);
+    wait_for_steps(&run, 3);
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("vdm train --resume"), "{text}");
+    let step = text.split("after step ").nth(1).unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
+    let info = json(&stdout(vdm().args(["info", "--json"]).arg(&run)));
+    assert_eq!(info["step"], step);
+}
+
+/// A checkpoint is saved after every step; whenever the process is killed, the one on disk is whole.
+#[cfg(unix)]
+#[test]
+fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, delay) in [0u64, 3, 7, 12, 18, 25, 33, 42].into_iter().enumerate() {
+        let run = dir.path().join(i.to_string());
+        let mut child = start(&run);
+        wait_for_steps(&run, 2);
+        std::thread::sleep(Duration::from_millis(delay));
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        let info = json(&stdout(vdm().args(["info", "--json"]).arg(&run)));
+        assert!(info["step"].as_u64().unwrap() >= 1, "{info}");
+    }
+    let run = dir.path().join("0");
+    let mut resumed = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+    resumed.args(["train", "--plain", "--resume"]).arg(&run);
+    let child = resumed.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let before = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count();
+    wait_for_steps(&run, before + 2);
+    signal(&child, "-INT");
+    assert!(child.wait_with_output().unwrap().status.success());
+}

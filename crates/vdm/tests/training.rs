@@ -1,0 +1,184 @@
+//! Properties of whole trainings on the built-in digits, with a model so small that each takes a second.
+
+use burn::tensor::Device;
+use std::path::Path;
+use vdm::config::{Config, resolve};
+use vdm::eval::{EvalOptions, evaluate};
+use vdm::sample::{DecoderRule, SampleOptions, sample};
+use vdm::train::{
+    Checkpoint, Datasets, EvalLine, Observer, Outcome, RunDir, StepLine, TrainError, Trainer, load_model,
+};
+
+fn config(steps: u64, more: &[&str]) -> Config {
+    let steps = format!("train.steps={steps}");
+    let mut sets: Vec<String> = [
+        steps.as_str(),
+        "model.n_embd=32",
+        "model.n_layer=1",
+        "train.batch_size=8",
+        "train.eval_every=0",
+        "train.sample_every=0",
+        "train.checkpoint_every=1000",
+        "train.log_every=2",
+        "eval.repeats=1",
+        "sample.count=4",
+        "sample.steps=3",
+    ]
+    .map(String::from)
+    .into();
+    sets.extend(more.iter().map(|s| s.to_string()));
+    resolve("digits", None, &sets).unwrap()
+}
+
+fn few_digits(config: &Config) -> Datasets {
+    let all = Datasets::load(config).unwrap();
+    Datasets { train: all.train.subset(0..50).unwrap(), test: all.test.subset(0..20).unwrap() }
+}
+
+/// Stops after a number of steps.
+struct StopAfter(u64);
+
+impl Observer for StopAfter {
+    fn on_metrics(&mut self, _: &StepLine, _: u64) {}
+    fn on_progress(&mut self, _: &str, _: usize, _: usize) {}
+    fn on_evaluation(&mut self, _: &EvalLine) {}
+    fn on_file(&mut self, _: &str, _: &Path) {}
+    fn should_stop(&mut self) -> bool {
+        self.0 = self.0.saturating_sub(1);
+        self.0 == 0
+    }
+}
+
+const NEVER: StopAfter = StopAfter(u64::MAX);
+
+fn last(run: &RunDir) -> Checkpoint {
+    Checkpoint::load(&run.last()).unwrap()
+}
+
+#[test]
+fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    // Everything that is random or remembered takes part: dropout, augmentation, accumulation, clipping, epochs of
+    // 50 images that end in the middle of a step.
+    let more = ["data.augment=true", "train.accumulate=2", "train.grad_clip=1.0", "train.warmup=7"];
+    let config = config(12, &more);
+    let whole = RunDir::new(dir.path().join("whole"));
+    Trainer::new(config.clone(), whole.clone(), few_digits(&config), &device).unwrap().run(&mut NEVER).unwrap();
+
+    let parts = RunDir::new(dir.path().join("parts"));
+    let mut first = Trainer::new(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
+    assert_eq!(first.run(&mut StopAfter(5)).unwrap(), Outcome::Stopped { step: 5 });
+    drop(first);
+    let mut second = Trainer::resume(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
+    assert_eq!(second.step(), 5);
+    second.run(&mut NEVER).unwrap();
+
+    // Weights, optimiser, average, step: all of it.
+    assert_eq!(last(&whole), last(&parts));
+    assert_eq!(std::fs::read(whole.evaluation()).unwrap(), std::fs::read(parts.evaluation()).unwrap());
+    let steps = |run: &RunDir| -> Vec<u64> {
+        let text = std::fs::read_to_string(run.metrics()).unwrap();
+        let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
+        text.lines().map(of).collect()
+    };
+    assert_eq!(steps(&whole), steps(&parts));
+}
+
+#[test]
+fn training_lowers_the_bound_and_leaves_a_whole_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(120, &["train.eval_every=30", "train.sample_every=60", "train.lr=3e-3"]);
+    let run = RunDir::new(dir.path().join("run"));
+    let data = Datasets::load(&config).unwrap();
+    let data = Datasets { test: data.test.subset(0..64).unwrap(), ..data };
+    let mut trainer = Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap();
+    let Outcome::Finished(e) = trainer.run(&mut NEVER).unwrap() else { panic!("it was not stopped") };
+    assert!(e.bpd < 4.5, "{e:?}");
+    assert!((e.prior + e.reconstruction + e.diffusion - e.bpd).abs() < 1e-12);
+    for path in [run.config(), run.metrics(), run.best(), run.samples(60), run.samples(120), run.evaluation()] {
+        assert!(path.exists(), "{}", path.display());
+    }
+    for plot in ["bpd", "schedule", "loss-over-time"] {
+        assert!(std::fs::read_to_string(run.plot(plot)).unwrap().contains("</svg>"));
+    }
+    let evaluations =
+        std::fs::read_to_string(run.metrics()).unwrap().lines().filter(|l| l.contains("eval_bpd")).count();
+    assert_eq!(evaluations, 4);
+
+    // The discrete-time bound falls towards the continuous one as T grows (VDM section 4.2).
+    let options = EvalOptions { repeats: 24, batch_size: 32, seed: 1 };
+    let bound = |timesteps: Option<usize>| {
+        let (model, _) = load_model(&config, run.last(), &device).unwrap();
+        evaluate(&model.with_timesteps(timesteps), &data.test, &options, &device, |_, _| {}).unwrap()
+    };
+    let (t4, t16, t256, continuous) = (bound(Some(4)), bound(Some(16)), bound(Some(256)), bound(None));
+    assert!(t4.bpd > t16.bpd && t16.bpd > t256.bpd, "{} {} {}", t4.bpd, t16.bpd, t256.bpd);
+    // At T = 256 what is left of the gap is within the noise of both estimates.
+    let noise = t256.bpd_stderr_noise.unwrap().hypot(continuous.bpd_stderr_noise.unwrap());
+    assert!(t256.bpd - continuous.bpd > -4.0 * noise, "{} {} {noise}", t256.bpd, continuous.bpd);
+    assert!(t256.bpd - continuous.bpd < t16.bpd - continuous.bpd);
+
+    // Nothing depends on the batch: the evaluation, bit for bit, and every image.
+    let (model, checkpoint) = load_model(&config, run.last(), &device).unwrap();
+    let evaluation = |batch_size| {
+        let options = EvalOptions { repeats: 2, batch_size, seed: 3 };
+        evaluate(&model, &data.test, &options, &device, |_, _| {}).unwrap()
+    };
+    assert_eq!(evaluation(1), evaluation(7));
+    for (decoder, clip) in [(DecoderRule::Argmax, false), (DecoderRule::Draw, true)] {
+        let images = |first, count, batch_size| {
+            let options = SampleOptions { steps: 5, clip, decoder, seed: 9, batch_size };
+            sample(&model, checkpoint.shape, first, count, &options, &device, |_, _| {})
+        };
+        let (alone, together) = (images(0, 7, 1), images(0, 7, 7));
+        assert_eq!(alone, together);
+        assert_eq!(images(5, 2, 2), together[5 * 64..]);
+        assert_ne!(together[..64], together[64..128]);
+        assert!(together.iter().all(|&k| k < 17));
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(50, &["train.lr=1e30", "train.checkpoint_every=1"]);
+    let run = RunDir::new(dir.path().join("run"));
+    let mut trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
+    let error = trainer.run(&mut NEVER).unwrap_err();
+    let TrainError::Diverged { step, kept, .. } = error else { panic!("{error}") };
+    assert_eq!(kept + 1, step);
+    assert_eq!(last(&run).step, kept);
+    assert!(error.to_string().contains("train.lr"), "{error}");
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(1, &[]);
+    let run = RunDir::new(dir.path().join("run"));
+    Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
+    let error = Trainer::new(config.clone(), run, few_digits(&config), &device).err().unwrap();
+    assert!(matches!(error, TrainError::Exists { .. }) && error.to_string().contains("--resume"), "{error}");
+}
+
+#[test]
+fn other_data_or_another_architecture_is_refused_on_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(2, &[]);
+    let run = RunDir::new(dir.path().join("run"));
+    Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap().run(&mut NEVER).unwrap();
+    let mut wider = config.clone();
+    wider.model.n_embd = 64;
+    let error = Trainer::resume(wider, run.clone(), few_digits(&config), &device).err().unwrap().to_string();
+    assert!(error.contains("last.safetensors") && error.contains("shape"), "{error}");
+    let shape = vdm::data::ImageShape { channels: 1, height: 4, width: 4 };
+    let other = vdm::data::ImageDataset::new("other", shape, 17, vec![0; 160], None).unwrap();
+    let data = Datasets { train: other.clone(), test: other };
+    let error = Trainer::resume(config, run, data, &device).err().unwrap().to_string();
+    assert!(error.contains("`other`") && error.contains("1x8x8") && error.contains("1x4x4"), "{error}");
+}
