@@ -2,7 +2,7 @@
 //!
 //! Use these functions where Burn's own layers would do the same work slower: on [`Device::flex`] with `f32` tensors
 //! they run the hand-written kernels of [`cpu`], differentiable through Burn's autodiff; on any other device or
-//! precision they are the plain composition of [`reference`]. The values agree to rounding.
+//! precision they are the plain composition of [`mod@reference`]. The values agree to rounding.
 //!
 //! On Flex a result is the same, bit for bit, at any number of threads, and an image's result does not depend on the
 //! batch around it.
@@ -145,7 +145,7 @@ pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -
         &mut ema.storage_mut()[..n],
         &g.storage()[..n],
     );
-    let [p, m, v, ema] = [p, m, v, ema].map(|t| Tensor::from_primitive::<Flex>(t));
+    let [p, m, v, ema] = [p, m, v, ema].map(Tensor::from_primitive::<Flex>);
     (p, Moments { m, v, ema })
 }
 

@@ -4,8 +4,9 @@ use crate::data::ImageShape;
 use crate::encoding::Vocabulary;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::sample::image_noise;
-use crate::schedule::{GammaAt, NoiseSchedule, ScheduleConfig, host};
+use crate::schedule::{NoiseSchedule, ScheduleConfig, host};
 use crate::times::{TimeSampling, discretise, draw_times};
+use crate::variance::{ScheduleTape, VarianceError};
 use burn::module::Module;
 use burn::tensor::{
     Device, Tensor,
@@ -146,6 +147,55 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         conditioning: &Conditioning,
         mode: Mode,
     ) -> LossTerms {
+        let at = |times: &[f64]| self.schedule.forward(time_tensor(times, &k.device()));
+        let (gamma_t, weight) = match self.settings.timesteps {
+            None => {
+                let at = at(times);
+                (at.gamma, at.prime * 0.5)
+            }
+            Some(steps) => {
+                let times: Vec<f64> = times.iter().map(|&t| discretise(t, steps)).collect();
+                let before: Vec<f64> = times.iter().map(|t| t - 1.0 / steps as f64).collect();
+                let gamma_t = at(&times).gamma;
+                (gamma_t.clone(), expm1(gamma_t - at(&before).gamma) * (0.5 * steps as f64))
+            }
+        };
+        self.terms(k, gamma_t, weight, noise, conditioning, mode)
+    }
+
+    /// [`loss`](Self::loss) with the graph of the diffusion term cut at gamma_t and gamma'_t, for
+    /// [`reduce_variance`](crate::variance::reduce_variance); the values are the same. Without that call the schedule's
+    /// parameters lack the diffusion term's gradient.
+    ///
+    /// # Errors
+    /// [`VarianceError::DiscreteTime`] if the model has a number of steps: only in continuous time the bound does not
+    /// depend on the schedule between its endpoints.
+    pub fn loss_with_tape(
+        &self,
+        k: Tensor<4>,
+        times: &[f64],
+        noise: Noise,
+        conditioning: &Conditioning,
+        mode: Mode,
+    ) -> Result<(LossTerms, ScheduleTape), VarianceError> {
+        if let Some(timesteps) = self.settings.timesteps {
+            return Err(VarianceError::DiscreteTime { timesteps });
+        }
+        let tape = ScheduleTape::record(&self.schedule, time_tensor(times, &k.device()));
+        let at = tape.at();
+        Ok((self.terms(k, at.gamma, at.prime * 0.5, noise, conditioning, mode), tape))
+    }
+
+    /// The terms of the bound at gamma_t, where the network's squared error counts `weight` times.
+    fn terms(
+        &self,
+        k: Tensor<4>,
+        gamma_t: Tensor<1>,
+        weight: Tensor<1>,
+        noise: Noise,
+        conditioning: &Conditioning,
+        mode: Mode,
+    ) -> LossTerms {
         let [batch, c, h, w] = k.dims();
         let dims = c * h * w;
         let device = k.device();
@@ -175,22 +225,9 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
 
         // 3. Diffusion: the network's squared error at one time an image.
         let diffusion = {
-            let times: Vec<f64> = match self.settings.timesteps {
-                Some(steps) => times.iter().map(|&t| discretise(t, steps)).collect(),
-                None => times.to_vec(),
-            };
-            let GammaAt { gamma: gamma_t, prime } = self.schedule.forward(time_tensor(&times, &device));
             let z_t = self.diffuse(x, gamma_t.clone(), noise.eps.clone());
-            let eps_hat = self.predict_noise(z_t, gamma_t.clone(), conditioning, mode);
-            let square = flat_square(eps_hat - noise.eps);
-            match self.settings.timesteps {
-                None => square * prime * 0.5,
-                Some(steps) => {
-                    let before: Vec<f64> = times.iter().map(|t| t - 1.0 / steps as f64).collect();
-                    let gamma_s = self.schedule.forward(time_tensor(&before, &device)).gamma;
-                    square * expm1(gamma_t - gamma_s) * (0.5 * steps as f64)
-                }
-            }
+            let eps_hat = self.predict_noise(z_t, gamma_t, conditioning, mode);
+            flat_square(eps_hat - noise.eps) * weight
         };
 
         LossTerms { prior, reconstruction, diffusion }

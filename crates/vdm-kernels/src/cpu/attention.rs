@@ -27,7 +27,7 @@ impl Spec {
     }
 }
 
-/// `q` [B, d, N], `k` and `v` [B, d, M] -> `y` [B, d, N], y_n = Σ_m softmax_m(q_n k_m / sqrt(d)) v_m.
+/// `q [B, d, N]`, `k` and `v [B, d, M]` -> `y [B, d, N]`, y_n = Σ_m softmax_m(q_n k_m / sqrt(d)) v_m.
 pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
     let (dn, dm) = (s.dim * s.queries, s.dim * s.keys);
     y.par_chunks_mut(dn).zip(q.par_chunks(dn)).zip(k.par_chunks(dm)).zip(v.par_chunks(dm)).for_each_init(
@@ -86,7 +86,7 @@ fn columns(s: &Spec, first: usize, n: usize) -> Layout {
     Layout { rows: s.dim, cols: n, offset: first, row_stride: s.queries, col_stride: 1 }
 }
 
-/// `p` [n, M] = softmax(q k / sqrt(d)) for the queries `first..first + n`.
+/// `p [n, M]` = softmax(q k / sqrt(d)) for the queries `first..first + n`.
 fn probabilities(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut Vec<f32>) {
     p.resize(n * s.keys, 0.0);
     let block = columns(s, first, n).transposed();

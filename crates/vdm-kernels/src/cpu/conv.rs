@@ -48,7 +48,7 @@ impl Spec {
     }
 }
 
-/// `x` [B, ci, h, w], `weight` [co, ci, k, k], `bias` [B, co] or [1, co] -> `y` [B, co, h, w].
+/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or [1, co] -> `y [B, co, h, w]`.
 pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let pixels = s.pixels();
     let shared = bias.len() == s.co;
@@ -66,7 +66,7 @@ pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32])
 
 /// Gradients of [`forward`]; all outputs are overwritten.
 ///
-/// `dx` [B, ci, h, w] may be empty: then it is not computed. `dweight` [co, ci, k, k]; `dbias` as `bias` was.
+/// `dx [B, ci, h, w]` may be empty: then it is not computed. `dweight [co, ci, k, k]`; `dbias` as `bias` was.
 pub fn backward(
     s: &Spec,
     x: &[f32],
@@ -142,7 +142,7 @@ fn correlate(s: &Spec, x: &[f32], dy: &[f32], dweight: &mut [f32], col: &mut Vec
     }
 }
 
-/// Writes the 3x3 neighbourhoods of the tile of rows from `top` into `col` [c * 9, n]; returns n, the tile's pixels.
+/// Writes the 3x3 neighbourhoods of the tile of rows from `top` into `col [c * 9, n]`; returns n, the tile's pixels.
 ///
 /// Rows lie one after the other both in the image and in the tile, so that a tap is one shifted copy of all rows, and
 /// zeros where the shift crossed the image's border.

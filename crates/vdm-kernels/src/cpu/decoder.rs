@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// Logits this far below the largest add less than one part in 2^24 to any sum of up to 65,536 terms.
 const CUTOFF: f32 = 30.0;
 
-/// `eps` [B, D], `k` [B, D] (whole numbers in 0..V) -> per image, in nats: `nll` [B], and its derivative `d_nll` [B]
+/// `eps [B, D]`, `k [B, D]` (whole numbers in 0..V) -> per image, in nats: `nll [B]`, and its derivative `d_nll [B]`
 /// with respect to `r`.
 pub fn nll(eps: &[f32], k: &[f32], levels: usize, r: f32, nll: &mut [f32], d_nll: &mut [f32]) {
     let dims = eps.len() / nll.len();

@@ -48,7 +48,7 @@ impl Spec {
     }
 }
 
-/// `x` [B, C, P], `gamma` and `beta` [C] -> `y` [B, C, P]; `stats` [B, G, 2] takes each group's mean and 1/std.
+/// `x [B, C, P]`, `gamma` and `beta [C]` -> `y [B, C, P]`; `stats [B, G, 2]` takes each group's mean and 1/std.
 pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
     let slab = s.slab();
     y.par_chunks_mut(slab).zip(stats.par_chunks_mut(2)).zip(x.par_chunks(slab)).enumerate().for_each_init(
@@ -61,7 +61,7 @@ pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], 
     );
 }
 
-/// Gradients of [`forward`]: `dx` [B, C, P] and the parameters' `dgamma`, `dbeta` [C]; all are overwritten.
+/// Gradients of [`forward`]: `dx [B, C, P]` and the parameters' `dgamma`, `dbeta [C]`; all are overwritten.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     s: &Spec,

@@ -5,7 +5,7 @@
 use super::math::{sum_by, vectorized};
 
 vectorized! {
-    /// `x` [n, i], `w` [i, o], `b` [o] -> `y` [n, o].
+    /// `x [n, i]`, `w [i, o]`, `b [o]` -> `y [n, o]`.
     pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(i).zip(y.chunks_exact_mut(o)) {
             y.copy_from_slice(b);
@@ -15,7 +15,7 @@ vectorized! {
         }
     }
 
-    /// Gradients of [`forward`]: `dx` [n, i], `dw` [i, o], `db` [o]; all are overwritten.
+    /// Gradients of [`forward`]: `dx [n, i]`, `dw [i, o]`, `db [o]`; all are overwritten.
     pub fn backward(
         x: &[f32], w: &[f32], dy: &[f32], i: usize, o: usize, dx: &mut [f32], dw: &mut [f32], db: &mut [f32],
     ) {

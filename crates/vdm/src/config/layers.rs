@@ -52,6 +52,12 @@ pub enum ConfigError {
         /// The range.
         expected: String,
     },
+    /// Values that do not go together in the section `schedule`, or not with those of other sections.
+    #[error("section `schedule`: {reason}")]
+    Schedule {
+        /// What is wrong.
+        reason: String,
+    },
     /// Values that do not go together in the section `model`.
     #[error("section `model`: {reason}")]
     Model {
@@ -192,6 +198,7 @@ fn closest(word: &str, candidates: impl Iterator<Item = String>) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::MonotonicActivation;
 
     fn error(preset: &str, file: Option<(&str, &str)>, sets: &[&str]) -> String {
         let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
@@ -204,6 +211,10 @@ mod tests {
         let config = resolve("digits", file, &["train.steps=9".into(), "data.dir=x y".into()]).unwrap();
         assert_eq!((config.seed, config.train.lr, config.train.steps), (3, 1.0, 9));
         assert_eq!(config.data.dir, std::path::Path::new("x y"));
+        let sets = ["schedule.kind=monotonic", "schedule.hidden=[8]", "schedule.activation=selu"].map(String::from);
+        let schedule = resolve("digits", None, &sets).unwrap().schedule;
+        assert_eq!(schedule.hidden, [8]);
+        assert_eq!(schedule.activation, MonotonicActivation::Selu);
     }
 
     #[test]
@@ -238,6 +249,14 @@ mod tests {
         assert!(message.contains("`train.lr`") && message.contains("above 0"), "{message}");
         let message = error("digits", None, &["schedule.gamma_1=-20"]);
         assert!(message.contains("schedule.gamma_1") && message.contains("above schedule.gamma_0"), "{message}");
+        let message = error("digits", None, &["schedule.kind=monotonic", "schedule.activation=gelu"]);
+        assert!(message.contains("`schedule`") && message.contains("elu, relu or selu"), "{message}");
+        let message = error("digits", None, &["schedule.kind=monotonic", "schedule.hidden=[8, 0]"]);
+        assert!(message.contains("hidden = [8, 0]"), "{message}");
+        let message = error("digits", None, &["schedule.objective=variance", "train.timesteps=10"]);
+        assert!(message.contains("variance") && message.contains("train.timesteps = 0"), "{message}");
+        let message = error("digits", None, &["schedule.objective=variance", "schedule.kind=network"]);
+        assert!(message.contains("pinned-network"), "{message}");
         let message = error("digits", None, &["model.n_embd=33"]);
         assert!(message.contains("n_embd = 33") && message.contains("32"), "{message}");
         assert!(error("digits", Some(("a.toml", "x = [")), &[]).contains("a.toml is not valid TOML"));

@@ -13,7 +13,7 @@ use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusio
 use crate::encoding::Vocabulary;
 use crate::nn::{FourierFeatures, ScoreUNet, ScoreUNetConfig};
 use crate::sample::DecoderRule;
-use crate::schedule::ScheduleConfig;
+use crate::schedule::{ScheduleConfig, ScheduleObjective};
 use crate::times::TimeSampling;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -177,7 +177,7 @@ impl Config {
     /// Says what is impossible about the values, if anything: the key, its value, and the range.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
+    /// [`ConfigError::Value`], [`ConfigError::Schedule`] or [`ConfigError::Model`].
     pub fn validate(&self) -> Result<(), ConfigError> {
         let check = |key: &str, ok: bool, found: String, expected: &str| {
             if ok { Ok(()) } else { Err(ConfigError::Value { key: key.into(), found, expected: expected.into() }) }
@@ -209,6 +209,15 @@ impl Config {
         let (start, end) = (self.schedule.gamma_0, self.schedule.gamma_1);
         check("schedule.gamma_0", start.is_finite(), start.to_string(), "finite")?;
         check("schedule.gamma_1", end.is_finite() && end > start, end.to_string(), "above schedule.gamma_0")?;
+        self.schedule.validate().map_err(|reason| ConfigError::Schedule { reason })?;
+        if self.schedule.objective == ScheduleObjective::Variance && t.timesteps > 0 {
+            let reason = format!(
+                "objective = \"variance\" needs train.timesteps = 0, not {}: only the continuous-time bound leaves the \
+                 schedule's shape free",
+                t.timesteps
+            );
+            return Err(ConfigError::Schedule { reason });
+        }
         let side = self.data.size;
         match self.data.source {
             SourceKind::Imagenet => check("data.size", side == 32 || side == 64, side.to_string(), "32 or 64")?,

@@ -3,15 +3,24 @@
 //! - [`FixedLinear`]: nothing is learned; for comparisons, and where the endpoints are known.
 //! - [`LearnedLinear`]: both endpoints are learned; the paper's choice for most runs, and the default.
 //! - [`NetworkSchedule`]: the reference code's monotonic network; its endpoints float.
+//! - [`PinnedSchedule`]: learned endpoints, and the shape of any increasing function between them: of the paper's network,
+//!   or of a constrained monotonic one ([`LearnableSchedule`]). The shape can be trained for less variance.
 //!
 //! The derivative gamma'(t) that the continuous-time bound needs is carried through the layers together with the value
 //! (forward mode), so that first-order autodiff gives its gradient.
 
 mod linear;
+mod monotonic;
 mod network;
+mod pinned;
 
 pub use linear::{FixedLinear, LearnedLinear};
+pub use monotonic::{
+    HostMonotonicLinear, MonotonicActivation, MonotonicLinear, MonotonicLinearConfig, MonotonicNetwork,
+    MonotonicNetworkConfig,
+};
 pub use network::{NetworkSchedule, NetworkScheduleConfig};
+pub use pinned::{LearnableSchedule, LearnableScheduleConfig, PinnedSchedule, RawMonotone};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -44,8 +53,14 @@ pub struct ScheduleConfig {
     pub gamma_0: f64,
     /// gamma(1), the log of the noise-to-signal ratio of the noise end.
     pub gamma_1: f64,
-    /// Units of the hidden layer of a network schedule.
+    /// Units of the hidden layer of a `network` or `pinned-network` schedule.
     pub features: usize,
+    /// Units of each hidden layer of a `monotonic` schedule.
+    pub hidden: Vec<usize>,
+    /// The activation of a `monotonic` schedule: `elu`, `relu` or `selu`.
+    pub activation: MonotonicActivation,
+    /// What the schedule's parameters are trained for.
+    pub objective: ScheduleObjective,
 }
 
 /// The families of schedules.
@@ -58,17 +73,91 @@ pub enum ScheduleKind {
     LearnedLinear,
     /// See [`NetworkSchedule`].
     Network,
+    /// A [`PinnedSchedule`] of the paper's network.
+    PinnedNetwork,
+    /// A [`LearnableSchedule`]: a [`PinnedSchedule`] of a constrained monotonic network.
+    Monotonic,
+}
+
+/// What a schedule's parameters are trained for (VDM appendix I.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleObjective {
+    /// All of them for the bound. In continuous time the bound does not depend on the shape between the endpoints, so
+    /// the shape's gradient is noise around zero.
+    #[default]
+    Bound,
+    /// The endpoints for the bound, the shape for less variance of its estimate: see
+    /// [`reduce_variance`](crate::variance::reduce_variance).
+    Variance,
+}
+
+/// Why a schedule cannot be used as it has become.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// gamma does not increase any more.
+    #[error(
+        "the schedule's endpoints are gamma_0 = {gamma_0} and gamma_1 = {gamma_1}, but gamma must increase; lower the \
+         learning rate, or start with endpoints farther apart"
+    )]
+    Endpoints {
+        /// gamma(0).
+        gamma_0: f64,
+        /// gamma(1).
+        gamma_1: f64,
+    },
 }
 
 impl Default for ScheduleConfig {
     /// The paper's: learned linear from -13.3 to 5.
     fn default() -> Self {
-        Self { kind: ScheduleKind::LearnedLinear, gamma_0: -13.3, gamma_1: 5.0, features: 1024 }
+        Self {
+            kind: ScheduleKind::LearnedLinear,
+            gamma_0: -13.3,
+            gamma_1: 5.0,
+            features: 1024,
+            hidden: vec![64, 64],
+            activation: MonotonicActivation::Elu,
+            objective: ScheduleObjective::Bound,
+        }
     }
 }
 
 impl ScheduleConfig {
-    /// Makes the schedule on `device`.
+    /// Says what is wrong with the configuration, if anything. Keys that the kind has no use for are not looked at.
+    ///
+    /// # Errors
+    /// The key, its value, and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        pinned::increasing(self.gamma_0, self.gamma_1)?;
+        if self.features == 0 && matches!(self.kind, ScheduleKind::Network | ScheduleKind::PinnedNetwork) {
+            return Err("features = 0 must be at least 1".into());
+        }
+        if self.kind == ScheduleKind::Monotonic {
+            self.learnable().validate()?;
+        }
+        if self.objective == ScheduleObjective::Variance && self.kind == ScheduleKind::Network {
+            let reason = "objective = \"variance\" needs endpoints that do not move with the shape between them; use \
+                          kind = \"pinned-network\" instead of \"network\"";
+            return Err(reason.into());
+        }
+        Ok(())
+    }
+
+    fn learnable(&self) -> LearnableScheduleConfig {
+        LearnableScheduleConfig {
+            hidden: self.hidden.clone(),
+            activation: self.activation,
+            gamma_0: self.gamma_0,
+            gamma_1: self.gamma_1,
+        }
+    }
+
+    /// Makes the schedule on `device`, with the device's random numbers.
+    ///
+    /// # Panics
+    /// If [`validate`](Self::validate) fails for a `monotonic` schedule.
     pub fn init(&self, device: &Device) -> NoiseSchedule {
         match self.kind {
             ScheduleKind::FixedLinear => NoiseSchedule::FixedLinear(FixedLinear::new(self.gamma_0, self.gamma_1)),
@@ -79,11 +168,24 @@ impl ScheduleConfig {
                 NetworkScheduleConfig { gamma_0: self.gamma_0, gamma_1: self.gamma_1, features: self.features }
                     .init(device),
             ),
+            ScheduleKind::PinnedNetwork => {
+                // Only the shape counts. A line from 0 to 1, not from gamma_0 to gamma_1, gives the sigmoids beside it
+                // a say from the start, and subtracting r(0) loses no digits.
+                let raw = NetworkScheduleConfig { gamma_0: 0.0, gamma_1: 1.0, features: self.features }.init(device);
+                let raw = RawMonotone::Network(raw);
+                NoiseSchedule::Pinned(PinnedSchedule::new(raw, self.gamma_0, self.gamma_1, device))
+            }
+            ScheduleKind::Monotonic => match self.learnable().init(device) {
+                Ok(schedule) => NoiseSchedule::Pinned(schedule),
+                Err(reason) => panic!("ScheduleConfig: {reason}"),
+            },
         }
     }
 }
 
 /// Any schedule of this module.
+// A model holds one schedule, so the variants' difference in size costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum NoiseSchedule {
     /// See [`FixedLinear`].
@@ -92,6 +194,8 @@ pub enum NoiseSchedule {
     LearnedLinear(LearnedLinear),
     /// See [`NetworkSchedule`].
     Network(NetworkSchedule),
+    /// See [`PinnedSchedule`].
+    Pinned(PinnedSchedule),
 }
 
 impl NoiseSchedule {
@@ -105,13 +209,28 @@ impl NoiseSchedule {
             Self::FixedLinear(s) => s.forward(t),
             Self::LearnedLinear(s) => s.forward(t),
             Self::Network(s) => s.forward(t),
+            Self::Pinned(s) => s.forward(t),
         }
     }
 
     /// (gamma(0), gamma(1)), each `[1]`.
     pub fn endpoints(&self, device: &Device) -> (Tensor<1>, Tensor<1>) {
+        if let Self::Pinned(s) = self {
+            return s.endpoints();
+        }
         let at = |t: f32| self.forward(Tensor::from_data([t], device)).gamma;
         (at(0.0), at(1.0))
+    }
+
+    /// Says whether gamma still increases, which training can undo only in a pinned schedule.
+    ///
+    /// # Errors
+    /// See [`PinnedSchedule::validate`].
+    pub fn validate(&self) -> Result<(), ScheduleError> {
+        match self {
+            Self::Pinned(s) => s.validate(),
+            Self::FixedLinear(_) | Self::LearnedLinear(_) | Self::Network(_) => Ok(()),
+        }
     }
 
     /// A copy of the present parameters that evaluates in f64 on the host.
@@ -120,6 +239,7 @@ impl NoiseSchedule {
             Self::FixedLinear(s) => Box::new(s.to_host()),
             Self::LearnedLinear(s) => Box::new(s.to_host()),
             Self::Network(s) => Box::new(s.to_host()),
+            Self::Pinned(s) => Box::new(s.to_host()),
         }
     }
 }
@@ -133,11 +253,21 @@ pub(crate) fn host<const D: usize>(t: &Tensor<D>) -> Vec<f64> {
 mod tests {
     use super::*;
 
+    /// Schedules of all kinds, the monotonic one with each of its activations.
     fn all() -> Vec<NoiseSchedule> {
         let device = Device::flex().autodiff();
-        [ScheduleKind::FixedLinear, ScheduleKind::LearnedLinear, ScheduleKind::Network]
-            .map(|kind| ScheduleConfig { kind, ..Default::default() }.init(&device))
-            .into()
+        device.seed(7);
+        let of = |kind, activation| ScheduleConfig { kind, activation, ..Default::default() }.init(&device);
+        let elu = MonotonicActivation::Elu;
+        vec![
+            of(ScheduleKind::FixedLinear, elu),
+            of(ScheduleKind::LearnedLinear, elu),
+            of(ScheduleKind::Network, elu),
+            of(ScheduleKind::PinnedNetwork, elu),
+            of(ScheduleKind::Monotonic, elu),
+            of(ScheduleKind::Monotonic, MonotonicActivation::Relu),
+            of(ScheduleKind::Monotonic, MonotonicActivation::Selu),
+        ]
     }
 
     #[test]
@@ -154,6 +284,10 @@ mod tests {
                 assert!(prime[i] > 0.0);
             }
             assert!(gamma.windows(2).all(|w| w[1] > w[0]));
+            let (start, end) = schedule.endpoints(&device);
+            assert!((host_schedule.gamma(0.0) - host(&start)[0]).abs() < 2e-5);
+            assert!((host_schedule.gamma(1.0) - host(&end)[0]).abs() < 2e-5);
+            assert_eq!(schedule.validate(), Ok(()));
         }
     }
 
@@ -164,8 +298,43 @@ mod tests {
             for t in [0.1, 0.37, 0.9] {
                 let h = 1e-5;
                 let numeric = (s.gamma(t + h) - s.gamma(t - h)) / (2.0 * h);
-                assert!((s.prime(t) / numeric - 1.0).abs() < 1e-7);
+                // Exact up to h^2, but for the bends of a monotonic network's units: one of elu within h of t is off by
+                // h. The slopes of relu and selu jump there, so these are compared as integrals.
+                let tolerance = match &schedule {
+                    NoiseSchedule::Pinned(PinnedSchedule { raw: RawMonotone::Monotonic(r), .. }) => {
+                        match r.layers[0].config().activation {
+                            Some(MonotonicActivation::Elu) => 1e-5,
+                            _ => f64::INFINITY,
+                        }
+                    }
+                    _ => 1e-7,
+                };
+                assert!((s.prime(t) / numeric - 1.0).abs() <= tolerance, "{schedule:?} at {t}");
             }
+            let n = 4000;
+            let integral: f64 = (0..n).map(|i| s.prime((i as f64 + 0.5) / n as f64) / n as f64).sum();
+            assert!((integral / (s.gamma(1.0) - s.gamma(0.0)) - 1.0).abs() < 1e-4);
         }
+    }
+
+    #[test]
+    fn impossible_configurations_are_errors() {
+        let error = |config: ScheduleConfig| config.validate().unwrap_err();
+        let base = ScheduleConfig::default;
+        let monotonic = || ScheduleConfig { kind: ScheduleKind::Monotonic, ..base() };
+        for kind in [ScheduleKind::Network, ScheduleKind::PinnedNetwork] {
+            assert!(error(ScheduleConfig { kind, features: 0, ..base() }).contains("features = 0"));
+        }
+        assert!(error(ScheduleConfig { gamma_1: -14.0, ..base() }).contains("gamma_1 = -14"));
+        assert!(error(ScheduleConfig { hidden: vec![], ..monotonic() }).contains("hidden = []"));
+        for (activation, name) in [(MonotonicActivation::Silu, "silu"), (MonotonicActivation::Gelu, "gelu")] {
+            let message = error(ScheduleConfig { activation, ..monotonic() });
+            assert!(message.contains(name) && message.contains("elu, relu or selu"), "{message}");
+            // Other kinds have no use for it.
+            assert_eq!(ScheduleConfig { activation, ..base() }.validate(), Ok(()));
+        }
+        let floating =
+            ScheduleConfig { kind: ScheduleKind::Network, objective: ScheduleObjective::Variance, ..base() };
+        assert!(error(floating).contains("pinned-network"));
     }
 }

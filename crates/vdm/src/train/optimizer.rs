@@ -99,10 +99,12 @@ impl Optimizer {
     /// All state as tensors named `m.…`, `v.…` and `ema.…` after the parameters.
     pub fn export<M: Module>(&self, module: &M) -> Weights {
         let mut out = Weights::new();
-        let parts: [(&str, fn(&Moments) -> &Tensor<1>); 3] = [("m", |s| &s.m), ("v", |s| &s.v), ("ema", |s| &s.ema)];
-        for (prefix, part) in parts {
-            out.extend(self.named(module, part).into_iter().map(|(name, t)| (format!("{prefix}.{name}"), t)));
-        }
+        let mut add = |prefix: &str, part: Weights| {
+            out.extend(part.into_iter().map(|(name, t)| (format!("{prefix}.{name}"), t)));
+        };
+        add("m", self.named(module, |s| &s.m));
+        add("v", self.named(module, |s| &s.v));
+        add("ema", self.named(module, |s| &s.ema));
         out
     }
 

@@ -112,12 +112,12 @@ pub fn training_curve(points: &[CurvePoint], evaluations: &[(u64, f64, f64)]) ->
 /// [`PlotError`], which no input is known to cause.
 pub fn schedule_plot(schedules: &[(&str, &dyn HostSchedule)]) -> Result<String, PlotError> {
     const INTERVALS: u32 = 200;
-    let mut gammas: Vec<(&str, ShapeStyle, Vec<(f64, f64)>)> = Vec::new();
-    for (i, (name, schedule)) in schedules.iter().enumerate() {
+    let line = |(i, (name, schedule)): (usize, &(_, &dyn HostSchedule))| {
         let times = (0..=INTERVALS).map(|k| f64::from(k) / f64::from(INTERVALS));
-        let line = times.map(|t| (t, schedule.gamma(t))).collect();
-        gammas.push((*name, PALETTE[i % PALETTE.len()].stroke_width(3), line));
-    }
+        let line: Vec<(f64, f64)> = times.map(|t| (t, schedule.gamma(t))).collect();
+        (*name, PALETTE[i % PALETTE.len()].stroke_width(3), line)
+    };
+    let gammas: Vec<(&str, _, _)> = schedules.iter().enumerate().map(line).collect();
     let log_snr = |gamma: f64| -gamma / std::f64::consts::LN_10;
     let all = || gammas.iter().flat_map(|(_, _, line)| line.iter().map(|p| p.1));
     let gamma_axis = Axis::spanning(all(), decimal);

@@ -103,8 +103,7 @@ impl GoldenFile {
         if share > self.worst.borrow().0 {
             *self.worst.borrow_mut() = (share, what.to_string());
         }
-        // Not `distance > bound`: a NaN must fail.
-        if !(distance <= bound) {
+        if distance > bound || distance.is_nan() {
             self.fail(format!("{what}: off by {distance:.3e}, allowed {bound:.3e}, reference norm {:.3e}", norm(want)));
         }
     }

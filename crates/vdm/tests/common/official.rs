@@ -21,7 +21,13 @@ fn model(file: &GoldenFile, device: &Device) -> VariationalDiffusion<ScoreUNet> 
         other => panic!("gamma_type {other}"),
     };
     let features = file.tensors.get("params/gamma/l2/bias").map_or(1024, |t| t.data.len());
-    let schedule = ScheduleConfig { kind, gamma_0: file.meta("gamma_min"), gamma_1: file.meta("gamma_max"), features };
+    let schedule = ScheduleConfig {
+        kind,
+        gamma_0: file.meta("gamma_min"),
+        gamma_1: file.meta("gamma_max"),
+        features,
+        ..Default::default()
+    };
     let network = ScoreUNetConfig {
         with_attention: file.meta("with_attention"),
         fourier: if file.meta("with_fourier_features") { FourierFeatures::Paper } else { FourierFeatures::None },
