@@ -42,7 +42,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Single key that overrides both, as section.key=value, e.g. train.steps=1000. May be repeated.
-    /// With --resume, only train.steps may change.
+    /// With --resume, only train.steps and data.dir may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
     /// Folder of the run; must not hold one yet. Default: runs/PRESET, or the first of runs/PRESET-2, … that is free.
@@ -68,6 +68,9 @@ pub struct EvalArgs {
     /// Steps T of the discrete-time bound, at least 1. Default: continuous time.
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
     pub timesteps: Option<u32>,
+    /// Folder of the data, in place of the run's data.dir.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Seed of times and noises.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -5,7 +5,7 @@ use burn_train::logger::TrainingProgressLogger;
 use burn_train::metric::{MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry, SerializedEntry};
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ impl Dashboard {
     fn say(&mut self, line: String) {
         match &mut self.tui {
             Some(tui) => tui.history.push(line),
-            None => eprintln!("{line}"),
+            None => say(&line),
         }
     }
 }
@@ -59,7 +59,7 @@ impl Observer for Dashboard {
         self.last_line = Instant::now();
         let done = (line.step - self.from).max(1) as f64;
         let left = self.started.elapsed().as_secs_f64() / done * (steps - line.step) as f64;
-        eprintln!(
+        say(&format!(
             "step {}/{steps}  bpd {:.4}  (prior {:.4}  reconstruction {:.4}  diffusion {:.4})  gamma {:.2} … {:.2}  \
              |g| {:.3}  {:.0} images/s  {} left",
             line.step,
@@ -72,15 +72,16 @@ impl Observer for Dashboard {
             line.grad_norm,
             line.images_per_second,
             minutes(left)
-        );
+        ));
     }
 
     fn on_progress(&mut self, what: &str, done: usize, total: usize) {
         if let Some(tui) = &mut self.tui {
+            keep_ctrl_c();
             tui.renderer.log_event_training(what.to_string());
         } else if self.last_line.elapsed() >= 5 * LINE_EVERY && done < total {
             self.last_line = Instant::now();
-            eprintln!("{what} {done}/{total}");
+            say(&format!("{what} {done}/{total}"));
         }
     }
 
@@ -100,12 +101,16 @@ impl Observer for Dashboard {
     }
 
     fn should_stop(&mut self) -> bool {
+        if self.tui.is_some() {
+            keep_ctrl_c();
+        }
         self.stop.load(Ordering::SeqCst) || self.tui.as_ref().is_some_and(|tui| tui.interrupter.should_stop())
     }
 }
 
 impl Tui {
     fn new(from: u64, steps: u64) -> Self {
+        remember_terminal();
         let interrupter = Interrupter::new();
         let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         for (name, unit) in METRICS {
@@ -124,7 +129,6 @@ impl Tui {
     }
 
     fn metrics(&mut self, line: &StepLine) {
-        keep_ctrl_c();
         self.renderer.update_split(line.step as usize);
         let values = [
             line.bpd,
@@ -153,7 +157,7 @@ impl Drop for Dashboard {
         if let Some(tui) = self.tui.take() {
             drop(tui.renderer);
             for line in tui.history {
-                eprintln!("{line}");
+                say(&line);
             }
         }
     }
@@ -195,3 +199,37 @@ fn keep_ctrl_c() {
 
 #[cfg(not(unix))]
 fn keep_ctrl_c() {}
+
+/// The terminal's modes before the dashboard.
+#[cfg(unix)]
+static TERMINAL: std::sync::OnceLock<rustix::termios::Termios> = std::sync::OnceLock::new();
+
+#[cfg(unix)]
+fn remember_terminal() {
+    if let Ok(modes) = rustix::termios::tcgetattr(std::io::stdin()) {
+        let _ = TERMINAL.set(modes);
+    }
+}
+
+#[cfg(not(unix))]
+fn remember_terminal() {}
+
+/// Undoes what the dashboard did to the terminal, for an exit that does not unwind.
+#[cfg(unix)]
+pub fn restore_terminal() {
+    if let Some(modes) = TERMINAL.get() {
+        let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, modes);
+        // Mouse reports off, main screen, cursor on.
+        let _ =
+            std::io::stdout().write_all(b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1049l\x1b[?25h");
+        let _ = std::io::stdout().flush();
+    }
+}
+
+#[cfg(not(unix))]
+pub fn restore_terminal() {}
+
+/// A line on stderr. A closed pipe or a lost terminal must not end a training.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -2,7 +2,7 @@
 
 use crate::args::EvalArgs;
 use crate::{device, progress, run};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::time::Instant;
 use vdm::data::{Split, load};
 use vdm::eval::{EvalOptions, evaluate};
@@ -10,10 +10,24 @@ use vdm::train::load_model;
 
 pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
     let device = device::open(&args.device)?;
-    let (run, config) = run::open(&args.run)?;
-    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint), &device)?;
+    let (run, mut config) = run::open(&args.run)?;
+    if let Some(dir) = &args.data_dir {
+        config.data.dir = dir.clone();
+    }
+    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let model = model.with_timesteps(args.timesteps.map(|t| t as usize));
     let test = load(&config.data.source(), Split::Test)?;
+    let levels = checkpoint.vocabulary.levels();
+    if (test.shape(), test.levels()) != (checkpoint.shape, levels) {
+        bail!(
+            "the run was trained on {} images of {levels} levels, those of `{}` are {} of {}; name the right folder with \
+             --data-dir",
+            checkpoint.shape,
+            test.name(),
+            test.shape(),
+            test.levels()
+        );
+    }
     let options = EvalOptions {
         repeats: args.repeats.map_or(config.eval.repeats, |k| k as usize),
         batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),

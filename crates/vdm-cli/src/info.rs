@@ -1,6 +1,6 @@
 //! `vdm info`.
 
-use crate::args::InfoArgs;
+use crate::args::{InfoArgs, Which};
 use crate::run;
 use anyhow::Result;
 use serde_json::json;
@@ -8,7 +8,7 @@ use vdm::train::Checkpoint;
 
 pub fn run(args: &InfoArgs, json: bool) -> Result<()> {
     let (run, config) = run::open(&args.run)?;
-    let last = Checkpoint::load(&run.last())?;
+    let last = Checkpoint::load(&run::checkpoint(&run, Which::Last)?)?;
     let parameters: usize = last.weights.values().map(|t| t.data.len()).sum();
     let evaluation: Option<serde_json::Value> =
         std::fs::read(run.evaluation()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());

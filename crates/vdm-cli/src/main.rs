@@ -21,15 +21,20 @@ fn main() -> ExitCode {
     progress::init_logging();
     let json = args.json;
     let result = match args.command {
-        Command::Train(args) => train::run(&args, json),
+        Command::Train(args) => return report(train::run(&args, json)),
         Command::Eval(args) => eval::run(&args, json),
         Command::Sample(args) => sample::run(&args, json),
         Command::Info(args) => info::run(&args, json),
         Command::Presets(args) => presets::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
     };
+    report(result.map(|()| ExitCode::SUCCESS))
+}
+
+/// The exit status; an error is said on stderr.
+fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("vdm: {error:#}");
             ExitCode::FAILURE

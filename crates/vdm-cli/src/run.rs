@@ -19,10 +19,14 @@ pub fn open(path: &Path) -> Result<(RunDir, Config)> {
     Ok((run, config))
 }
 
-/// The file of a checkpoint.
-pub fn checkpoint(run: &RunDir, which: Which) -> PathBuf {
-    match which {
-        Which::Last => run.last(),
-        Which::Best => run.best(),
+/// The file of a checkpoint, which must be there.
+pub fn checkpoint(run: &RunDir, which: Which) -> Result<PathBuf> {
+    let (path, name) = match which {
+        Which::Last => (run.last(), "checkpoint"),
+        Which::Best => (run.best(), "best checkpoint"),
+    };
+    if !path.exists() {
+        bail!("{0} has no {name} yet; go on with `vdm train --resume {0}`", run.path().display());
     }
+    Ok(path)
 }

@@ -2,16 +2,20 @@
 
 use crate::args::SampleArgs;
 use crate::{device, progress, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::time::Instant;
+use vdm::config::MAX_GRID;
 use vdm::sample::{SampleOptions, sample};
 use vdm::train::{grid, load_model, write_bytes};
 
 pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
+    if !args.separate && args.count as usize > MAX_GRID {
+        bail!("a grid holds at most {MAX_GRID} images; draw {} with --separate", args.count);
+    }
     let device = device::open(&args.device)?;
     let (run, config) = run::open(&args.run)?;
-    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint), &device)?;
+    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let options = SampleOptions {
         steps: args.steps.map_or(config.sample.steps, |t| t as usize),
         clip: args.clip || config.sample.clip,
@@ -28,10 +32,15 @@ pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
     });
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
-    let default = format!("samples/seed-{}-first-{}-count-{count}-steps-{}", args.seed, args.first, options.steps);
+    let clip = if options.clip { "-clip" } else { "" };
+    let default = format!(
+        "samples/step-{:07}-seed-{}-first-{}-count-{count}-steps-{}-{:?}{clip}",
+        checkpoint.step, args.seed, args.first, options.steps, options.decoder
+    )
+    .to_lowercase();
     let path = if args.separate {
         let folder = args.out.clone().unwrap_or_else(|| run.path().join(default));
-        grid::save_images(&folder, &images, shape, levels, "image-")
+        grid::save_images(&folder, &images, shape, levels, args.first)
             .with_context(|| format!("cannot write to {}", folder.display()))?;
         folder
     } else {

@@ -1,24 +1,28 @@
 //! `vdm train`.
 
 use crate::args::TrainArgs;
-use crate::dashboard::Dashboard;
+use crate::dashboard::{Dashboard, say};
 use crate::{device, run};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use vdm::config::{Config, resolve};
 use vdm::train::{Datasets, Outcome, RunDir, Trainer};
 
-pub fn run(args: &TrainArgs, json: bool) -> Result<()> {
+/// Exit status of a training that was stopped by Ctrl-C: the shells' for a program that SIGINT ended.
+const STOPPED: u8 = 130;
+
+pub fn run(args: &TrainArgs, json: bool) -> Result<ExitCode> {
     let device = device::open(&args.device)?;
     let started = Instant::now();
     let (mut trainer, run, config) = match &args.resume {
         Some(path) => {
             let (run, config) = run::open(path)?;
-            let config = with_more_steps(config, &args.sets)?;
+            let config = with_changes(config, &args.sets)?;
             let data = Datasets::load(&config)?;
             (Trainer::resume(config.clone(), run.clone(), data, &device)?, run, config)
         }
@@ -34,9 +38,10 @@ pub fn run(args: &TrainArgs, json: bool) -> Result<()> {
     ctrlc::set_handler(move || {
         // A second Ctrl-C means it.
         if signal.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            crate::dashboard::restore_terminal();
+            std::process::exit(STOPPED.into());
         }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
+        say("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
     })
     .context("cannot listen for Ctrl-C")?;
 
@@ -57,10 +62,10 @@ pub fn run(args: &TrainArgs, json: bool) -> Result<()> {
             }
         }
         Outcome::Finished(e) => {
-            let samples = run.samples(config.train.steps);
+            let samples = run.samples(trainer.step());
             if json {
                 let object = json!({
-                    "run": run.path(), "step": config.train.steps, "finished": true, "evaluation": *e,
+                    "run": run.path(), "step": trainer.step(), "finished": true, "evaluation": *e,
                     "samples": samples, "seconds": seconds,
                 });
                 println!("{object}");
@@ -73,13 +78,14 @@ pub fn run(args: &TrainArgs, json: bool) -> Result<()> {
                 println!("samples      {}", samples.display());
                 println!("plots        {}", run.path().join("plots").display());
                 println!("took         {seconds:.0} s");
-                println!("\ntry next     vdm sample {folder} --seed 1");
-                println!("             vdm eval {folder} --timesteps 1000");
-                println!("             vdm train --preset fashion-mnist");
+                println!("\ntry next     cargo run --release -- sample {folder} --seed 1");
+                println!("             cargo run --release -- eval {folder} --timesteps 1000");
+                println!("             cargo run --release -- train --preset fashion-mnist");
             }
+            return Ok(ExitCode::SUCCESS);
         }
     }
-    Ok(())
+    Ok(STOPPED.into())
 }
 
 fn configuration(args: &TrainArgs) -> Result<Config> {
@@ -94,14 +100,15 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.sets)?)
 }
 
-/// A resumed run is the same run: only its length may change.
-fn with_more_steps(config: Config, sets: &[String]) -> Result<Config> {
+/// A resumed run is the same run: only its length and the place of its data may change.
+fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     let name = "config.toml".to_string();
     let changed = resolve("digits", Some((&name, &config.to_toml())), sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
+    allowed.data.dir = changed.data.dir.clone();
     if allowed != changed {
-        bail!("with --resume, --set may change train.steps only; start a new run to change anything else");
+        bail!("with --resume, --set may change train.steps and data.dir only; start a new run to change anything else");
     }
     Ok(allowed)
 }

@@ -86,7 +86,9 @@ fn train_eval_sample_info_and_resume() {
     more.args(["train", "--json", "--set", "train.steps=5", "--resume"]).arg(&run);
     assert_eq!(json(&stdout(&mut more))["step"], 5);
     let error = stderr(vdm().args(["train", "--set", "train.lr=1.0", "--resume"]).arg(&run));
-    assert!(error.contains("train.steps only"), "{error}");
+    assert!(error.contains("train.steps and data.dir only"), "{error}");
+    let error = stderr(vdm().args(["train", "--resume"]).arg(&run));
+    assert!(error.contains("finished at step 5"), "{error}");
 }
 
 #[test]
@@ -161,7 +163,8 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     wait_for_steps(&run, 3);
     signal(&child, "-INT");
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
+    // The shells' status for a program that Ctrl-C ended: `vdm train && vdm eval` must not go on.
+    assert_eq!(output.status.code(), Some(130));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("vdm train --resume"), "{text}");
     let step = text.split("after step ").nth(1).unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
@@ -191,5 +194,19 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
     let before = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count();
     wait_for_steps(&run, before + 2);
     signal(&child, "-INT");
-    assert!(child.wait_with_output().unwrap().status.success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+/// The configuration is there before the first checkpoint: a kill in between leaves a run that can be resumed.
+#[cfg(unix)]
+#[test]
+fn a_run_without_checkpoint_starts_from_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train(&run, 2).assert().success();
+    std::fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let error = stderr(vdm().arg("info").arg(&run));
+    assert!(error.contains("no checkpoint yet") && error.contains("--resume"), "{error}");
+    let result = json(&stdout(vdm().args(["train", "--json", "--resume"]).arg(&run)));
+    assert_eq!((&result["finished"], &result["step"]), (&true.into(), &2.into()));
 }

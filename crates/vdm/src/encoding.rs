@@ -8,14 +8,14 @@ use burn::tensor::Tensor;
 /// The levels that a pixel can take: 256 for 8-bit images, 17 for the 8x8 digits.
 ///
 /// # Invariants
-/// Between 2 and 256 levels, so that a level fits in a byte.
+/// Between 2 and 65,536 levels. Images held as bytes have at most 256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vocabulary(usize);
 
 impl Vocabulary {
-    /// A vocabulary of `levels` levels; `None` unless 2 <= levels <= 256.
+    /// A vocabulary of `levels` levels; `None` unless 2 <= levels <= 65,536.
     pub fn new(levels: usize) -> Option<Self> {
-        (2..=256).contains(&levels).then_some(Self(levels))
+        (2..=1 << 16).contains(&levels).then_some(Self(levels))
     }
 
     /// The number of levels, V.
@@ -42,21 +42,21 @@ impl Vocabulary {
     }
 
     /// The most probable level for one value of z_0: the code nearest to z_0/alpha_0.
-    pub fn argmax(self, z_0: f32, gamma_0: f64) -> u8 {
+    pub fn argmax(self, z_0: f32, gamma_0: f64) -> u16 {
         let y = f64::from(z_0) / alpha(gamma_0);
         let k = ((y + 1.0) * self.0 as f64 / 2.0 - 0.5).round();
         // A NaN becomes level 0: `as` saturates.
-        k.clamp(0.0, (self.0 - 1) as f64) as u8
+        k.clamp(0.0, (self.0 - 1) as f64) as u16
     }
 
     /// A level drawn from p(k | z_0) with the uniform number `u` in [0, 1).
-    pub fn draw(self, z_0: f32, gamma_0: f64, u: f64) -> u8 {
+    pub fn draw(self, z_0: f32, gamma_0: f64, u: f64) -> u16 {
         let p = self.probabilities(z_0, gamma_0);
         let mut below = 0.0;
         for (k, p) in p.iter().enumerate() {
             below += p;
             if u < below {
-                return k as u8;
+                return k as u16;
             }
         }
         self.argmax(z_0, gamma_0)
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn probabilities_sum_to_one(levels in 2usize..=256, gamma_0 in -20.0..10.0f64, z in -3.0..3.0f32) {
+        fn probabilities_sum_to_one(levels in 2usize..=1000, gamma_0 in -20.0..10.0f64, z in -3.0..3.0f32) {
             let p = Vocabulary::new(levels).unwrap().probabilities(z, gamma_0);
             prop_assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
             prop_assert!(p.iter().all(|p| (0.0..=1.0).contains(p)));
@@ -154,6 +154,6 @@ mod tests {
         let v = Vocabulary::new(256).unwrap();
         assert_eq!(v.code(0), -255.0 / 256.0);
         assert_eq!(v.code(255), 255.0 / 256.0);
-        assert!(Vocabulary::new(1).is_none() && Vocabulary::new(257).is_none());
+        assert!(Vocabulary::new(1).is_none() && Vocabulary::new(65_537).is_none());
     }
 }

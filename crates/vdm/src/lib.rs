@@ -10,8 +10,8 @@
 //! 4. [`train`] lowers the bound, [`eval`] measures it over a data set, [`sample`](mod@sample) runs the process
 //!    backwards.
 //!
-//! Where the schedule's shape is trained too, [`variance`] gives it the gradient that makes the estimate of the bound less
-//! noisy.
+//! Where the schedule's shape is trained too, [`variance`] gives it the gradient that makes the estimate of the bound
+//! less noisy.
 //!
 //! Losses are nats an image, `[batch]`, until [`bits_per_dim`] at the very end. Times and noise are arguments; what is
 //! drawn is drawn from counter-based generators, so that results depend neither on the batch size nor on the number of

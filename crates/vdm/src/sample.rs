@@ -77,7 +77,8 @@ pub struct SampleOptions {
 const DRAW_Z_1: u32 = 0;
 const DRAW_DECODER: u32 = u32::MAX;
 
-/// Draws the images number `first .. first + count`; their bytes, channels first, image after image.
+/// Draws the images number `first .. first + count`; their bytes, channels first, image after image. Levels above 255,
+/// which no image of bytes has, are cut to it.
 ///
 /// `progress` hears the network evaluations done and to do.
 pub fn sample<N: ScoreNetwork>(
@@ -97,9 +98,10 @@ pub fn sample<N: ScoreNetwork>(
     let mut bytes = Vec::with_capacity(count * shape.dims());
     let mut done = 0;
     while bytes.len() < count * shape.dims() {
-        let from = first + (bytes.len() / shape.dims()) as u64;
-        let batch = batch_size.min(count - (from - first) as usize);
-        let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(options.seed, from + i)).collect();
+        let drawn = bytes.len() / shape.dims();
+        let batch = batch_size.min(count - drawn);
+        let number = |i: usize| first.wrapping_add((drawn + i) as u64);
+        let streams: Vec<Philox> = (0..batch).map(|i| Philox::new(options.seed, number(i))).collect();
         let noise = |draw| image_noise(&streams, draw, shape, device);
         let mut z = noise(DRAW_Z_1);
         for (i, pair) in gammas.windows(2).enumerate() {
@@ -114,16 +116,20 @@ pub fn sample<N: ScoreNetwork>(
         for (z_0, stream) in z_0.chunks_exact(shape.dims()).zip(&streams) {
             let (gamma_0, vocabulary) = (gammas[steps], model.settings().vocabulary);
             match options.decoder {
-                DecoderRule::Argmax => bytes.extend(z_0.iter().map(|&z| vocabulary.argmax(z, gamma_0))),
+                DecoderRule::Argmax => bytes.extend(z_0.iter().map(|&z| byte(vocabulary.argmax(z, gamma_0)))),
                 DecoderRule::Draw => {
                     let mut u = vec![0f32; z_0.len()];
                     stream.uniform(DRAW_DECODER, &mut u);
-                    bytes.extend(z_0.iter().zip(u).map(|(&z, u)| vocabulary.draw(z, gamma_0, f64::from(u))));
+                    bytes.extend(z_0.iter().zip(u).map(|(&z, u)| byte(vocabulary.draw(z, gamma_0, f64::from(u)))));
                 }
             }
         }
     }
     bytes
+}
+
+fn byte(level: u16) -> u8 {
+    u8::try_from(level).unwrap_or(u8::MAX)
 }
 
 /// Standard normal images, one from each stream: `[streams, channels, height, width]`.

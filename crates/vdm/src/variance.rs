@@ -1,14 +1,14 @@
 //! Schedules trained for less variance (VDM appendix I.2).
 //!
-//! In continuous time the bound depends on a schedule only through gamma_0 and gamma_1: the shape in between changes how
-//! noisy the estimate of the diffusion loss is, not its mean. So gamma_0 and gamma_1, like the network, take the gradient
-//! of the mean over images of the loss l_i, and the shape's parameters eta take that of the mean of l_i^2,
+//! In continuous time the bound depends on a schedule only through gamma_0 and gamma_1: the shape in between changes
+//! how noisy the estimate of the diffusion loss is, not its mean. So gamma_0 and gamma_1, like the network, take the
+//! gradient of the mean over images of the loss l_i, and the shape's parameters eta take that of the mean of l_i^2,
 //!
 //! d(l_i^2)/d eta = 2 l_i (dl_i/dgamma_i dgamma_i/d eta + dl_i/dgamma'_i dgamma'_i/d eta).
 //!
 //! That needs no second pass through the network. A [`ScheduleTape`] cuts the graph at gamma_i and gamma'_i; the one
-//! backward pass, which is done anyway, leaves dl_i/dgamma_i and dl_i/dgamma'_i there; [`reduce_variance`] takes them on
-//! through the schedule alone, and puts the result among the other gradients:
+//! backward pass, which is done anyway, leaves dl_i/dgamma_i and dl_i/dgamma'_i there; [`reduce_variance`] takes them
+//! on through the schedule alone, and puts the result among the other gradients:
 //!
 //! 1. [`VariationalDiffusion::loss_with_tape`](crate::VariationalDiffusion::loss_with_tape) for the loss,
 //! 2. the backward pass of its mean,
@@ -93,9 +93,9 @@ impl ScheduleTape {
 /// of an objective that was computed with `tape`.
 ///
 /// The objective must contain the losses L_i of the images, `diffusion`, as the sum over i of `weight` L_i, where L_i
-/// depends on gamma_i and gamma'_i of the tape, and nothing else may depend on the tape. Let l_i = B `weight` L_i for a
-/// batch of B: the objective's share is the mean of l_i. In bits per dimension `weight` is 1/(B D ln 2) for L_i in nats.
-/// Then `gradients`, which afterwards has nothing of the tape any more, gets
+/// depends on gamma_i and gamma'_i of the tape, and nothing else may depend on the tape. Let l_i = B `weight` L_i for
+/// a batch of B: the objective's share is the mean of l_i. For an objective that is a mean in bits per dimension and
+/// L_i in nats, `weight` is 1/(B D ln 2). Then `gradients`, which afterwards has nothing of the tape any more, gets
 ///
 /// - for the endpoints' parameters: the gradient of the mean of l_i, *added* to what the rest of the objective (prior,
 ///   reconstruction) put there;
@@ -321,8 +321,8 @@ mod tests {
         x.map(|x| x * x).sum::<f64>().sqrt()
     }
 
-    /// With the whole model: everything but the shape gets the gradient of the bound as if nothing had been cut, and the
-    /// shape that of the mean square of the diffusion loss, here from a second pass through the uncut network.
+    /// With the whole model: everything but the shape gets the gradient of the bound as if nothing had been cut, and
+    /// the shape that of the mean square of the diffusion loss, here from a second pass through the uncut network.
     #[test]
     fn cutting_the_graph_changes_the_gradients_of_the_shape_only() {
         let device = Device::flex().autodiff();
@@ -360,7 +360,7 @@ mod tests {
             for (name, want) in &want {
                 let off = norm(found[name].data.iter().zip(&want.data).map(|(a, b)| f64::from(a - b)));
                 let own = norm(want.data.iter().map(|&x| f64::from(x)));
-                let allowed = 2e-3 * own + 1e-5 * all[usize::from(is_shape(name))];
+                let allowed = 2e-3 * own + 1e-4 * all[usize::from(is_shape(name))];
                 assert!(off <= allowed, "{kind:?}, {name}: off by {off}, allowed {allowed}, norm {own}");
             }
             // What was taken on is not there any more.

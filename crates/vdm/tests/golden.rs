@@ -3,13 +3,18 @@
 //! Every `*.safetensors` file in a folder is checked: by default the copies in `tests/golden`, or the folder that
 //! `VDM_GOLDEN` names. The part of the name before the first `_` is the kind of file; a file of an unknown kind fails.
 //! The files were made by running the reference implementations (google-research/vdm for `official`, the PyTorch port
-//! of its network for `port`, the didactic PyTorch modules for `unet`) with random weights and inputs, which the files
-//! carry. A `*.pt` file is the state dict of the golden file of the same name, as PyTorch saves it.
+//! of its network for `port`, the didactic PyTorch modules for `unet` and `monotonic`, equation 59 on the reference's
+//! schedule network for `pinned`) with random weights and inputs, which the files carry. A `*.pt` file is the state dict
+//! of the golden file of the same name, as PyTorch saves it.
 
 #[path = "common/golden_file.rs"]
 mod golden_file;
+#[path = "common/monotonic.rs"]
+mod monotonic;
 #[path = "common/official.rs"]
 mod official;
+#[path = "common/pinned.rs"]
+mod pinned;
 #[path = "common/port.rs"]
 mod port;
 #[path = "common/unet.rs"]
@@ -54,7 +59,9 @@ fn every_golden_file_is_reproduced() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let file = GoldenFile::open(path);
         match name.split('_').next().unwrap() {
+            "monotonic" => monotonic::check(&file),
             "official" => official::check(&file),
+            "pinned" => pinned::check(&file),
             "port" => port::check(&file),
             "unet" => unet::check(&file),
             kind => file.fail(format!("a golden file of unknown kind `{kind}`")),

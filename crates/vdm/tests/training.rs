@@ -152,8 +152,12 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
     let mut trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
     let error = trainer.run(&mut never()).unwrap_err();
     let TrainError::Diverged { step, kept, .. } = error else { panic!("{error}") };
-    assert_eq!(kept + 1, step);
+    assert!(kept < step);
     assert_eq!(last(&run).step, kept);
+    // What is kept is worth keeping: its bound is finite.
+    let (model, _) = load_model(&config, run.last(), &device).unwrap();
+    let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
+    evaluate(&model, &few_digits(&config).test, &options, &device, |_, _| {}).unwrap();
     assert!(error.to_string().contains("train.lr"), "{error}");
 }
 
@@ -177,28 +181,34 @@ fn other_data_or_another_architecture_is_refused_on_resume() {
     Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
     let mut wider = config.clone();
     wider.model.n_embd = 64;
+    wider.train.steps = 4;
     let error = Trainer::resume(wider, run.clone(), few_digits(&config), &device).err().unwrap().to_string();
     assert!(error.contains("last.safetensors") && error.contains("shape"), "{error}");
     let shape = vdm::data::ImageShape { channels: 1, height: 4, width: 4 };
     let other = vdm::data::ImageDataset::new("other", shape, 17, vec![0; 160], None).unwrap();
     let data = Datasets { train: other.clone(), test: other };
-    let error = Trainer::resume(config, run, data, &device).err().unwrap().to_string();
+    let longer = self::config(4, &[]);
+    let error = Trainer::resume(longer, run, data, &device).err().unwrap().to_string();
     assert!(error.contains("`other`") && error.contains("1x8x8") && error.contains("1x4x4"), "{error}");
 }
 
 /// The gradient of the bound against a central difference along random directions, for every schedule, in continuous
-/// and in discrete time. Burn's tensors here are f32: with a step of 1e-2 the rounding of a loss near 10 (1e-6) leaves
-/// the difference 1e-4, and its curvature about as much; the bound allows ten times that.
+/// and in discrete time. Burn's tensors here are f32: with a step of 3e-3 the rounding of a loss near 10 (a few 1e-6)
+/// leaves the quotient an error near 1e-3, and the loss's curvature less; the bound allows ten times that.
+/// The monotonic network's gamma carries rounding errors of 6e-6, which the time embedding's factor 1000 makes errors of
+/// 1e-4 in the loss: ten times the bound for it; its own derivatives are checked more closely in `variance` and by the
+/// golden files.
 #[test]
 fn the_bounds_gradient_agrees_with_finite_differences() {
     use vdm::nn::{Conditioning, Mode};
     use vdm::weights::{Weights, export, gradients, import};
     let device = Device::flex().autodiff();
-    for kind in ["fixed-linear", "learned-linear", "network"] {
+    for kind in ["fixed-linear", "learned-linear", "network", "pinned-network", "monotonic"] {
         for timesteps in [0, 20] {
             let kind = format!("schedule.kind={kind}");
             let timesteps = format!("train.timesteps={timesteps}");
-            let config = config(1, &[&kind, &timesteps, "model.fourier=none", "schedule.features=16"]);
+            let small = ["model.fourier=none", "schedule.features=16", "schedule.hidden=[8]"];
+            let config = config(1, &[&small[..], &[kind.as_str(), timesteps.as_str()]].concat());
             let data = few_digits(&config);
             let vocabulary = vdm::encoding::Vocabulary::new(17).unwrap();
             // Zero-initialised layers would hide what is behind them: start from random weights everywhere.
@@ -236,13 +246,42 @@ fn the_bounds_gradient_agrees_with_finite_differences() {
                     .flat_map(|(name, g)| g.data.iter().zip(&direction[name].data))
                     .map(|(g, d)| f64::from(*g) * f64::from(*d))
                     .sum();
-                let h = 1e-2;
+                let h = 3e-3;
                 let up = bits(&add(&weights, &direction, h)).0;
                 let down = bits(&add(&weights, &direction, -h)).0;
                 let numeric = (up - down) / (2.0 * f64::from(h));
                 let error = (slope - numeric).abs();
-                assert!(error < 1e-2 * (1.0 + numeric.abs()), "{kind} {timesteps}: {slope} against {numeric}");
+                let bound = if kind.ends_with("monotonic") { 1e-1 } else { 1e-2 };
+                assert!(error < bound * (1.0 + numeric.abs()), "{kind} {timesteps}: {slope} against {numeric}");
             }
         }
+    }
+}
+
+#[test]
+fn a_schedule_is_trained_for_less_variance() {
+    use vdm::weights::export;
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    for kind in ["learned-linear", "pinned-network", "monotonic"] {
+        let kind = format!("schedule.kind={kind}");
+        let small = ["schedule.features=8", "schedule.hidden=[8]", "train.accumulate=2"];
+        let config = config(4, &[&small[..], &[kind.as_str(), "schedule.objective=variance"]].concat());
+        let data = few_digits(&config);
+        let run = RunDir::new(dir.path().join(&kind));
+        Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap().run(&mut never()).unwrap();
+        let checkpoint = last(&run);
+        let fresh = export(&config.init(data.train.shape(), checkpoint.vocabulary, &device));
+        // Endpoints and shape were both moved, and gamma still increases. (A shift of the shape, b1, has no effect.)
+        let moved = |name: &&String| name.starts_with("schedule.") && !name.ends_with(".b1");
+        let schedule: Vec<&String> = fresh.keys().filter(moved).collect();
+        assert!(schedule.len() >= 2);
+        for name in schedule {
+            assert_ne!(fresh[name], checkpoint.weights[name], "{name}");
+        }
+        let (model, _) = load_model(&config, run.last(), &device).unwrap();
+        assert_eq!(model.schedule.validate(), Ok(()));
+        let schedule = model.schedule.to_host();
+        assert!((0..100).all(|i| schedule.gamma((i + 1) as f64 / 100.0) > schedule.gamma(i as f64 / 100.0)));
     }
 }

@@ -117,6 +117,11 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
     let mut changes = Vec::new();
     leaves(&table, "", &mut changes);
     for (key, value) in changes {
+        // A section with nothing in it changes nothing.
+        let is_section = keys.iter().any(|(k, _)| k.starts_with(&format!("{key}.")));
+        if is_section && matches!(&value, Value::Table(t) if t.is_empty()) {
+            continue;
+        }
         let Some((_, old)) = keys.iter().find(|(k, _)| *k == key) else {
             let nearest = closest(&key, keys.iter().map(|(k, _)| k.clone()));
             return Err(ConfigError::UnknownKey { place: place.into(), key, nearest });
@@ -124,6 +129,7 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
         let value = match (old, value) {
             // A whole number is a number too; a number may be meant as a folder's name.
             (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+            (Value::String(_), Value::Integer(i)) => Value::String(i.to_string()),
             (_, value) => value,
         };
         if std::mem::discriminant(old) != std::mem::discriminant(&value) {
@@ -211,6 +217,9 @@ mod tests {
         let config = resolve("digits", file, &["train.steps=9".into(), "data.dir=x y".into()]).unwrap();
         assert_eq!((config.seed, config.train.lr, config.train.steps), (3, 1.0, 9));
         assert_eq!(config.data.dir, std::path::Path::new("x y"));
+        let config = resolve("digits", Some(("a.toml", "[train]\n[model]")), &["data.dir=2024".into()]).unwrap();
+        assert_eq!(config.data.dir, std::path::Path::new("2024"));
+        assert!(error("digits", Some(("a.toml", "[trian]")), &[]).contains("unknown key `trian`"));
         let sets = ["schedule.kind=monotonic", "schedule.hidden=[8]", "schedule.activation=selu"].map(String::from);
         let schedule = resolve("digits", None, &sets).unwrap().schedule;
         assert_eq!(schedule.hidden, [8]);

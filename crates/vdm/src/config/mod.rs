@@ -19,6 +19,9 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Most images of a grid of samples.
+pub const MAX_GRID: usize = 4096;
+
 /// Everything about a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,20 +187,26 @@ impl Config {
         };
         let t = &self.train;
         let positive = |key: &str, value: u64| check(key, value > 0, value.to_string(), "at least 1");
+        let size = |key: &str, value: usize, max: usize| {
+            check(key, (1..=max).contains(&value), value.to_string(), &format!("in 1..={max}"))
+        };
         let unit = |key: &str, v: f64| check(key, (0.0..1.0).contains(&v), v.to_string(), "in [0, 1)");
         let above = |key: &str, v: f64| check(key, v > 0.0 && v.is_finite(), v.to_string(), "above 0, finite");
         let not_negative =
             |key: &str, v: f64| check(key, v >= 0.0 && v.is_finite(), v.to_string(), "at least 0, finite");
         positive("train.steps", t.steps)?;
-        positive("train.batch_size", t.batch_size as u64)?;
-        positive("train.accumulate", t.accumulate as u64)?;
+        size("train.batch_size", t.batch_size, 1 << 16)?;
+        size("train.accumulate", t.accumulate, 1 << 14)?;
+        check("train.timesteps", t.timesteps <= 1 << 24, t.timesteps.to_string(), "at most 2^24")?;
         positive("train.log_every", t.log_every)?;
         positive("train.checkpoint_every", t.checkpoint_every)?;
-        positive("eval.repeats", self.eval.repeats as u64)?;
-        positive("eval.batch_size", self.eval.batch_size as u64)?;
-        positive("sample.count", self.sample.count as u64)?;
-        positive("sample.steps", self.sample.steps as u64)?;
-        positive("schedule.features", self.schedule.features as u64)?;
+        size("eval.repeats", self.eval.repeats, 1 << 20)?;
+        size("eval.batch_size", self.eval.batch_size, 1 << 16)?;
+        size("sample.count", self.sample.count, MAX_GRID)?;
+        size("sample.steps", self.sample.steps, 1 << 20)?;
+        size("schedule.features", self.schedule.features, 1 << 20)?;
+        size("model.n_embd", self.model.n_embd, 1 << 13)?;
+        check("model.n_layer", self.model.n_layer <= 1 << 10, self.model.n_layer.to_string(), "at most 1024")?;
         above("train.lr", t.lr)?;
         above("train.adam_eps", t.adam_eps)?;
         not_negative("train.weight_decay", t.weight_decay)?;
@@ -222,7 +231,7 @@ impl Config {
         match self.data.source {
             SourceKind::Imagenet => check("data.size", side == 32 || side == 64, side.to_string(), "32 or 64")?,
             SourceKind::Folder => {
-                check("data.size", (1..=4096).contains(&side), side.to_string(), "in 1..=4096")?;
+                check("data.size", (1..=1024).contains(&side), side.to_string(), "in 1..=1024")?;
                 let c = self.data.channels;
                 check("data.channels", c == 1 || c == 3, c.to_string(), "1 (grey) or 3 (RGB)")?;
             }

@@ -3,8 +3,8 @@
 //! - [`FixedLinear`]: nothing is learned; for comparisons, and where the endpoints are known.
 //! - [`LearnedLinear`]: both endpoints are learned; the paper's choice for most runs, and the default.
 //! - [`NetworkSchedule`]: the reference code's monotonic network; its endpoints float.
-//! - [`PinnedSchedule`]: learned endpoints, and the shape of any increasing function between them: of the paper's network,
-//!   or of a constrained monotonic one ([`LearnableSchedule`]). The shape can be trained for less variance.
+//! - [`PinnedSchedule`]: learned endpoints, and the shape of any increasing function between them: of the paper's
+//!   network, or of a constrained monotonic one ([`LearnableSchedule`]). The shape can be trained for less variance.
 //!
 //! The derivative gamma'(t) that the continuous-time bound needs is carried through the layers together with the value
 //! (forward mode), so that first-order autodiff gives its gradient.
@@ -333,8 +333,7 @@ mod tests {
             // Other kinds have no use for it.
             assert_eq!(ScheduleConfig { activation, ..base() }.validate(), Ok(()));
         }
-        let floating =
-            ScheduleConfig { kind: ScheduleKind::Network, objective: ScheduleObjective::Variance, ..base() };
+        let floating = ScheduleConfig { kind: ScheduleKind::Network, objective: ScheduleObjective::Variance, ..base() };
         assert!(error(floating).contains("pinned-network"));
     }
 }

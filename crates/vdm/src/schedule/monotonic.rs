@@ -353,7 +353,7 @@ impl HostMonotonicLinear {
 /// Configuration of a [`MonotonicNetwork`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MonotonicNetworkConfig {
-    /// Units of each hidden layer, from the time to the output.
+    /// Units of each hidden layer, from the time to the output: 1 to 16 layers, each of 1 to 4096 units.
     pub hidden: Vec<usize>,
     /// The activation of the hidden layers: elu, relu or selu.
     pub activation: MonotonicActivation,
@@ -365,12 +365,12 @@ impl MonotonicNetworkConfig {
     /// # Errors
     /// The field, its value, and what it must be.
     pub fn validate(&self) -> Result<(), String> {
-        if self.hidden.is_empty() || self.hidden.contains(&0) {
-            return Err(format!("hidden = {:?} must name at least one layer, each of at least 1 unit", self.hidden));
+        if !(1..=16).contains(&self.hidden.len()) || self.hidden.iter().any(|units| !(1..=4096).contains(units)) {
+            return Err(format!("hidden = {:?} must name 1 to 16 layers, each of 1 to 4096 units", self.hidden));
         }
         if !self.activation.is_monotone() {
             return Err(format!(
-                "activation = \"{}\" is not monotone, so gamma could fall with time; a schedule needs elu, relu or selu",
+                "activation = \"{}\" is not monotone, so gamma could fall; a schedule needs elu, relu or selu",
                 self.activation.name()
             ));
         }
@@ -499,7 +499,8 @@ mod tests {
     #[test]
     fn units_share_the_outputs() {
         let units = |d_out, act_weight| {
-            MonotonicLinearConfig { act_weight, ..MonotonicLinearConfig::new(1, d_out, MonotonicActivation::Elu) }.units()
+            let base = MonotonicLinearConfig::new(1, d_out, MonotonicActivation::Elu);
+            MonotonicLinearConfig { act_weight, ..base }.units()
         };
         assert_eq!(units(16, [7.0, 7.0, 2.0]), [7, 7, 2]);
         assert_eq!(units(64, [7.0, 7.0, 2.0]), [28, 28, 8]);
@@ -542,7 +543,7 @@ mod tests {
                 }
             }
         }
-        for hidden in [vec![], vec![4, 0]] {
+        for hidden in [vec![], vec![4, 0], vec![1; 17], vec![1 << 40]] {
             let config = MonotonicNetworkConfig { hidden, activation: MonotonicActivation::Elu };
             assert!(config.init(&Device::flex()).err().unwrap().contains("hidden"));
         }

@@ -48,8 +48,8 @@ impl RawMonotone {
 /// # Invariants
 /// gamma_1 must stay above gamma_0. They are stored as they are, not as a start and a span that is made positive: the
 /// reconstruction pulls gamma_0 down and the prior gamma_1 up, and [`validate`](Self::validate) says when a step has
-/// been so large that they crossed all the same. r(1) - r(0) is positive by the construction of r, unless all weights of
-/// a [`NetworkSchedule`] are zero.
+/// been so large that they crossed all the same. r(1) - r(0) is positive by the construction of r, unless all weights
+/// of a [`NetworkSchedule`] are zero.
 #[derive(Module, Debug)]
 pub struct PinnedSchedule {
     /// gamma(0): `[1]`.
@@ -222,8 +222,7 @@ mod tests {
         assert_eq!(on_host.gamma(0.0), -8.0);
         assert!((on_host.gamma(1.0) - 5.0).abs() < 1e-12);
         let (start, end) = schedule.endpoints();
-        let names: Vec<String> =
-            crate::weights::gradients(&schedule, &(start * end).backward()).into_keys().collect();
+        let names: Vec<String> = crate::weights::gradients(&schedule, &(start * end).backward()).into_keys().collect();
         assert_eq!(names, ["gamma_0", "gamma_1"]);
     }
 

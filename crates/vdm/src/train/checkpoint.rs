@@ -13,6 +13,13 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Bounds on an image's shape, so that a damaged file cannot ask for more memory than there is.
+const MAX_CHANNELS: usize = 16;
+/// Most pixels of a side.
+const MAX_SIDE: usize = 4096;
+/// Most numbers of an image.
+const MAX_DIMS: usize = 1 << 24;
+
 /// The file format's version.
 const FORMAT: &str = "1";
 
@@ -124,15 +131,20 @@ impl Checkpoint {
         };
         let step = number("step")?;
         let levels = number("levels")?;
-        let vocabulary =
-            Vocabulary::new(levels as usize).ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
+        let vocabulary = Vocabulary::new(levels as usize)
+            .filter(|v| v.levels() <= 256)
+            .ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
         let text = get("best_bpd")?;
         let best_bpd = text.parse::<f64>().map_err(|_| wrong("best_bpd", text, "a number"))?;
         let text = get("shape")?;
         let sides: Vec<usize> = text.split(',').filter_map(|s| s.parse().ok()).collect();
+        let (sides_ok, dims) = (sides.iter().all(|s| (1..=MAX_SIDE).contains(s)), sides.iter().product::<usize>());
         let &[channels, height, width] = &sides[..] else {
             return Err(wrong("shape", text, "channels,height,width"));
         };
+        if !sides_ok || channels > MAX_CHANNELS || dims > MAX_DIMS {
+            return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
+        }
         let mut weights = Weights::new();
         let mut optimizer = Weights::new();
         for (name, view) in SafeTensors::deserialize(bytes).map_err(damaged)?.tensors() {
@@ -203,6 +215,23 @@ mod tests {
             let error = Checkpoint::parse(&bytes[..n], &path).unwrap_err();
             assert!(matches!(error, CheckpointError::Damaged { .. }), "{n} bytes: {error}");
         }
+    }
+
+    #[test]
+    fn an_impossible_shape_or_vocabulary_is_refused_before_any_memory_is_taken() {
+        let (_dir, path) = saved();
+        let bytes = std::fs::read(&path).unwrap();
+        let text = |from: &str, to: &str| {
+            let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+            [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+        };
+        for shape in ["0,8,9", "9,9,0", "1,8,x", "1,999", "99,8,9"] {
+            let damaged = text("\"1,8,9\"", &format!("\"{shape:5}\"")[..7]);
+            let error = Checkpoint::parse(&damaged, &path).unwrap_err().to_string();
+            assert!(error.contains("shape") || error.contains("not a whole"), "{shape}: {error}");
+        }
+        let error = Checkpoint::parse(&text("\"17\"", "\"01\""), &path).unwrap_err().to_string();
+        assert!(error.contains("levels is 1") && error.contains("2..=256"), "{error}");
     }
 
     #[test]

@@ -142,15 +142,15 @@ pub fn grid_png(
     Ok(png)
 }
 
-/// Writes each image pixel for pixel to `{prefix}00000.png`, `{prefix}00001.png` and so on in `dir`, which is made if
-/// need be. The arguments are as in [`grid_png`]; each file is written whole or not at all.
+/// Writes each image pixel for pixel to `image-00000.png`, `image-00001.png` and so on, counting from `first`, in `dir`,
+/// which is made if need be. The arguments are as in [`grid_png`]; each file is written whole or not at all.
 ///
 /// # Errors
 /// [`GridError`]; nothing is written where the arguments do not fit each other.
-pub fn save_images(dir: &Path, images: &[u8], shape: ImageShape, levels: usize, prefix: &str) -> Result<(), GridError> {
+pub fn save_images(dir: &Path, images: &[u8], shape: ImageShape, levels: usize, first: u64) -> Result<(), GridError> {
     check(images, shape, levels)?;
     for (i, image) in images.chunks_exact(shape.dims()).enumerate() {
-        let path = dir.join(format!("{prefix}{i:05}.png"));
+        let path = dir.join(format!("image-{:05}.png", first.wrapping_add(i as u64)));
         let png = grid_png(image, shape, levels, 1, 1)?;
         write_bytes(&path, &png).map_err(|source| GridError::Io { path, source })?;
     }
@@ -261,14 +261,14 @@ mod tests {
     fn images_are_saved_one_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new");
-        save_images(&folder, &[0, 1, 1, 0, 1, 1, 1, 1], GREY, 2, "image-").unwrap();
+        save_images(&folder, &[0, 1, 1, 0, 1, 1, 1, 1], GREY, 2, 0).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
         let image = image::load_from_memory(&fs::read(folder.join("image-00000.png")).unwrap()).unwrap();
         assert_eq!(image.into_luma8().into_raw(), [0, 255, 255, 0]);
         assert!(folder.join("image-00001.png").exists());
 
         let untouched = dir.path().join("untouched");
-        assert!(save_images(&untouched, &[0; 7], GREY, 2, "image-").is_err());
+        assert!(save_images(&untouched, &[0; 7], GREY, 2, 0).is_err());
         assert!(!untouched.exists());
     }
 }

@@ -162,9 +162,9 @@ struct Apply<'a> {
 impl ModuleMapper for Apply<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        let (Some(grad), Some(state)) = (self.grads.remove(&name), self.states.remove(&name)) else {
-            return param;
-        };
+        // Without a gradient the state must stay, too.
+        let Some(grad) = self.grads.remove(&name) else { return param };
+        let Some(state) = self.states.remove(&name) else { return param };
         // Weights are matrices and kernels; biases, normalisations and the schedule do not decay.
         let decays = D >= 2 && !name.starts_with("schedule.");
         let update = Update { weight_decay: if decays { self.decay as f32 } else { 0.0 }, ..self.update };
@@ -227,6 +227,18 @@ mod tests {
                 assert!((f64::from(averaged[i]) - ema[i]).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_keeps_its_state() {
+        let device = Device::flex().autodiff();
+        let config = crate::config::preset("digits").unwrap().train;
+        let layer = Dense::new(3, 2, &device);
+        let mut optimizer = Optimizer::new(&layer, &device.clone().inner());
+        let before = optimizer.export(&layer);
+        let layer = optimizer.step(layer, GradientSum::default(), &config, 1);
+        assert_eq!(optimizer.export(&layer), before);
+        assert_eq!(before.len(), 6);
     }
 
     #[test]

@@ -40,20 +40,15 @@ pub fn loss_over_time<N: ScoreNetwork>(
         .collect()
 }
 
-/// Draws the run's curve from its log, its schedule, and the loss over time.
+/// Draws the run's curve from its log, and its schedule.
 ///
 /// # Errors
 /// Whatever the file system or the plotting says.
-pub(super) fn write_plots<N: ScoreNetwork>(
+pub(super) fn write_curve<N: ScoreNetwork>(
     run: &RunDir,
     log: &MetricsLog,
     model: &VariationalDiffusion<N>,
-    data: &ImageDataset,
-    device: &Device,
 ) -> io::Result<()> {
-    let draw = |name: &str, plot: Result<String, PlotError>| {
-        write_bytes(&run.plot(name), plot.map_err(io::Error::other)?.as_bytes())
-    };
     let (steps, evals) = log.read()?;
     let curve: Vec<CurvePoint> = steps
         .iter()
@@ -66,8 +61,26 @@ pub(super) fn write_plots<N: ScoreNetwork>(
         })
         .collect();
     let evals: Vec<(u64, f64, f64)> = evals.iter().map(|e| (e.step, e.eval_bpd, e.eval_bpd_stderr)).collect();
-    draw("bpd", plots::training_curve(&curve, &evals))?;
+    draw(run, "bpd", plots::training_curve(&curve, &evals))?;
     let schedule = model.schedule.to_host();
-    draw("schedule", plots::schedule_plot(&[("learned", schedule.as_ref())]))?;
-    draw("loss-over-time", plots::loss_over_time(&loss_over_time(model, data, 64, 24, device)))
+    draw(run, "schedule", plots::schedule_plot(&[("learned", schedule.as_ref())]))
+}
+
+/// All plots: [`write_curve`]'s, and the loss over time.
+///
+/// # Errors
+/// Whatever the file system or the plotting says.
+pub(super) fn write_plots<N: ScoreNetwork>(
+    run: &RunDir,
+    log: &MetricsLog,
+    model: &VariationalDiffusion<N>,
+    data: &ImageDataset,
+    device: &Device,
+) -> io::Result<()> {
+    write_curve(run, log, model)?;
+    draw(run, "loss-over-time", plots::loss_over_time(&loss_over_time(model, data, 64, 24, device)))
+}
+
+fn draw(run: &RunDir, name: &str, plot: Result<String, PlotError>) -> io::Result<()> {
+    write_bytes(&run.plot(name), plot.map_err(io::Error::other)?.as_bytes())
 }

@@ -52,6 +52,16 @@ impl RunDir {
         self.0.join(format!("plots/{name}.svg"))
     }
 
+    /// Removes what writes that were killed left behind.
+    pub(super) fn remove_litter(&self) {
+        for folder in [self.0.clone(), self.0.join("checkpoints"), self.0.join("samples"), self.0.join("plots")] {
+            let files = fs::read_dir(folder).into_iter().flatten().flatten();
+            for path in files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
     /// The final evaluation.
     pub fn evaluation(&self) -> PathBuf {
         self.0.join("evaluation.json")

@@ -10,8 +10,9 @@ use crate::encoding::Vocabulary;
 use crate::eval::{EvalError, EvalOptions, Evaluation, evaluate};
 use crate::nn::{Conditioning, Mode, ScoreUNet};
 use crate::sample::{SampleOptions, sample};
-use crate::schedule::host;
+use crate::schedule::{ScheduleError, ScheduleObjective, host};
 use crate::times::draw_times;
+use crate::variance::{ScheduleTape, VarianceError, reduce_variance};
 use crate::weights::WeightsError;
 use crate::{LossTerms, Noise, VariationalDiffusion, bits_per_dim};
 use burn::module::Module;
@@ -46,6 +47,12 @@ pub enum TrainError {
     /// See [`EvalError`].
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// See [`VarianceError`].
+    #[error(transparent)]
+    Variance(#[from] VarianceError),
+    /// See [`ScheduleError`].
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     /// A checkpoint and its configuration do not belong together.
     #[error("{}: {source}", path.display())]
     Weights {
@@ -68,6 +75,14 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// The run has no step left to do.
+    #[error("{} is finished at step {step}; train longer with --set train.steps=N, N above {step}", path.display())]
+    Finished {
+        /// The folder.
+        path: PathBuf,
+        /// Steps done.
+        step: u64,
+    },
     /// Training or test images cannot be used together, or at all.
     #[error("the data set `{name}` cannot be used: {reason}")]
     Dataset {
@@ -78,8 +93,8 @@ pub enum TrainError {
     },
     /// The loss or its gradient is infinite or not a number.
     #[error(
-        "{what} is not finite at step {step}: training diverged. The checkpoint of step {kept} is kept; lower train.lr \
-         or set train.grad_clip=1"
+        "{what} is not finite at step {step}: training diverged. The checkpoint of step {kept} is kept; start a new \
+         run with a lower train.lr or with train.grad_clip=1"
     )]
     Diverged {
         /// The loss term, or the gradient.
@@ -194,21 +209,32 @@ impl Trainer {
         if run.config().exists() {
             return Err(TrainError::Exists { path: run.path().into() });
         }
+        Self::start(config, run, data, device)
+    }
+
+    fn start(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
         let vocabulary = data.vocabulary()?;
-        let path = run.config();
-        write_bytes(&path, config.to_toml().as_bytes()).map_err(|source| TrainError::Io { path, source })?;
         let model = config.init(data.train.shape(), vocabulary, &device.clone().autodiff());
         let optimizer = Optimizer::new(&model, device);
         Self::assemble(config, run, data, device, model, optimizer, 0, f64::INFINITY)
     }
 
-    /// Goes on with the run in the folder `run` from its last checkpoint.
+    /// Goes on with the run in the folder `run` from its last checkpoint, or from the beginning where a stop came before
+    /// the first one. `config` is the run's own, but for what may change: `train.steps` and `data.dir`; it is written
+    /// back.
     ///
     /// # Errors
-    /// See [`TrainError`].
+    /// See [`TrainError`]; [`TrainError::Finished`] if no step is left to do.
     pub fn resume(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
+        config.validate()?;
         let path = run.last();
+        if !path.exists() {
+            return Self::start(config, run, data, device);
+        }
         let checkpoint = Checkpoint::load(&path)?;
+        if checkpoint.step >= config.train.steps && run.evaluation().exists() {
+            return Err(TrainError::Finished { path: run.path().into(), step: checkpoint.step });
+        }
         if checkpoint.shape != data.train.shape() || checkpoint.vocabulary != data.vocabulary()? {
             return Err(TrainError::Dataset {
                 name: data.train.name().into(),
@@ -242,6 +268,13 @@ impl Trainer {
         step: u64,
         best_bpd: f64,
     ) -> Result<Self, TrainError> {
+        let path = run.config();
+        write_bytes(&path, config.to_toml().as_bytes()).map_err(|source| TrainError::Io { path, source })?;
+        run.remove_litter();
+        if step < config.train.steps {
+            // An evaluation of an earlier end would pass for one of the new end.
+            let _ = std::fs::remove_file(run.evaluation());
+        }
         let path = run.metrics();
         let log = MetricsLog::open(&path, step).map_err(|source| TrainError::Io { path, source })?;
         let device = device.clone();
@@ -279,18 +312,27 @@ impl Trainer {
             if every(config.train.log_every, step) || step == config.train.steps {
                 self.write_line(&mut window, observer)?;
             }
-            if every(config.train.eval_every, step) && step < config.train.steps {
-                let subset = self.eval_subset()?;
-                self.evaluate(&subset, 1, observer)?;
-            }
-            if every(config.train.sample_every, step) && step < config.train.steps {
-                self.draw_samples(observer)?;
-            }
+            // Saving comes first: what follows may take long, and a stop must not lose steps.
             let stop = observer.should_stop();
             if every(config.train.checkpoint_every, step) || step == config.train.steps || stop {
                 self.save()?;
             }
-            if stop && step < config.train.steps {
+            if step == config.train.steps {
+                break;
+            }
+            let due = every(config.train.eval_every, step);
+            if due && !stop {
+                let subset = self.eval_subset()?;
+                let evaluation = self.evaluate(&subset, 1, observer)?;
+                self.keep_if_best(&evaluation)?;
+            }
+            if due || stop {
+                self.plot(|run, log, model, _, _| report::write_curve(run, log, model))?;
+            }
+            if every(config.train.sample_every, step) && !stop {
+                self.draw_samples(observer)?;
+            }
+            if stop {
                 return Ok(Outcome::Stopped { step });
             }
         }
@@ -300,11 +342,12 @@ impl Trainer {
         let path = self.run.evaluation();
         let json = serde_json::to_vec_pretty(&evaluation).unwrap_or_default();
         write_bytes(&path, &json).map_err(|source| TrainError::Io { path, source })?;
+        if self.best_bpd.is_infinite() {
+            self.keep_if_best(&evaluation)?;
+        }
         self.save()?;
-        let plots = self.run.plot("bpd");
-        report::write_plots(&self.run, &self.log, &self.ema_model()?, &self.data.test, &self.device)
-            .map_err(|source| TrainError::Io { path: plots.clone(), source })?;
-        observer.on_file("plots", plots.parent().unwrap_or(&plots));
+        self.plot(report::write_plots)?;
+        observer.on_file("plots", &self.run.path().join("plots"));
         Ok(Outcome::Finished(Box::new(evaluation)))
     }
 
@@ -317,16 +360,15 @@ impl Trainer {
         for pass in 0..passes {
             // Every image that a step sees has its own number, and with it its own random numbers.
             let first = (pass * b) as u64;
-            let loss = self.loss(first, b)?;
-            let means = [&loss.prior, &loss.reconstruction, &loss.diffusion]
-                .map(|t| bits_per_dim(host(t).iter().sum::<f64>() / b as f64, dims));
-            for (what, mean) in ["the prior loss", "the reconstruction loss", "the diffusion loss"].iter().zip(means) {
-                if !mean.is_finite() {
-                    return Err(TrainError::Diverged { what, step: self.step + 1, kept: self.saved });
-                }
-            }
+            let (loss, tape) = self.loss(first, b)?;
+            let means = self.finite(&loss)?;
             let objective = loss.total().mean() * bits_per_dim(1.0, dims);
-            sum.add(self.model(), &mut objective.backward());
+            let mut gradients = objective.backward();
+            if let Some(tape) = tape {
+                let weight = bits_per_dim(1.0, dims) / b as f64;
+                reduce_variance(&self.model().schedule, &tape, loss.diffusion, &mut gradients, weight)?;
+            }
+            sum.add(self.model(), &mut gradients);
             for (total, mean) in window.terms.iter_mut().zip(means) {
                 *total += mean / passes as f64;
             }
@@ -339,11 +381,13 @@ impl Trainer {
         window.steps += 1;
         self.step += 1;
         self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &config.train, self.step));
+        self.model().schedule.validate()?;
         Ok(())
     }
 
-    /// The loss terms of the images number `first .. first + batch` of the present step.
-    fn loss(&mut self, first: u64, batch: usize) -> Result<LossTerms, TrainError> {
+    /// The loss terms of the images number `first .. first + batch` of the present step, and the schedule's tape where
+    /// its shape is trained for less variance.
+    fn loss(&mut self, first: u64, batch: usize) -> Result<(LossTerms, Option<ScheduleTape>), TrainError> {
         let (seed, step, shape) = (self.config.seed, self.step, self.data.train.shape());
         let device = self.device.clone().autodiff();
         let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, step << 32 | (first + i))).collect();
@@ -370,7 +414,30 @@ impl Trainer {
         let k = TensorData::new(k, [batch, shape.channels, shape.height, shape.width]);
         let scalar = self.config.data.augment.then(|| Tensor::from_data(changed.as_slice(), &device));
         let conditioning = Conditioning { scalar, ..Default::default() };
-        Ok(self.model().loss(Tensor::from_data(k, &device), &times, noise, &conditioning, Mode::Train { dropout_seed }))
+        let (k, mode) = (Tensor::from_data(k, &device), Mode::Train { dropout_seed });
+        Ok(match self.config.schedule.objective {
+            ScheduleObjective::Bound => (self.model().loss(k, &times, noise, &conditioning, mode), None),
+            ScheduleObjective::Variance => {
+                let (terms, tape) = self.model().loss_with_tape(k, &times, noise, &conditioning, mode)?;
+                (terms, Some(tape))
+            }
+        })
+    }
+
+    /// The means of the terms in bits per dimension, or an error if one is not finite.
+    fn finite(&self, loss: &LossTerms) -> Result<[f64; 3], TrainError> {
+        let dims = self.data.train.shape().dims();
+        let mean = |t: &Tensor<1>| {
+            let nats = host(t);
+            bits_per_dim(nats.iter().sum::<f64>() / nats.len() as f64, dims)
+        };
+        let means = [&loss.prior, &loss.reconstruction, &loss.diffusion].map(mean);
+        for (what, mean) in ["the prior loss", "the reconstruction loss", "the diffusion loss"].iter().zip(means) {
+            if !mean.is_finite() {
+                return Err(TrainError::Diverged { what, step: self.step + 1, kept: self.saved });
+            }
+        }
+        Ok(means)
     }
 
     /// The training image that is number `i` of the present step: epochs are shuffled one by one.
@@ -432,11 +499,25 @@ impl Trainer {
         let line = EvalLine::new(self.step, &evaluation);
         self.log.append(&line).map_err(|source| TrainError::Io { path: self.run.metrics(), source })?;
         observer.on_evaluation(&line);
+        Ok(evaluation)
+    }
+
+    /// Keeps a checkpoint if its evaluation is the best so far. Only evaluations of the same images compare, so the
+    /// final one, over all images, takes part only where there was no other.
+    fn keep_if_best(&mut self, evaluation: &Evaluation) -> Result<(), TrainError> {
         if evaluation.bpd < self.best_bpd {
             self.best_bpd = evaluation.bpd;
             self.checkpoint().save(&self.run.best())?;
         }
-        Ok(evaluation)
+        Ok(())
+    }
+
+    fn plot(
+        &self,
+        write: impl FnOnce(&RunDir, &MetricsLog, &Model, &ImageDataset, &Device) -> io::Result<()>,
+    ) -> Result<(), TrainError> {
+        write(&self.run, &self.log, &self.ema_model()?, &self.data.test, &self.device)
+            .map_err(|source| TrainError::Io { path: self.run.path().join("plots"), source })
     }
 
     fn draw_samples(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -481,7 +562,10 @@ impl Trainer {
         }
     }
 
+    /// Saves the state, if it is one to go on from: if the next step's loss is finite.
     fn save(&mut self) -> Result<(), TrainError> {
+        let (loss, _) = self.loss(0, self.config.train.batch_size)?;
+        self.finite(&loss)?;
         self.checkpoint().save(&self.run.last())?;
         self.saved = self.step;
         Ok(())
