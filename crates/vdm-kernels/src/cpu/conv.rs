@@ -1,14 +1,13 @@
-//! Convolutions 3x3 (padding 1) and 1x1, stride 1, as matrix products over unfolded tiles of rows (im2col).
+//! Convolutions 3x3 (padding 1) and 1x1, stride 1: 3x3 by [`super::winograd`], 1x1 as one matrix product an image.
 //!
 //! Images are independent and run in parallel. In the backward pass a fixed number of groups of images each collect a
 //! partial weight gradient, and the partial sums are added in order.
 
 use super::math;
 use super::matmul::{Layout, matmul};
+use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
 
-/// Output pixels that one tile aims at: the unfolded tile stays in the second-level cache.
-const TILE_PIXELS: usize = 256;
 /// Most partial weight gradients that are kept at a time.
 const MAX_GROUPS: usize = 8;
 
@@ -34,12 +33,13 @@ impl Spec {
         self.h * self.w
     }
 
-    fn taps(&self) -> usize {
-        self.k * self.k
+    fn grid(&self, images: usize) -> Grid {
+        Grid { images, h: self.h, w: self.w }
     }
 
-    fn tile_rows(&self) -> usize {
-        TILE_PIXELS.div_ceil(self.w).min(self.h)
+    /// Images that one task takes together.
+    fn together(&self) -> usize {
+        if self.k == 1 { 1 } else { Grid::images_of_block(self.h, self.w) }
     }
 
     /// Images of one group of the backward pass: depends on the batch alone, never on threads.
@@ -48,20 +48,31 @@ impl Spec {
     }
 }
 
-/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or [1, co] -> `y [B, co, h, w]`.
+/// A weight, ready for use with one image after another.
+enum Prepared {
+    Pointwise(Vec<f32>),
+    Winograd(Weight),
+}
+
+impl Prepared {
+    /// `weight [co, ci, k, k]`.
+    fn new(weight: &[f32], ci: usize, co: usize, k: usize) -> Self {
+        if k == 1 { Self::Pointwise(weight.to_vec()) } else { Self::Winograd(Weight::new(weight, ci, co)) }
+    }
+}
+
+/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h, w]`.
 pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
-    let pixels = s.pixels();
     let shared = bias.len() == s.co;
-    y.par_chunks_mut(s.co * pixels).zip(x.par_chunks(s.ci * pixels)).enumerate().for_each_init(
-        Vec::new,
-        |col, (image, (y, x))| {
-            let bias = if shared { bias } else { &bias[image * s.co..][..s.co] };
-            for (y, &b) in y.chunks_exact_mut(pixels).zip(bias) {
-                y.fill(b);
-            }
-            convolve(s, s.ci, s.co, x, weight, y, col);
-        },
-    );
+    let weight = Prepared::new(weight, s.ci, s.co, s.k);
+    let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
+    let n = s.together();
+    y.par_chunks_mut(n * s.co * s.pixels())
+        .zip(x.par_chunks(n * s.ci * s.pixels()))
+        .zip(bias.par_chunks(n * s.co))
+        .for_each_init(Scratch::default, |scratch, ((y, x), bias)| {
+            convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, scratch);
+        });
 }
 
 /// Gradients of [`forward`]; all outputs are overwritten.
@@ -76,35 +87,43 @@ pub fn backward(
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
-    let pixels = s.pixels();
-    let (group, row) = (s.group(), s.ci * s.taps());
-    let flipped = if dx.is_empty() { Vec::new() } else { flip(s, weight) };
-    let mut partial = vec![0f32; s.batch.div_ceil(group) * s.co * row];
-    // A dummy chunk for every group where no dx is wanted keeps one loop for both cases.
-    let mut none: Vec<&mut [f32]> = Vec::new();
-    let dx_groups: Vec<&mut [f32]> = if dx.is_empty() {
-        none.resize_with(s.batch.div_ceil(group), Default::default);
-        none
-    } else {
-        dx.chunks_mut(group * s.ci * pixels).collect()
-    };
+    let (pixels, group) = (s.pixels(), s.group());
+    let groups = s.batch.div_ceil(group);
+    let part = if s.k == 1 { s.co * s.ci } else { Weight::gradient_len(s.ci, s.co) };
+    let flipped = Prepared::new(&flip(s, weight), s.co, s.ci, s.k);
+    let n = s.together();
+    let none = vec![0f32; n * s.ci];
+    let mut partial = vec![0f32; groups * part];
+    // An empty slice for every group where no dx is wanted keeps one loop for both cases.
+    let mut dx_groups: Vec<&mut [f32]> = dx.chunks_mut(group * s.ci * pixels).collect();
+    dx_groups.resize_with(groups, Default::default);
     partial
-        .par_chunks_mut(s.co * row)
+        .par_chunks_mut(part)
         .zip(dx_groups)
         .zip(x.par_chunks(group * s.ci * pixels))
         .zip(dy.par_chunks(group * s.co * pixels))
-        .for_each_init(Vec::new, |col, (((dweight, dx), x), dy)| {
-            for (x, dy) in x.chunks_exact(s.ci * pixels).zip(dy.chunks_exact(s.co * pixels)) {
-                correlate(s, x, dy, dweight, col);
+        .for_each_init(Scratch::default, |scratch, (((dw, dx), x), dy)| {
+            for (x, dy) in x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
+                if s.k == 1 {
+                    let lx = Layout::row_major(s.ci, pixels).transposed();
+                    matmul(true, dy, Layout::row_major(s.co, pixels), x, lx, dw, Layout::row_major(s.co, s.ci));
+                } else {
+                    winograd::correlate(s.grid(x.len() / (s.ci * pixels)), x, s.ci, dy, s.co, dw, scratch);
+                }
             }
-            for (dx, dy) in dx.chunks_exact_mut(s.ci * pixels).zip(dy.chunks_exact(s.co * pixels)) {
-                dx.fill(0.0);
-                convolve(s, s.co, s.ci, dy, &flipped, dx, col);
+            for (dx, dy) in dx.chunks_mut(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
+                let images = dx.len() / (s.ci * pixels);
+                convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, scratch);
             }
         });
-    dweight.fill(0.0);
-    for part in partial.chunks_exact(s.co * row) {
-        math::add(part, dweight);
+    let (sum, rest) = partial.split_at_mut(part);
+    for part in rest.chunks_exact(part) {
+        math::add(part, sum);
+    }
+    if s.k == 1 {
+        dweight.copy_from_slice(sum);
+    } else {
+        Weight::gradient(sum, s.ci, s.co, dweight);
     }
     let shared = dbias.len() == s.co;
     dbias.fill(0.0);
@@ -113,70 +132,25 @@ pub fn backward(
     }
 }
 
-/// y [co, h, w] += weight [co, ci, k, k] * x [ci, h, w], for one image.
-fn convolve(s: &Spec, ci: usize, co: usize, x: &[f32], weight: &[f32], y: &mut [f32], col: &mut Vec<f32>) {
-    let (pixels, row) = (s.pixels(), ci * s.taps());
-    let lw = Layout::row_major(co, row);
-    if s.k == 1 {
-        return matmul(true, weight, lw, x, Layout::row_major(ci, pixels), y, Layout::row_major(co, pixels));
-    }
-    for top in (0..s.h).step_by(s.tile_rows()) {
-        let n = unfold(s, ci, x, top, col);
-        let ly = Layout { rows: co, cols: n, offset: top * s.w, row_stride: pixels, col_stride: 1 };
-        matmul(true, weight, lw, col, Layout::row_major(row, n), y, ly);
-    }
-}
-
-/// dweight [co, ci, k, k] += dy [co, h, w] against x [ci, h, w], for one image.
-fn correlate(s: &Spec, x: &[f32], dy: &[f32], dweight: &mut [f32], col: &mut Vec<f32>) {
-    let (pixels, row) = (s.pixels(), s.ci * s.taps());
-    let ld = Layout::row_major(s.co, row);
-    if s.k == 1 {
-        let lx = Layout::row_major(s.ci, pixels).transposed();
-        return matmul(true, dy, Layout::row_major(s.co, pixels), x, lx, dweight, ld);
-    }
-    for top in (0..s.h).step_by(s.tile_rows()) {
-        let n = unfold(s, s.ci, x, top, col);
-        let ldy = Layout { rows: s.co, cols: n, offset: top * s.w, row_stride: pixels, col_stride: 1 };
-        matmul(true, dy, ldy, col, Layout::row_major(row, n).transposed(), dweight, ld);
-    }
-}
-
-/// Writes the 3x3 neighbourhoods of the tile of rows from `top` into `col [c * 9, n]`; returns n, the tile's pixels.
-///
-/// Rows lie one after the other both in the image and in the tile, so that a tap is one shifted copy of all rows, and
-/// zeros where the shift crossed the image's border.
-fn unfold(s: &Spec, channels: usize, x: &[f32], top: usize, col: &mut Vec<f32>) -> usize {
-    let (h, w) = (s.h, s.w);
-    let rows = s.tile_rows().min(h - top);
-    let n = rows * w;
-    col.resize(channels * 9 * n, 0.0);
-    for (plane, col) in x.chunks_exact(h * w).zip(col.chunks_exact_mut(9 * n)) {
-        for (tap, out) in col.chunks_exact_mut(n).enumerate() {
-            let (ky, kx) = (tap / 3, tap % 3);
-            // Pixel i of the tile reads pixel i + shift of the image.
-            let shift = ((top + ky) * w + kx) as isize - (w + 1) as isize;
-            let first = (-shift).clamp(0, n as isize) as usize;
-            let last = (plane.len() as isize - shift).clamp(first as isize, n as isize) as usize;
-            out[..first].fill(0.0);
-            out[last..].fill(0.0);
-            if last > first {
-                let from = (first as isize + shift) as usize;
-                out[first..last].copy_from_slice(&plane[from..from + last - first]);
+/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`; one image only for 1x1.
+fn convolve(grid: Grid, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+    match weight {
+        Prepared::Winograd(weight) => winograd::convolve(grid, x, weight, bias, y, scratch),
+        Prepared::Pointwise(weight) => {
+            let pixels = grid.h * grid.w;
+            let (ci, co) = (x.len() / pixels, y.len() / pixels);
+            for (y, &b) in y.chunks_exact_mut(pixels).zip(bias) {
+                y.fill(b);
             }
-            match kx {
-                0 => out.iter_mut().step_by(w).for_each(|x| *x = 0.0),
-                2 => out.iter_mut().skip(w - 1).step_by(w).for_each(|x| *x = 0.0),
-                _ => {}
-            }
+            let (lx, ly) = (Layout::row_major(ci, pixels), Layout::row_major(co, pixels));
+            matmul(true, weight, Layout::row_major(co, ci), x, lx, y, ly);
         }
     }
-    n
 }
 
-/// The weight of the data gradient: [ci, co, k, k] with taps in reverse order.
+/// The weight of the data gradient: `[ci, co, k, k]` with taps in reverse order.
 fn flip(s: &Spec, weight: &[f32]) -> Vec<f32> {
-    let taps = s.taps();
+    let taps = s.k * s.k;
     let mut out = vec![0f32; weight.len()];
     for o in 0..s.co {
         for i in 0..s.ci {

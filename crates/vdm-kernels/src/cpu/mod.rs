@@ -15,3 +15,4 @@ pub mod group_norm;
 pub mod linear;
 pub mod math;
 pub mod matmul;
+pub mod winograd;
