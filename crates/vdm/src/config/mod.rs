@@ -150,6 +150,13 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
 }
 
+impl TrainConfig {
+    /// The learning rate of step `step`, which counts from 1: it rises linearly over the warm-up.
+    pub fn lr_at(&self, step: u64) -> f64 {
+        self.lr * (step as f64 / self.warmup.max(1) as f64).min(1.0)
+    }
+}
+
 /// Evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

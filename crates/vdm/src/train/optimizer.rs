@@ -137,9 +137,8 @@ impl Optimizer {
 /// The scalars of step `step`: warmed-up learning rate, bias corrections, warmed-up average.
 fn update(config: &TrainConfig, step: u64, grad_scale: f64) -> Update {
     let n = step as f64;
-    let warm = if config.warmup == 0 { 1.0 } else { (n / config.warmup as f64).min(1.0) };
     Update {
-        lr: (config.lr * warm) as f32,
+        lr: config.lr_at(step) as f32,
         beta1: config.beta1 as f32,
         beta2: config.beta2 as f32,
         eps: config.adam_eps as f32,

@@ -466,7 +466,7 @@ impl Trainer {
             gamma_0: schedule.gamma(0.0),
             gamma_1: schedule.gamma(1.0),
             grad_norm: window.grad_norm / steps,
-            lr: t.lr * (self.step as f64 / t.warmup.max(1) as f64).min(1.0),
+            lr: t.lr_at(self.step),
             images_per_second: steps * (t.batch_size * t.accumulate) as f64 / window.seconds.max(1e-9),
         };
         *window = Window::default();
