@@ -23,6 +23,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Evaluate a run's bound on its whole test split, in bits per dimension with a standard error.
     Eval(EvalArgs),
+    /// Measure how noisy the estimate of a run's bound is under its own and under fixed schedules, without classes.
+    Variance(crate::variance::VarianceArgs),
     /// Draw images from a run's model.
     Sample(SampleArgs),
     /// Show what a run is and how far it got.
@@ -45,6 +47,11 @@ pub struct TrainArgs {
     /// With --resume, only train.steps and data.dir may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Tell the network the class of each image: sets model.classes to the number of classes of the data, which must
+    /// have labels. Of every tenth image the class is left out (train.label_dropout), so that the model knows images
+    /// without a class too, and `vdm sample --guidance` works.
+    #[arg(long, conflicts_with = "resume")]
+    pub class_conditional: bool,
     /// Folder of the run; must not hold one yet. Default: runs/PRESET, or the first of runs/PRESET-2, … that is free.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
@@ -77,6 +84,9 @@ pub struct EvalArgs {
     /// Images at a time. Changes nothing but speed and memory. Default: the run's eval.batch_size.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
+    /// Leave the classes out: the bound on p(x) of a model with classes, in place of that on p(x | class).
+    #[arg(long)]
+    pub without_classes: bool,
     /// Which checkpoint. `best` was chosen by its test bound, so its bound is a little too good.
     #[arg(long, value_enum, default_value_t = Which::Last)]
     pub checkpoint: Which,
@@ -103,6 +113,14 @@ pub struct SampleArgs {
     /// Keep the predicted image in [-1, 1] at every step.
     #[arg(long)]
     pub clip: bool,
+    /// Class of all images, for a run trained with --class-conditional. Default there: classes take turns, image I being
+    /// of class I modulo their number.
+    #[arg(long, value_name = "C")]
+    pub class: Option<u32>,
+    /// Weight of classifier-free guidance, at least 0: 1 for none, above it images are more typical of their class, 0
+    /// ignores the class. Each step takes two network evaluations. Default: the run's sample.guidance.
+    #[arg(long, value_name = "W")]
+    pub guidance: Option<f64>,
     /// How pixels are read off the last latent. Default: the run's sample.decoder.
     #[arg(long, value_enum)]
     pub decoder: Option<Decoder>,

@@ -45,7 +45,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
             let z = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
             let t = Tensor::<1>::random([batch], Distribution::Default, &device);
             timed(args.seconds, || {
-                let out = network.forward(z.clone(), t.clone(), None, Mode::Eval);
+                let out = network.forward(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval);
                 // Other devices compute behind the caller's back.
                 let _ = out.device().sync();
             })
@@ -100,8 +100,7 @@ impl TrainStep {
         let mode = Mode::Train { dropout_seed: self.step };
         let loss = model.draw_loss(k, self.step, &Conditioning::default(), mode);
         let objective = loss.total().mean() * bits_per_dim(1.0, self.shape[1..].iter().product());
-        let mut sum = GradientSum::default();
-        sum.add(&model, &mut objective.backward());
+        let sum = GradientSum::of(&model, objective.backward());
         let config = vdm::config::preset("cifar10").expect("a preset").train;
         self.step += 1;
         self.model = Some(self.optimizer.step(model, sum, &config, self.step));

@@ -5,7 +5,8 @@ use crate::{device, progress, run};
 use anyhow::{Result, bail};
 use std::time::Instant;
 use vdm::data::{Split, load};
-use vdm::eval::{EvalOptions, evaluate};
+use vdm::eval::{EvalOptions, classes_of, evaluate_conditioned};
+use vdm::nn::Conditioning;
 use vdm::train::load_model;
 
 pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
@@ -28,24 +29,43 @@ pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
             test.levels()
         );
     }
+    let classes = config.model.classes;
+    if test.classes() > classes && classes > 0 && !args.without_classes {
+        bail!(
+            "the run knows {classes} classes, `{}` has {}; evaluate it with --without-classes",
+            test.name(),
+            test.classes()
+        );
+    }
+    if classes > 0 && test.labels().is_none() && !args.without_classes {
+        bail!("`{}` has no labels; evaluate the bound on p(x) with --without-classes", test.name());
+    }
     let options = EvalOptions {
         repeats: args.repeats.map_or(config.eval.repeats, |k| k as usize),
         batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
         seed: args.seed,
     };
     let started = Instant::now();
+    let conditional = classes > 0 && !args.without_classes;
     let bar = progress::bar("evaluating");
-    let e = evaluate(&model, &test, &options, &device, |done, total| progress::set(&bar, done, total))?;
+    let progress = |done, total| progress::set(&bar, done, total);
+    let classes = |indices: &[usize]| match args.without_classes {
+        true => Conditioning::default(),
+        false => classes_of(&model.network, &test, indices),
+    };
+    let e = evaluate_conditioned(&model, &test, classes, &options, &device, progress)?;
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     if json {
         let mut object = serde_json::to_value(&e)?;
         object["seconds"] = seconds.into();
         object["step"] = checkpoint.step.into();
+        object["conditional"] = conditional.into();
         println!("{object}");
     } else {
         let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
-        println!("{} test images, {} passes, {time}, after {} steps", e.images, e.repeats, checkpoint.step);
+        let of = if conditional { "p(x | class)" } else { "p(x)" };
+        println!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, checkpoint.step);
         println!("bound          {:.4} ± {:.4} bits per dimension (standard error over images)", e.bpd, e.bpd_stderr);
         if let Some(noise) = e.bpd_stderr_noise {
             println!("               ± {noise:.4} from the noise of the estimate alone");

@@ -11,6 +11,7 @@ mod progress;
 mod run;
 mod sample;
 mod train;
+mod variance;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Train(args) => return report(train::run(&args, json)),
         Command::Eval(args) => eval::run(&args, json),
+        Command::Variance(args) => variance::run(&args, json),
         Command::Sample(args) => sample::run(&args, json),
         Command::Info(args) => info::run(&args, json),
         Command::Presets(args) => presets::run(&args, json),

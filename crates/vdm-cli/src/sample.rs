@@ -4,9 +4,11 @@ use crate::args::SampleArgs;
 use crate::{device, progress, run};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use std::ops::Range;
 use std::time::Instant;
 use vdm::config::MAX_GRID;
-use vdm::sample::{SampleOptions, sample};
+use vdm::nn::Conditioning;
+use vdm::sample::{SampleOptions, sample_conditioned};
 use vdm::train::{grid, load_model, write_bytes};
 
 pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
@@ -20,21 +22,25 @@ pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
         steps: args.steps.map_or(config.sample.steps, |t| t as usize),
         clip: args.clip || config.sample.clip,
         decoder: args.decoder.map_or(config.sample.decoder, Into::into),
+        guidance: args.guidance.unwrap_or(config.sample.guidance),
         seed: args.seed,
         batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
     };
+    let classes = of_classes(args, config.model.classes)?;
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
     let count = args.count as usize;
     let started = Instant::now();
     let bar = progress::bar("sampling");
-    let images = sample(&model, shape, args.first, count, &options, &device, |done, total| {
-        progress::set(&bar, done, total);
-    });
+    let numbers = args.first..args.first.saturating_add(args.count.into());
+    let progress = |done, total| progress::set(&bar, done, total);
+    let images = sample_conditioned(&model, shape, numbers, classes, &options, &device, progress)?;
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     let clip = if options.clip { "-clip" } else { "" };
+    let class = args.class.map_or(String::new(), |c| format!("-class-{c}"));
+    let guidance = if options.guidance == 1.0 { String::new() } else { format!("-guidance-{}", options.guidance) };
     let default = format!(
-        "samples/step-{:07}-seed-{}-first-{}-count-{count}-steps-{}-{:?}{clip}",
+        "samples/step-{:07}-seed-{}-first-{}-count-{count}-steps-{}-{:?}{clip}{class}{guidance}",
         checkpoint.step, args.seed, args.first, options.steps, options.decoder
     )
     .to_lowercase();
@@ -53,11 +59,33 @@ pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
     if json {
         let object = json!({
             "path": path, "images": count, "steps": options.steps, "seed": args.seed, "first": args.first,
-            "step": checkpoint.step, "seconds": seconds,
+            "step": checkpoint.step, "class": args.class, "guidance": options.guidance, "seconds": seconds,
         });
         println!("{object}");
     } else {
         println!("{count} images in {} steps each: {} ({seconds:.1} s)", options.steps, path.display());
     }
     Ok(())
+}
+
+/// What the network is told about the images of these numbers: the class that was asked for, or each class in turn.
+fn of_classes(args: &SampleArgs, classes: usize) -> Result<impl Fn(Range<u64>) -> Conditioning + use<>> {
+    match (args.class, args.guidance) {
+        (Some(_), _) if classes == 0 => {
+            bail!("--class: this run has no classes; train one with `vdm train --class-conditional`")
+        }
+        (_, Some(_)) if classes == 0 => {
+            bail!("--guidance: this run has no classes; train one with `vdm train --class-conditional`")
+        }
+        (Some(class), _) if class as usize >= classes => {
+            bail!("--class {class}: the run knows classes 0 to {}", classes - 1)
+        }
+        (_, Some(w)) if !(w.is_finite() && w >= 0.0) => bail!("--guidance {w}: the weight must be at least 0"),
+        _ => {}
+    }
+    let (class, n) = (args.class, classes as u64);
+    Ok(move |numbers: Range<u64>| match n {
+        0 => Conditioning::default(),
+        n => Conditioning::of_classes(numbers.map(|number| Some(class.unwrap_or((number % n) as u32)))),
+    })
 }

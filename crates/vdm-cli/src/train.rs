@@ -27,9 +27,15 @@ pub fn run(args: &TrainArgs, json: bool) -> Result<ExitCode> {
             (Trainer::resume(config.clone(), run.clone(), data, &device)?, run, config)
         }
         None => {
-            let config = configuration(args)?;
+            let mut config = configuration(args)?;
             let run = RunDir::new(args.out.clone().unwrap_or_else(|| free_folder(&args.preset)));
             let data = Datasets::load(&config)?;
+            if args.class_conditional {
+                if data.classes() == 0 {
+                    bail!("the data set `{}` has no labels, which --class-conditional needs", data.train.name());
+                }
+                config.model.classes = data.classes();
+            }
             (Trainer::new(config.clone(), run.clone(), data, &device)?, run, config)
         }
     };

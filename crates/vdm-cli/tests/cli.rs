@@ -92,6 +92,46 @@ fn train_eval_sample_info_and_resume() {
 }
 
 #[test]
+fn classes_go_from_the_labels_to_the_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let result = json(&stdout(train(&run, 4).arg("--class-conditional")));
+    assert_eq!(result["finished"], true);
+    let info = json(&stdout(vdm().args(["info", "--json"]).arg(&run)));
+    assert_eq!(info["config"]["model"]["classes"], 10);
+
+    let bound = |more: &[&str]| json(&stdout(vdm().args(["eval", "--json"]).args(more).arg(&run)));
+    let (with, without) = (bound(&[]), bound(&["--without-classes"]));
+    assert_eq!((&with["conditional"], &without["conditional"]), (&true.into(), &false.into()));
+    assert_ne!(with["bpd"], without["bpd"]);
+
+    let png = |name: &str, more: &[&str]| {
+        let path = dir.path().join(name);
+        let sample = ["sample", "--json", "--count", "4", "--decoder", "draw", "-o"];
+        stdout(vdm().args(sample).arg(&path).args(more).arg(&run));
+        std::fs::read(path).unwrap()
+    };
+    let three = png("a.png", &["--class", "3"]);
+    assert_eq!(three, png("b.png", &["--class", "3", "--guidance", "1"]));
+    // With guidance 0 the class has no say.
+    let none = ["--guidance", "0"];
+    let [c, d] = ["3", "4"].map(|class| png("c.png", &[&none[..], &["--class", class]].concat()));
+    assert_eq!(c, d);
+
+    let error = stderr(vdm().args(["sample", "--class", "10"]).arg(&run));
+    assert!(error.contains("--class 10") && error.contains("0 to 9"), "{error}");
+    let error = stderr(vdm().args(["sample", "--guidance=-1"]).arg(&run));
+    assert!(error.contains("--guidance -1") && error.contains("at least 0"), "{error}");
+
+    let plain = dir.path().join("plain");
+    stdout(&mut train(&plain, 1));
+    for more in [["--class", "3"], ["--guidance", "2"]] {
+        let error = stderr(vdm().arg("sample").args(more).arg(&plain));
+        assert!(error.contains(more[0]) && error.contains("--class-conditional"), "{error}");
+    }
+}
+
+#[test]
 fn presets_are_listed_and_shown() {
     let text = String::from_utf8(stdout(vdm().arg("presets"))).unwrap();
     let names: Vec<&str> = text.lines().filter_map(|l| l.split_whitespace().next()).collect();

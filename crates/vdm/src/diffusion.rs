@@ -124,11 +124,26 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// # Shapes
     /// - `k`: `[batch, channels, height, width]`, whole numbers in 0..V as floats
     pub fn draw_loss(&self, k: Tensor<4>, seed: u64, conditioning: &Conditioning, mode: Mode) -> LossTerms {
-        let [batch, channels, height, width] = k.dims();
-        let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, i)).collect();
-        let times = draw_times(TimeSampling::LowDiscrepancy, batch, &Philox::new(seed, u64::MAX), 0);
-        let noise = Noise::draw(&streams, ImageShape { channels, height, width }, &k.device());
+        let (times, noise) = draw(&k, seed);
         self.loss(k, &times, noise, conditioning, mode)
+    }
+
+    /// [`loss_with_tape`](Self::loss_with_tape) at the times and noise of [`draw_loss`](Self::draw_loss).
+    ///
+    /// # Shapes
+    /// - `k`: `[batch, channels, height, width]`, whole numbers in 0..V as floats
+    ///
+    /// # Errors
+    /// See [`loss_with_tape`](Self::loss_with_tape).
+    pub fn draw_loss_with_tape(
+        &self,
+        k: Tensor<4>,
+        seed: u64,
+        conditioning: &Conditioning,
+        mode: Mode,
+    ) -> Result<(LossTerms, ScheduleTape), VarianceError> {
+        let (times, noise) = draw(&k, seed);
+        self.loss_with_tape(k, &times, noise, conditioning, mode)
     }
 
     /// The terms of the bound for the images `k`.
@@ -245,21 +260,67 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
 
     /// eps_hat(z, gamma).
     ///
+    /// For a network with self-conditioning, where the conditioning brings no estimate of x, a first pass without one
+    /// makes it from the same z (Chen et al. 2022, arXiv 2208.04202, who take the estimate of the step before when they
+    /// sample). So eps_hat is a function of z, gamma and the conditioning alone, the same in the bound, in sampling and
+    /// in the codec, and the bound stays a bound. In training, half of the batches make do without an estimate, and
+    /// nothing is learned through the first pass.
+    ///
     /// # Shapes
     /// - `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
     pub fn predict_noise(&self, z: Tensor<4>, gamma: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         let time = match self.settings.time_normalization {
             TimeNormalization::Configured => {
                 let (start, end) = self.settings.configured_endpoints;
-                (gamma - start) / (end - start)
+                (gamma.clone() - start) / (end - start)
             }
             TimeNormalization::Current => {
                 let (start, end) = self.schedule.endpoints(&gamma.device());
-                (gamma - start.clone()) / (end - start)
+                (gamma.clone() - start.clone()) / (end - start)
             }
         };
-        self.network.predict_noise(z, time, conditioning, mode)
+        let without = match mode {
+            Mode::Train { dropout_seed } => Philox::new(dropout_seed, ESTIMATE_STREAM).uniform_f64(0) < 0.5,
+            Mode::Eval => false,
+        };
+        if !self.network.self_conditioned() || conditioning.self_cond.is_some() || without {
+            return self.network.predict_noise(z, time, conditioning, mode);
+        }
+        let estimate = if z.is_autodiff() {
+            let (z, time, gamma) = (z.clone().inner(), time.clone().inner(), gamma.inner());
+            let estimate = first_estimate(&self.network.clone().valid(), z, time, gamma, &conditioning.inner());
+            Tensor::from_inner(estimate)
+        } else {
+            first_estimate(&self.network, z.clone(), time.clone(), gamma, conditioning)
+        };
+        let conditioning = Conditioning { self_cond: Some(estimate), ..conditioning.clone() };
+        self.network.predict_noise(z, time, &conditioning, mode)
     }
+}
+
+/// Stream of the coin that says whether a training batch gets an estimate; the layers' dropout has those from 1.
+const ESTIMATE_STREAM: u64 = u64::MAX;
+
+/// x_hat = (z - sigma eps_hat) / alpha of a pass without an estimate, in [-1, 1].
+fn first_estimate<N: ScoreNetwork>(
+    network: &N,
+    z: Tensor<4>,
+    time: Tensor<1>,
+    gamma: Tensor<1>,
+    conditioning: &Conditioning,
+) -> Tensor<4> {
+    let eps_hat = network.predict_noise(z.clone(), time, conditioning, Mode::Eval);
+    let alpha = column(sigmoid(gamma.clone() * -1.0).sqrt());
+    let sigma = column(sigmoid(gamma).sqrt());
+    ((z - eps_hat * sigma) / alpha).clamp(-1.0, 1.0)
+}
+
+/// Low-discrepancy times and noise for a batch like `k`: functions of `seed` and the position in the batch.
+fn draw(k: &Tensor<4>, seed: u64) -> (Vec<f64>, Noise) {
+    let [batch, channels, height, width] = k.dims();
+    let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, i)).collect();
+    let times = draw_times(TimeSampling::LowDiscrepancy, batch, &Philox::new(seed, u64::MAX), 0);
+    (times, Noise::draw(&streams, ImageShape { channels, height, width }, &k.device()))
 }
 
 /// e^x - 1 without cancellation near 0: tanh(x/2) (e^x + 1).

@@ -1,7 +1,7 @@
 //! The bound over a whole data set, with its standard error.
 
 use crate::data::ImageDataset;
-use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::nn::{Conditioning, ConditioningError, Mode, ScoreNetwork};
 use crate::{Noise, VariationalDiffusion, bits_per_dim};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
@@ -51,17 +51,47 @@ pub fn batch_tensor(data: &ImageDataset, indices: &[usize], device: &Device) -> 
     Tensor::from_data(TensorData::new(k, [indices.len(), s.channels, s.height, s.width]), device)
 }
 
-/// Evaluates the bound on every image of `data`, `options.repeats` times.
+/// The classes of these images, where the network takes classes and the data have labels.
+///
+/// [`Conditioning::check`] refuses labels that the network does not know.
+pub fn classes_of<N: ScoreNetwork>(network: &N, data: &ImageDataset, indices: &[usize]) -> Conditioning {
+    if network.classes() == 0 || data.labels().is_none() {
+        return Conditioning::default();
+    }
+    Conditioning::of_classes(indices.iter().map(|&i| data.label(i)))
+}
+
+/// Evaluates the bound on every image of `data`, `options.repeats` times: that on p(x | class) if the network takes
+/// classes and the data have labels.
+///
+/// See [`evaluate_conditioned`].
+///
+/// # Errors
+/// See [`EvalError`].
+pub fn evaluate<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    data: &ImageDataset,
+    options: &EvalOptions,
+    device: &Device,
+    progress: impl FnMut(usize, usize),
+) -> Result<Evaluation, EvalError> {
+    let classes = |indices: &[usize]| classes_of(&model.network, data, indices);
+    evaluate_conditioned(model, data, classes, options, device, progress)
+}
+
+/// Evaluates the bound on every image of `data`, `options.repeats` times, with what `conditioning` says about the images
+/// of these indices.
 ///
 /// In each pass the N images take N evenly spread times (t = (u + j/N) mod 1, j a fixed shuffle of the images), so that
 /// each image's time is uniform, the estimate unbiased, and nothing depends on the batch size. `progress` hears the
 /// batches done and to do.
 ///
 /// # Errors
-/// [`EvalError`] if there is no image or no pass, or the bound is not finite.
-pub fn evaluate<N: ScoreNetwork>(
+/// [`EvalError`] if there is no image or no pass, the conditioning does not fit, or the bound is not finite.
+pub fn evaluate_conditioned<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     data: &ImageDataset,
+    mut conditioning: impl FnMut(&[usize]) -> Conditioning,
     options: &EvalOptions,
     device: &Device,
     mut progress: impl FnMut(usize, usize),
@@ -86,7 +116,9 @@ pub fn evaluate<N: ScoreNetwork>(
             let times: Vec<f64> = indices.iter().map(|&i| (u + (i * stride % n) as f64 / n as f64).fract()).collect();
             let noise = Noise::draw(&streams, data.shape(), device);
             let k = batch_tensor(data, &indices, device);
-            let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
+            let given = conditioning(&indices);
+            given.check(&model.network, indices.len())?;
+            let loss = model.loss(k, &times, noise, &given, Mode::Eval);
             let [prior, reconstruction, diffusion] =
                 [loss.prior, loss.reconstruction, loss.diffusion].map(|t| crate::schedule::host(&t));
             for (j, &i) in indices.iter().enumerate() {
@@ -123,6 +155,9 @@ pub fn evaluate<N: ScoreNetwork>(
 /// Why there is no evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
+    /// What the network is told does not fit: see [`ConditioningError`].
+    #[error(transparent)]
+    Conditioning(#[from] ConditioningError),
     /// Nothing to average over.
     #[error("cannot evaluate {images} images {repeats} times: both must be at least 1")]
     Empty {

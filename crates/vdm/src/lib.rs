@@ -11,7 +11,7 @@
 //!    backwards.
 //!
 //! Where the schedule's shape is trained too, [`variance`] gives it the gradient that makes the estimate of the bound
-//! less noisy.
+//! less noisy; [`variance_study`] measures how noisy it is under other shapes.
 //!
 //! Losses are nats an image, `[batch]`, until [`bits_per_dim`] at the very end. Times and noise are arguments; what is
 //! drawn is drawn from counter-based generators, so that results depend neither on the batch size nor on the number of
@@ -29,6 +29,7 @@ pub mod schedule;
 pub mod times;
 pub mod train;
 pub mod variance;
+pub mod variance_study;
 pub mod weights;
 
 pub use diffusion::{DiffusionSettings, LossTerms, Noise, TimeNormalization, VariationalDiffusion, bits_per_dim};

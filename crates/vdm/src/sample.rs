@@ -6,9 +6,10 @@
 use crate::VariationalDiffusion;
 use crate::data::ImageShape;
 use crate::encoding::{alpha, sigma, sigmoid};
-use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::nn::{Conditioning, ConditioningError, Mode, ScoreNetwork};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use vdm_kernels::rng::{Philox, normal_images};
 
 /// The scalars of one step from z_t to z_s, s < t.
@@ -67,47 +68,76 @@ pub struct SampleOptions {
     pub clip: bool,
     /// How x is read off z_0.
     pub decoder: DecoderRule,
+    /// Weight w of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): eps_hat is that of no class and no
+    /// control plus w times what they change. 1 is no guidance; above 1, images are more typical of their class and less
+    /// varied. Needs a network that was trained with some of the classes left out.
+    pub guidance: f64,
     /// Image `i` is a function of (`seed`, `i`) alone.
     pub seed: u64,
     /// Images that go through the network at a time; has no influence on the images.
     pub batch_size: usize,
 }
 
+impl Default for SampleOptions {
+    /// 250 steps, no clipping, no guidance, the most probable levels, seed 0, 64 images at a time.
+    fn default() -> Self {
+        Self { steps: 250, clip: false, decoder: DecoderRule::Argmax, guidance: 1.0, seed: 0, batch_size: 64 }
+    }
+}
+
 /// Draws of each image's stream of random numbers: z_1 and the steps' noises, then the decoder's.
 const DRAW_Z_1: u32 = 0;
 const DRAW_DECODER: u32 = u32::MAX;
 
-/// Draws the images number `first .. first + count`; their bytes, channels first, image after image. Levels above 255,
-/// which no image of bytes has, are cut to it.
+/// Draws the images of these `numbers`, without a class or any other conditioning; their bytes, channels first, image
+/// after image. Levels above 255, which no image of bytes has, are cut to it.
 ///
-/// `progress` hears the network evaluations done and to do.
+/// `progress` hears the steps done and to do, over all batches.
 pub fn sample<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     shape: ImageShape,
-    first: u64,
-    count: usize,
+    numbers: Range<u64>,
+    options: &SampleOptions,
+    device: &Device,
+    progress: impl FnMut(usize, usize),
+) -> Vec<u8> {
+    let nothing = |_: Range<u64>| Conditioning::default();
+    sample_conditioned(model, shape, numbers, nothing, options, device, progress)
+        .expect("no conditioning fits every network")
+}
+
+/// [`sample`], with what `conditioning` says about the images of these numbers.
+///
+/// # Errors
+/// [`ConditioningError`] if it says something that does not fit.
+pub fn sample_conditioned<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    shape: ImageShape,
+    numbers: Range<u64>,
+    mut conditioning: impl FnMut(Range<u64>) -> Conditioning,
     options: &SampleOptions,
     device: &Device,
     mut progress: impl FnMut(usize, usize),
-) -> Vec<u8> {
+) -> Result<Vec<u8>, ConditioningError> {
     let schedule = model.schedule.to_host();
     let steps = options.steps.max(1);
     let gammas: Vec<f64> = (0..=steps).map(|i| schedule.gamma((steps - i) as f64 / steps as f64)).collect();
-    let batch_size = options.batch_size.max(1);
-    let total = count.div_ceil(batch_size) * steps;
-    let mut bytes = Vec::with_capacity(count * shape.dims());
+    let batch_size = options.batch_size.max(1) as u64;
+    let count = numbers.end.saturating_sub(numbers.start);
+    let total = count.div_ceil(batch_size) as usize * steps;
+    let mut bytes = Vec::with_capacity(count as usize * shape.dims());
     let mut done = 0;
-    while bytes.len() < count * shape.dims() {
-        let drawn = bytes.len() / shape.dims();
-        let batch = batch_size.min(count - drawn);
-        let number = |i: usize| first.wrapping_add((drawn + i) as u64);
-        let streams: Vec<Philox> = (0..batch).map(|i| Philox::new(options.seed, number(i))).collect();
+    for first in numbers.clone().step_by(batch_size as usize) {
+        let batch = first..numbers.end.min(first.saturating_add(batch_size));
+        let streams: Vec<Philox> = batch.clone().map(|number| Philox::new(options.seed, number)).collect();
+        let given = conditioning(batch);
+        given.check(&model.network, streams.len())?;
         let noise = |draw| image_noise(&streams, draw, shape, device);
         let mut z = noise(DRAW_Z_1);
         for (i, pair) in gammas.windows(2).enumerate() {
             let step = AncestralStep::new(pair[0], pair[1]);
-            let gamma = Tensor::full([batch], step.gamma_t, device);
-            let eps_hat = model.predict_noise(z.clone(), gamma, &Conditioning::default(), Mode::Eval);
+            let gamma = Tensor::full([streams.len()], step.gamma_t, device);
+            let eps_hat = guided(model, z.clone(), gamma, &given, options.guidance);
             z = step.apply(z, eps_hat, noise(i as u32 + 1), options.clip);
             done += 1;
             progress(done, total);
@@ -125,7 +155,27 @@ pub fn sample<N: ScoreNetwork>(
             }
         }
     }
-    bytes
+    Ok(bytes)
+}
+
+/// eps_hat with guidance: that without class and control, plus `weight` times what they change.
+fn guided<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    z: Tensor<4>,
+    gamma: Tensor<1>,
+    given: &Conditioning,
+    weight: f64,
+) -> Tensor<4> {
+    if weight == 1.0 || !given.has_class_or_control() {
+        return model.predict_noise(z, gamma, given, Mode::Eval);
+    }
+    let without = given.without_class_and_control();
+    let without = model.predict_noise(z.clone(), gamma.clone(), &without, Mode::Eval);
+    if weight == 0.0 {
+        return without;
+    }
+    let with = model.predict_noise(z, gamma, given, Mode::Eval);
+    without.clone() + (with - without) * weight
 }
 
 fn byte(level: u16) -> u8 {
@@ -136,4 +186,70 @@ fn byte(level: u16) -> u8 {
 pub(crate) fn image_noise(streams: &[Philox], draw: u32, shape: ImageShape, device: &Device) -> Tensor<4> {
     let data = normal_images(streams, draw, shape.dims());
     Tensor::from_data(TensorData::new(data, [streams.len(), shape.channels, shape.height, shape.width]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoding::Vocabulary;
+    use crate::nn::{ScoreUNet, ScoreUNetConfig};
+    use crate::schedule::ScheduleConfig;
+    use crate::{DiffusionSettings, weights};
+
+    const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
+
+    /// A network with classes, always the same, whose parameters are all at work.
+    fn model(classes: usize) -> VariationalDiffusion<ScoreUNet> {
+        let device = Device::flex();
+        let schedule = ScheduleConfig { gamma_0: -6.0, ..Default::default() };
+        let settings = DiffusionSettings::new(Vocabulary::new(17).unwrap(), &schedule);
+        let network = ScoreUNetConfig { norm_groups: 4, classes, ..ScoreUNetConfig::new(1, 16, 1) }.init(&device);
+        let mut values = weights::export(&network);
+        for (i, t) in values.values_mut().enumerate() {
+            let mut noise = vec![0f32; t.data.len()];
+            Philox::new(7, i as u64).normal(0, &mut noise);
+            t.data.iter_mut().zip(noise).for_each(|(w, n)| *w = 0.3 * n);
+        }
+        let network = weights::import(network, &values).unwrap();
+        VariationalDiffusion::new(schedule.init(&device), network, settings)
+    }
+
+    fn draw(classes: Vec<Option<u32>>, guidance: f64) -> Vec<u8> {
+        let options = SampleOptions { steps: 4, guidance, batch_size: 2, ..Default::default() };
+        let given = |numbers: Range<u64>| Conditioning::of_classes(numbers.map(|n| classes[n as usize]));
+        sample_conditioned(&model(3), SHAPE, 0..classes.len() as u64, given, &options, &Device::flex(), |_, _| {})
+            .unwrap()
+    }
+
+    #[test]
+    fn an_image_depends_on_its_own_class_alone() {
+        let [a, b] = [draw(vec![Some(0), Some(1), None], 1.0), draw(vec![Some(0), Some(2), None], 1.0)];
+        assert_eq!(a[..16], b[..16]);
+        assert_ne!(a[16..32], b[16..32]);
+        assert_eq!(a[32..], b[32..]);
+    }
+
+    #[test]
+    fn guidance_goes_from_no_class_through_the_class_and_beyond() {
+        let classes = || vec![Some(0), Some(1), Some(2)];
+        assert_eq!(draw(classes(), 0.0), draw(vec![None; 3], 1.0));
+        let [plain, strong] = [draw(classes(), 1.0), draw(classes(), 3.0)];
+        assert_ne!(plain, strong);
+        assert_ne!(plain, draw(classes(), 0.0));
+        // Nothing to guide by.
+        assert_eq!(draw(vec![None; 3], 3.0), draw(vec![None; 3], 1.0));
+    }
+
+    #[test]
+    fn classes_that_do_not_fit_are_errors() {
+        let error = |model: &VariationalDiffusion<ScoreUNet>, classes: Vec<Option<u32>>| {
+            let given = |_: Range<u64>| Conditioning::of_classes(classes.clone());
+            let options = SampleOptions { steps: 1, ..Default::default() };
+            let device = Device::flex();
+            sample_conditioned(model, SHAPE, 0..2, given, &options, &device, |_, _| {}).unwrap_err().to_string()
+        };
+        assert!(error(&model(3), vec![None, Some(3)]).contains("image 1 of the batch is of class 3"));
+        assert!(error(&model(3), vec![None]).contains("classes: 1 for 2 images"));
+        assert!(error(&model(0), vec![Some(0), None]).contains("not trained with classes"));
+    }
 }

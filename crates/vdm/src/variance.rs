@@ -103,8 +103,8 @@ impl ScheduleTape {
 ///
 /// Endpoints are gamma_0 and gamma_1 of a [`PinnedSchedule`](crate::schedule::PinnedSchedule), and both parameters of a
 /// [`LearnedLinear`](crate::schedule::LearnedLinear), which has no shape; a
-/// [`FixedLinear`](crate::schedule::FixedLinear) has no parameters at all. Gradients of several passes may be added up
-/// afterwards.
+/// [`FixedLinear`](crate::schedule::FixedLinear) and a [`FixedCurve`](crate::schedule::FixedCurve) have no parameters
+/// at all. Gradients of several passes may be added up afterwards.
 ///
 /// # Shapes
 /// - `diffusion`: `[batch]`, the value counts, not the graph
@@ -141,7 +141,7 @@ pub fn reduce_variance(
         (at.gamma * Tensor::from_inner(by_gamma) + at.prime * Tensor::from_inner(by_prime)).sum()
     };
     let scalar = match schedule {
-        NoiseSchedule::FixedLinear(_) | NoiseSchedule::Network(_) => return Ok(()),
+        NoiseSchedule::FixedLinear(_) | NoiseSchedule::FixedCurve(_) | NoiseSchedule::Network(_) => return Ok(()),
         NoiseSchedule::LearnedLinear(line) => product(line.forward(tape.times.clone()), by_gamma, by_prime),
         NoiseSchedule::Pinned(pinned) => {
             let (endpoints, shape) = pinned.split(tape.times.clone());

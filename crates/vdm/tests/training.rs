@@ -3,7 +3,8 @@
 use burn::tensor::Device;
 use std::path::Path;
 use vdm::config::{Config, resolve};
-use vdm::eval::{EvalOptions, evaluate};
+use vdm::eval::{EvalError, EvalOptions, evaluate, evaluate_conditioned};
+use vdm::nn::{Conditioning, ConditioningError};
 use vdm::sample::{DecoderRule, SampleOptions, sample};
 use vdm::train::{
     Checkpoint, Datasets, EvalLine, Observer, Outcome, RunDir, StepLine, TrainError, Trainer, load_model,
@@ -89,6 +90,60 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
 }
 
 #[test]
+fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let more = [
+        "model.network=unet",
+        "model.chn_mult=[1, 2]",
+        "model.self_conditioning=true",
+        "model.classes=10",
+        "train.label_dropout=0.3",
+        "schedule.kind=monotonic",
+        "schedule.hidden=[8]",
+        "schedule.objective=variance",
+    ];
+    let config = config(8, &more);
+    let runs = ["whole", "parts"].map(|name| RunDir::new(dir.path().join(name)));
+    Trainer::new(config.clone(), runs[0].clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    let mut first = Trainer::new(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap();
+    first.run(&mut StopAfter(3)).unwrap();
+    drop(first);
+    Trainer::resume(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    assert_eq!(last(&runs[0]), last(&runs[1]));
+
+    // The classes matter: without them the same model's bound is another.
+    let (model, _) = load_model(&config, runs[0].last(), &device).unwrap();
+    let data = few_digits(&config).test;
+    let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
+    let with = evaluate(&model, &data, &options, &device, |_, _| {}).unwrap();
+    let nothing = |_: &[usize]| Conditioning::default();
+    let without = evaluate_conditioned(&model, &data, nothing, &options, &device, |_, _| {}).unwrap();
+    assert!((with.bpd - without.bpd).abs() > 1e-6, "{} {}", with.bpd, without.bpd);
+    let wrong = |_: &[usize]| Conditioning::of_classes([Some(1)]);
+    assert!(matches!(
+        evaluate_conditioned(&model, &data, wrong, &options, &device, |_, _| {}),
+        Err(EvalError::Conditioning(ConditioningError::Count { .. }))
+    ));
+}
+
+#[test]
+fn what_does_not_fit_the_images_is_refused_before_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |more: &[&str]| {
+        let config = config(1, more);
+        let run = RunDir::new(dir.path().join("run"));
+        let error = Trainer::new(config.clone(), run.clone(), few_digits(&config), &Device::flex()).err().unwrap();
+        assert!(!run.path().exists(), "nothing is written");
+        error.to_string()
+    };
+    let message = error(&["model.network=unet", "model.chn_mult=[1, 1, 1, 1, 1]"]);
+    assert!(message.contains("8x8") && message.contains("divisible by 16"), "{message}");
+    let message = error(&["model.classes=4"]);
+    assert!(message.contains("10 classes") && message.contains("model.classes = 4"), "{message}");
+}
+
+#[test]
 fn training_lowers_the_bound_and_leaves_a_whole_run() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
@@ -131,9 +186,9 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     };
     assert_eq!(evaluation(1), evaluation(7));
     for (decoder, clip) in [(DecoderRule::Argmax, false), (DecoderRule::Draw, true)] {
-        let images = |first, count, batch_size| {
-            let options = SampleOptions { steps: 5, clip, decoder, seed: 9, batch_size };
-            sample(&model, checkpoint.shape, first, count, &options, &device, |_, _| {})
+        let images = |first: u64, count: u64, batch_size| {
+            let options = SampleOptions { steps: 5, clip, decoder, guidance: 1.0, seed: 9, batch_size };
+            sample(&model, checkpoint.shape, first..first + count, &options, &device, |_, _| {})
         };
         let (alone, together) = (images(0, 7, 1), images(0, 7, 7));
         assert_eq!(alone, together);
@@ -203,7 +258,15 @@ fn the_bounds_gradient_agrees_with_finite_differences() {
     use vdm::nn::{Conditioning, Mode};
     use vdm::weights::{Weights, export, gradients, import};
     let device = Device::flex().autodiff();
-    for kind in ["fixed-linear", "learned-linear", "network", "pinned-network", "monotonic"] {
+    for kind in [
+        "fixed-linear",
+        "fixed-cosine",
+        "fixed-linear-beta",
+        "learned-linear",
+        "network",
+        "pinned-network",
+        "monotonic",
+    ] {
         for timesteps in [0, 20] {
             let kind = format!("schedule.kind={kind}");
             let timesteps = format!("train.timesteps={timesteps}");

@@ -246,6 +246,14 @@ mod tests {
         assert!(message.contains("batch_size`?"), "{message}");
     }
 
+    /// Normalisation by groups of one channel takes away what was added to the whole channel: a default configuration
+    /// of 32 channels in 32 groups once ignored the time and the class altogether.
+    #[test]
+    fn norm_groups_that_cancel_the_time_are_refused() {
+        let message = error("digits", None, &["model.norm_groups=32"]);
+        assert!(message.contains("norm_groups must be below n_embd"), "{message}");
+    }
+
     #[test]
     fn bad_types_words_and_values_name_the_key() {
         let message = error("digits", None, &["train.steps=many"]);
@@ -267,7 +275,13 @@ mod tests {
         let message = error("digits", None, &["schedule.objective=variance", "schedule.kind=network"]);
         assert!(message.contains("pinned-network"), "{message}");
         let message = error("digits", None, &["model.n_embd=33"]);
-        assert!(message.contains("n_embd = 33") && message.contains("32"), "{message}");
+        assert!(message.contains("n_embd = 33") && message.contains("norm_groups = 8"), "{message}");
+        let message = error("digits", None, &["model.self_conditioning=true"]);
+        assert!(message.contains("unet"), "{message}");
+        let message = error("digits", None, &["model.network=unet", "model.fourier=port"]);
+        assert!(message.contains("fourier"), "{message}");
+        let message = error("digits", None, &["model.network=unet", "model.chn_mult=[]"]);
+        assert!(message.contains("chn_mult"), "{message}");
         assert!(error("digits", Some(("a.toml", "x = [")), &[]).contains("a.toml is not valid TOML"));
         assert!(error("digits", None, &["train.lr"]).contains("expected key=value"));
         assert!(error("digits", None, &["train=3"]).contains("train"));

@@ -11,7 +11,7 @@ pub use presets::{PRESETS, Preset, preset};
 use crate::data::{DataSource, ImageShape};
 use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusion};
 use crate::encoding::Vocabulary;
-use crate::nn::{FourierFeatures, ScoreUNet, ScoreUNetConfig};
+use crate::nn::{AnyNetwork, AnyNetworkConfig, FourierFeatures, ScoreUNetConfig, UNetConfig};
 use crate::sample::DecoderRule;
 use crate::schedule::{ScheduleConfig, ScheduleObjective};
 use crate::times::TimeSampling;
@@ -92,20 +92,47 @@ impl DataConfig {
     }
 }
 
-/// The network: the paper's, of some width and depth.
+/// The families of networks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkKind {
+    /// The paper's, of constant resolution: a [`ScoreUNet`](crate::nn::ScoreUNet).
+    #[default]
+    Score,
+    /// One that halves the image from level to level: a [`UNet`](crate::nn::UNet).
+    Unet,
+}
+
+/// The network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Channels inside; a multiple of 32.
+    /// The family: `score` or `unet`.
+    pub network: NetworkKind,
+    /// Channels inside; a multiple of `norm_groups` and of `heads`. In a `unet`, those at full resolution.
     pub n_embd: usize,
-    /// Blocks on the way down; one more on the way up.
+    /// `score`: blocks on the way down; one more on the way up.
     pub n_layer: usize,
+    /// `unet`: channels after each level, in units of `n_embd`; every level but the last halves the image.
+    pub chn_mult: Vec<usize>,
     /// Dropout probability, in [0, 1).
     pub dropout: f64,
-    /// Attention after every block, not only in the middle.
+    /// Attention after every block or at every level, not only in the middle.
     pub with_attention: bool,
-    /// Fourier features of z_t: `paper`, `port` or `none`.
+    /// Heads of every attention.
+    pub heads: usize,
+    /// `unet`: channels inside every attention; a multiple of `heads`.
+    pub attn_dim: usize,
+    /// Groups of every group normalisation: 32 in the paper. In a `score` network below `n_embd`, since groups of one
+    /// channel cancel the time and the class, which are added to whole channels before it.
+    pub norm_groups: usize,
+    /// Fourier features of z_t: `paper`, `port` (not in a `unet`) or `none`.
     pub fourier: FourierFeatures,
+    /// `unet`: whether an estimate of x, from a first pass, is an input.
+    pub self_conditioning: bool,
+    /// Classes that the network is told apart, 0 for a model of images alone. `--class-conditional` sets it to the
+    /// number of classes of the data.
+    pub classes: usize,
     /// What the network's time is normalised by: `configured` or `current` endpoints.
     pub time_normalization: TimeNormalization,
 }
@@ -136,6 +163,9 @@ pub struct TrainConfig {
     pub adam_eps: f64,
     /// Decoupled weight decay, on weights only: not on biases, normalisations, schedule.
     pub weight_decay: f64,
+    /// Probability with which a training image's class is left out, in [0, 1]: without it, the model knows nothing of
+    /// images without a class, and guidance does not work. Only where `model.classes` is above 0.
+    pub label_dropout: f64,
     /// Largest norm of the gradient, in bits per dimension; 0 for no clipping.
     pub grad_clip: f64,
     /// Decay of the average of the weights; min(this, (1 + step)/(10 + step)) is used.
@@ -179,6 +209,8 @@ pub struct SampleConfig {
     pub steps: usize,
     /// Keep x_hat in [-1, 1].
     pub clip: bool,
+    /// Weight of classifier-free guidance, for a model with classes; 1 for none.
+    pub guidance: f64,
     /// How x is read off z_0: `argmax` or `draw`.
     pub decoder: DecoderRule,
 }
@@ -214,6 +246,7 @@ impl Config {
         size("schedule.features", self.schedule.features, 1 << 20)?;
         size("model.n_embd", self.model.n_embd, 1 << 13)?;
         check("model.n_layer", self.model.n_layer <= 1 << 10, self.model.n_layer.to_string(), "at most 1024")?;
+        not_negative("sample.guidance", self.sample.guidance)?;
         above("train.lr", t.lr)?;
         above("train.adam_eps", t.adam_eps)?;
         not_negative("train.weight_decay", t.weight_decay)?;
@@ -222,6 +255,14 @@ impl Config {
         unit("train.beta2", t.beta2)?;
         unit("train.ema_decay", t.ema_decay)?;
         unit("model.dropout", self.model.dropout)?;
+        let p = t.label_dropout;
+        check("train.label_dropout", (0.0..=1.0).contains(&p), p.to_string(), "in [0, 1]")?;
+        check("model.classes", self.model.classes <= 1 << 20, self.model.classes.to_string(), "at most 2^20")?;
+        size("model.attn_dim", self.model.attn_dim, 1 << 13)?;
+        size("model.norm_groups", self.model.norm_groups, 1 << 13)?;
+        size("model.heads", self.model.heads, 1 << 13)?;
+        let wide = self.model.chn_mult.iter().any(|&m| m > 64);
+        check("model.chn_mult", !wide, format!("{:?}", self.model.chn_mult), "numbers of at most 64")?;
         let (start, end) = (self.schedule.gamma_0, self.schedule.gamma_1);
         check("schedule.gamma_0", start.is_finite(), start.to_string(), "finite")?;
         check("schedule.gamma_1", end.is_finite() && end > start, end.to_string(), "above schedule.gamma_0")?;
@@ -244,21 +285,69 @@ impl Config {
             }
             _ => {}
         }
+        self.network_options()?;
         self.network(1).validate().map_err(|reason| ConfigError::Model { reason })
     }
 
+    /// Refuses options of one family of networks in the other, which would have no effect.
+    fn network_options(&self) -> Result<(), ConfigError> {
+        let model = &self.model;
+        let reason = match model.network {
+            NetworkKind::Score if model.self_conditioning => "self_conditioning = true needs network = \"unet\"",
+            // A normalisation of one channel takes away whatever was added to all of its pixels.
+            NetworkKind::Score if model.norm_groups == model.n_embd => {
+                "norm_groups must be below n_embd: groups of one channel cancel the time and the class"
+            }
+            NetworkKind::Unet if model.fourier == FourierFeatures::Port => {
+                "fourier = \"port\" is for network = \"score\"; use \"paper\" or \"none\""
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError::Model { reason: reason.into() })
+    }
+
+    /// Says why images of this shape do not fit the network, if they do not.
+    ///
+    /// # Errors
+    /// [`ConfigError::Model`].
+    pub fn validate_shape(&self, shape: ImageShape) -> Result<(), ConfigError> {
+        let fits = self.network(shape.channels).validate_image(shape.height, shape.width);
+        fits.map_err(|reason| ConfigError::Model { reason })
+    }
+
     /// The network's configuration for images of `channels` channels.
-    pub fn network(&self, channels: usize) -> ScoreUNetConfig {
-        ScoreUNetConfig {
-            dropout: self.model.dropout,
-            with_attention: self.model.with_attention,
-            fourier: self.model.fourier,
-            ..ScoreUNetConfig::new(channels, self.model.n_embd, self.model.n_layer)
+    pub fn network(&self, channels: usize) -> AnyNetworkConfig {
+        let model = &self.model;
+        match model.network {
+            NetworkKind::Score => AnyNetworkConfig::Score(ScoreUNetConfig {
+                dropout: model.dropout,
+                with_attention: model.with_attention,
+                fourier: model.fourier,
+                classes: model.classes,
+                norm_groups: model.norm_groups,
+                heads: model.heads,
+                ..ScoreUNetConfig::new(channels, model.n_embd, model.n_layer)
+            }),
+            NetworkKind::Unet => AnyNetworkConfig::UNet(UNetConfig {
+                dropout: model.dropout,
+                attn_dim: model.attn_dim,
+                use_cond: model.self_conditioning,
+                classes: model.classes,
+                use_attn: model.with_attention,
+                chn_mult: model.chn_mult.clone(),
+                n_fourier: if model.fourier == FourierFeatures::None { Vec::new() } else { vec![7, 8] },
+                num_group: model.norm_groups,
+                num_heads: model.heads,
+                ..UNetConfig::new(channels, model.n_embd)
+            }),
         }
     }
 
     /// A freshly initialised model for images of this shape and vocabulary; the same for the same `seed`.
-    pub fn init(&self, shape: ImageShape, vocabulary: Vocabulary, device: &Device) -> VariationalDiffusion<ScoreUNet> {
+    ///
+    /// # Panics
+    /// If [`validate`](Self::validate) fails.
+    pub fn init(&self, shape: ImageShape, vocabulary: Vocabulary, device: &Device) -> VariationalDiffusion<AnyNetwork> {
         device.seed(self.seed);
         let settings = DiffusionSettings {
             vocabulary,

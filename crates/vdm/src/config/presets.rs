@@ -1,6 +1,6 @@
 //! The presets: one for each data set, the large ones with the paper's recipes (VDM appendix B).
 
-use super::{Config, DataConfig, EvalConfig, ModelConfig, SampleConfig, SourceKind, TrainConfig};
+use super::{Config, DataConfig, EvalConfig, ModelConfig, NetworkKind, SampleConfig, SourceKind, TrainConfig};
 use crate::nn::FourierFeatures;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
@@ -51,11 +51,18 @@ fn digits() -> Config {
             augment: false,
         },
         model: ModelConfig {
+            network: NetworkKind::Score,
             n_embd: 32,
             n_layer: 4,
+            chn_mult: vec![1, 2, 4],
             dropout: 0.1,
             with_attention: false,
+            heads: 1,
+            attn_dim: 64,
+            norm_groups: 8,
             fourier: FourierFeatures::None,
+            self_conditioning: false,
+            classes: 0,
             time_normalization: Default::default(),
         },
         schedule: ScheduleConfig { gamma_0: -8.0, ..Default::default() },
@@ -71,6 +78,7 @@ fn digits() -> Config {
             beta2: 0.99,
             adam_eps: 1e-8,
             weight_decay: 0.01,
+            label_dropout: 0.1,
             grad_clip: 0.0,
             ema_decay: 0.999,
             log_every: 20,
@@ -79,7 +87,7 @@ fn digits() -> Config {
             checkpoint_every: 500,
         },
         eval: EvalConfig { images: 0, repeats: 20, batch_size: 64 },
-        sample: SampleConfig { count: 64, steps: 250, clip: false, decoder: Default::default() },
+        sample: SampleConfig { count: 64, steps: 250, clip: false, guidance: 1.0, decoder: Default::default() },
     }
 }
 
@@ -104,7 +112,7 @@ fn cifar10() -> Config {
     let base = digits();
     Config {
         data: DataConfig { source: SourceKind::Cifar10, dir: "data/cifar10".into(), ..base.data },
-        model: ModelConfig { n_embd: 128, n_layer: 32, fourier: FourierFeatures::Paper, ..base.model },
+        model: ModelConfig { n_embd: 128, n_layer: 32, norm_groups: 32, fourier: FourierFeatures::Paper, ..base.model },
         schedule: ScheduleConfig::default(),
         train: TrainConfig {
             steps: 10_000_000,

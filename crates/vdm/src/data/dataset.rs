@@ -11,6 +11,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::error::{DataError, Result};
+use crate::encoding::Vocabulary;
 
 /// The shape of one image; its bytes are in CHW order (all of the first
 /// channel row by row, then the second).
@@ -144,6 +145,11 @@ impl ImageDataset {
     /// The size of the vocabulary: every byte is below it.
     pub fn levels(&self) -> usize {
         self.levels
+    }
+
+    /// The same as the model knows it.
+    pub fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::new(self.levels).expect("a data set has 2 to 256 levels")
     }
 
     /// The number of images.

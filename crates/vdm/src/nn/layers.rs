@@ -1,7 +1,7 @@
 //! The layers that the networks are made of: Burn's parameter containers with the fused operators of `vdm-kernels`.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use vdm_kernels::{NormArgs, rng::Philox};
 
 /// Normal weights with variance 1 / fan-in (LeCun et al. 1998), the reference code's initialisation.
@@ -174,6 +174,48 @@ impl Attention {
         let tokens = |map: &Conv| map.forward(n.clone()).reshape([b, c, h * w]);
         let y = vdm_kernels::attention(tokens(&self.q), tokens(&self.k), tokens(&self.v), self.heads);
         x + self.out.forward(y.reshape([b, c, h, w]))
+    }
+}
+
+/// A vector for each class, and one more for images without a class.
+#[derive(Module, Debug)]
+pub struct ClassEmbedding {
+    /// `[classes + 1, dims]`; the last row is that of images without a class.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl ClassEmbedding {
+    /// Standard normal vectors of `dims` numbers.
+    pub fn new(classes: usize, dims: usize, device: &Device) -> Self {
+        Self { weight: Initializer::Normal { mean: 0.0, std: 1.0 }.init([classes + 1, dims], device) }
+    }
+
+    /// The number of classes.
+    pub fn classes(&self) -> usize {
+        self.weight.dims()[0] - 1
+    }
+
+    /// The vectors of `batch` images; none of them has a class where `classes` is absent.
+    ///
+    /// # Shapes
+    /// - `classes`: one entry an image
+    /// - output: `[batch, dims]`
+    ///
+    /// # Panics
+    /// If there is not one entry an image, or a class is not below [`classes`](Self::classes):
+    /// [`Conditioning::check`](super::Conditioning::check) says so without a panic.
+    pub fn forward(&self, classes: Option<&[Option<u32>]>, batch: usize) -> Tensor<2> {
+        let none = self.classes();
+        let rows: Vec<i32> = match classes {
+            Some(classes) => classes.iter().map(|class| class.map_or(none as i32, |c| c as i32)).collect(),
+            None => vec![none as i32; batch],
+        };
+        assert!(rows.len() == batch, "ClassEmbedding: {} classes for {batch} images", rows.len());
+        let known = |&row: &i32| (0..=none as i32).contains(&row);
+        assert!(rows.iter().all(known), "ClassEmbedding: a class is not below {none}");
+        let weight = self.weight.val();
+        let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &weight.device());
+        weight.select(0, rows)
     }
 }
 

@@ -2,29 +2,22 @@
 //!
 //! [`ScoreUNet`] is the paper's network, of constant resolution; [`UNet`] halves the image from level to level, and can
 //! attend to a control signal. Anything else that implements [`ScoreNetwork`] can take their place in a
-//! [`VariationalDiffusion`](crate::VariationalDiffusion).
+//! [`VariationalDiffusion`](crate::VariationalDiffusion). What a network may know about an image besides z_t is its
+//! [`Conditioning`].
 
+mod conditioning;
 pub mod layers;
+mod network;
 mod score_unet;
 mod unet;
 
+pub use conditioning::{Conditioning, ConditioningError};
+pub use network::{AnyNetwork, AnyNetworkConfig};
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-
-/// What a network is told about an image besides z_t and the time. A network ignores what it has no input for.
-#[derive(Clone, Debug, Default)]
-pub struct Conditioning {
-    /// One number an image, `[batch]`: 1 where augmentation changed the image, 0 where not. Zero if absent.
-    pub scalar: Option<Tensor<1>>,
-    /// What the attention of a [`UNet`] looks at. Zeros if absent.
-    pub control: Option<Control>,
-    /// An image of z_t's shape, such as an earlier estimate of x, for a [`UNet`] with self-conditioning. Zeros if
-    /// absent.
-    pub self_cond: Option<Tensor<4>>,
-}
 
 /// Whether dropout is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +50,15 @@ pub trait ScoreNetwork: Module {
     /// - `time`: `[batch]`, gamma_t normalised to [0, 1] by the diffusion's endpoints
     /// - output: as `z`
     fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4>;
+
+    /// The number of classes that the network can be told apart; 0 for a network that takes no class.
+    fn classes(&self) -> usize {
+        0
+    }
+
+    /// Whether the network takes an estimate of x. The model then makes one where the caller gives none: see
+    /// [`VariationalDiffusion::predict_noise`](crate::VariationalDiffusion::predict_noise).
+    fn self_conditioned(&self) -> bool {
+        false
+    }
 }

@@ -1,6 +1,6 @@
 //! The paper's network (VDM appendix B): a U-Net without down- or up-sampling.
 
-use super::layers::{Attention, Conv, Dense, Norm, time_embedding};
+use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, time_embedding};
 use super::{Conditioning, Mode, ScoreNetwork};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::silu};
@@ -63,6 +63,8 @@ pub struct ScoreUNetConfig {
     pub fourier: FourierFeatures,
     /// Whether the conditioning scalar is an input. The PyTorch port has none.
     pub conditioning: bool,
+    /// Classes that an image can be of; 0 for a network that takes no class. The paper's takes none.
+    pub classes: usize,
     /// Groups of every group normalisation.
     pub norm_groups: usize,
     /// Added to the variance in every group normalisation: 1e-6 in the paper's code, 1e-5 in the PyTorch port.
@@ -82,6 +84,7 @@ impl ScoreUNetConfig {
             with_attention: false,
             fourier: FourierFeatures::Paper,
             conditioning: true,
+            classes: 0,
             norm_groups: 32,
             norm_eps: 1e-6,
             heads: 1,
@@ -138,6 +141,7 @@ impl ScoreUNetConfig {
         ScoreUNet {
             dense0: Dense::new(e + usize::from(self.conditioning), 4 * e, device),
             dense1: Dense::new(4 * e, 4 * e, device),
+            class: (self.classes > 0).then(|| ClassEmbedding::new(self.classes, 4 * e, device)),
             conv_in: Conv::new(self.fourier.channels(self.channels), e, 3, device),
             down: (0..self.n_layer).map(|_| block(e)).collect(),
             down_attn: attentions(self.n_layer),
@@ -198,6 +202,8 @@ pub struct ScoreUNet {
     pub dense0: Dense,
     /// Second layer of the same.
     pub dense1: Dense,
+    /// Added to the second layer's output, if the network takes a class.
+    pub class: Option<ClassEmbedding>,
     /// 3x3, from z and its Fourier features.
     pub conv_in: Conv,
     /// Blocks on the way down.
@@ -227,18 +233,25 @@ impl ScoreUNet {
     /// eps_hat(z, t).
     ///
     /// # Shapes
-    /// - `z`: `[batch, channels, height, width]`; `t` and `scalar`: `[batch]`
+    /// - `z`: `[batch, channels, height, width]`; `t`: `[batch]`, in [0, 1]
     /// - output: as `z`
-    pub fn forward(&self, z: Tensor<4>, t: Tensor<1>, scalar: Option<Tensor<1>>, mode: Mode) -> Tensor<4> {
+    ///
+    /// # Panics
+    /// If a class is not below the network's number of classes, or there is not one an image.
+    pub fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         // 1. Conditioning vector.
         let batch = t.dims()[0];
         let n_embd = self.dense0.weight.dims()[0] - usize::from(self.conditioning);
         let mut cond = time_embedding(t.clone(), n_embd);
         if self.conditioning {
-            let scalar = scalar.unwrap_or_else(|| t.zeros_like());
+            let scalar = conditioning.scalar.clone().unwrap_or_else(|| t.zeros_like());
             cond = Tensor::cat(vec![cond, scalar.reshape([batch, 1])], 1);
         }
-        let cond = silu(self.dense1.forward(silu(self.dense0.forward(cond))));
+        let cond = self.dense1.forward(silu(self.dense0.forward(cond)));
+        let cond = silu(match &self.class {
+            Some(class) => cond + class.forward(conditioning.classes.as_deref(), batch),
+            None => cond,
+        });
 
         let mut layer = 0;
         let mut block = |block: &ResBlock, attn: Option<&Attention>, h: Tensor<4>| {
@@ -271,6 +284,10 @@ impl ScoreUNet {
 
 impl ScoreNetwork for ScoreUNet {
     fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
-        self.forward(z, time, conditioning.scalar.clone(), mode)
+        self.forward(z, time, conditioning, mode)
+    }
+
+    fn classes(&self) -> usize {
+        self.class.as_ref().map_or(0, ClassEmbedding::classes)
     }
 }

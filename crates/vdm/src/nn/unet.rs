@@ -2,7 +2,7 @@
 //! self-conditioning. With `attn_residual` and `fourier_pi` off it computes what the didactic PyTorch implementation of
 //! the same name does, for its weights.
 
-use super::layers::{Conv, Dense, Norm, Projection, dropout, time_embedding};
+use super::layers::{ClassEmbedding, Conv, Dense, Norm, Projection, dropout, time_embedding};
 use super::{Conditioning, Mode, ScoreNetwork};
 use burn::module::Module;
 use burn::tensor::activation::silu;
@@ -65,6 +65,8 @@ pub struct UNetConfig {
     pub ctrl: ControlConfig,
     /// Whether a self-conditioning image is an input.
     pub use_cond: bool,
+    /// Classes that an image can be of; 0 for a network that takes no class. The didactic implementation takes none.
+    pub classes: usize,
     /// Attention at every level, not only in the middle.
     pub use_attn: bool,
     /// Channels after each level, in units of `net_dim`; every level but the last halves the image.
@@ -93,6 +95,7 @@ impl UNetConfig {
             attn_dim: 128,
             ctrl: ControlConfig::None,
             use_cond: false,
+            classes: 0,
             use_attn: false,
             chn_mult: vec![1, 2, 4, 8],
             n_fourier: Vec::new(),
@@ -206,6 +209,7 @@ impl UNetConfig {
         UNet {
             time0: Dense::new(self.net_dim, context, device),
             time1: Dense::new(context, context, device),
+            class: (self.classes > 0).then(|| ClassEmbedding::new(self.classes, context, device)),
             conv_in: Conv::new(images * self.in_channels, self.net_dim, 7, device),
             down: levels.iter().enumerate().map(down).collect(),
             mid1: block(middle, middle, 0.0),
@@ -345,6 +349,8 @@ pub struct UNet {
     pub time0: Dense,
     /// Second layer of the same.
     pub time1: Dense,
+    /// Added to the context, if the network takes a class.
+    pub class: Option<ClassEmbedding>,
     /// 7x7, from z, its Fourier features and the self-conditioning image.
     pub conv_in: Conv,
     /// Levels on the way down.
@@ -372,25 +378,17 @@ pub struct UNet {
 impl UNet {
     /// The network's output for z at time t.
     ///
-    /// A `cond` or `ctrl` that the network was not configured for is ignored; one that it was configured for and is
-    /// absent is taken as zeros.
+    /// What the network was not configured for is ignored; an estimate or control that it was configured for and is
+    /// absent is taken as zeros, an absent class as no class.
     ///
     /// # Shapes
-    /// - `z` and `cond`: `[batch, in_channels, height, width]`, sides as [`UNetConfig::validate_image`] wants them
+    /// - `z`: `[batch, in_channels, height, width]`, sides as [`UNetConfig::validate_image`] wants them
     /// - `t`: `[batch]`, in [0, 1]
-    /// - `ctrl`: see [`Control`]
     /// - output: `[batch, out_channels, height, width]`
     ///
     /// # Panics
-    /// If a shape is another, or the control of another kind or width than configured.
-    pub fn forward(
-        &self,
-        z: Tensor<4>,
-        t: Tensor<1>,
-        cond: Option<Tensor<4>>,
-        ctrl: Option<Control>,
-        mode: Mode,
-    ) -> Tensor<4> {
+    /// If a shape is another, the control of another kind or width than configured, or a class unknown.
+    pub fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         let [batch, _, height, width] = z.dims();
         if let Err(reason) = check_sides(self.down.len(), height, width) {
             panic!("UNet: {reason}");
@@ -401,8 +399,12 @@ impl UNet {
         let net_dim = self.time0.weight.dims()[0];
         let sines_then_cosines = time_embedding(t, net_dim).reshape([batch, 2, net_dim / 2]);
         let sinusoids = sines_then_cosines.swap_dims(1, 2).reshape([batch, net_dim]);
-        let ctx = silu(self.time1.forward(gelu(self.time0.forward(sinusoids))));
-        let control = self.control_image(ctrl, &z);
+        let ctx = self.time1.forward(gelu(self.time0.forward(sinusoids)));
+        let ctx = silu(match &self.class {
+            Some(class) => ctx + class.forward(conditioning.classes.as_deref(), batch),
+            None => ctx,
+        });
+        let control = self.control_image(conditioning.control.clone(), &z);
 
         let mut layer = 0;
         let mut block = |block: &ContextBlock, h: Tensor<4>| {
@@ -416,7 +418,7 @@ impl UNet {
 
         // 2. Down: the output of the first convolution and of every block are kept for the way up.
         let last = self.down.len() - 1;
-        let mut h = self.conv_in.forward(self.input(z, cond));
+        let mut h = self.conv_in.forward(self.input(z, conditioning.self_cond.clone()));
         let mut skips = vec![h.clone()];
         for (i, level) in self.down.iter().enumerate() {
             h = block(&level.block1, h);
@@ -523,7 +525,15 @@ impl ScoreNetwork for UNet {
     fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         let (found, wanted) = (self.conv_out.bias.dims()[0], z.dims()[1]);
         assert!(found == wanted, "UNet: out_channels = {found}, but noise has the {wanted} channels of the image");
-        self.forward(z, time, conditioning.self_cond.clone(), conditioning.control.clone(), mode)
+        self.forward(z, time, conditioning, mode)
+    }
+
+    fn classes(&self) -> usize {
+        self.class.as_ref().map_or(0, ClassEmbedding::classes)
+    }
+
+    fn self_conditioned(&self) -> bool {
+        self.use_cond
     }
 }
 
@@ -559,7 +569,8 @@ mod tests {
     fn run(network: &UNet, cond: Option<Tensor<4>>, ctrl: Option<Control>, mode: Mode) -> Vec<f32> {
         let device = Device::flex();
         let t = Tensor::from_data([0.25f32, 0.75], &device);
-        let y = network.forward(random(1, [2, 2, 8, 4], &device), t, cond, ctrl, mode);
+        let conditioning = Conditioning { self_cond: cond, control: ctrl, ..Default::default() };
+        let y = network.forward(random(1, [2, 2, 8, 4], &device), t, &conditioning, mode);
         assert_eq!(y.dims(), [2, 2, 8, 4]);
         let y = floats(y);
         assert!(y.iter().all(|y| y.is_finite()));
@@ -580,6 +591,7 @@ mod tests {
                 let config = UNetConfig {
                     ctrl,
                     use_cond: on(0),
+                    classes: if on(2) { 3 } else { 0 },
                     use_attn: on(1),
                     attn_residual: on(2),
                     n_fourier: if on(0) { vec![7, 8] } else { Vec::new() },
@@ -594,8 +606,12 @@ mod tests {
                     ControlConfig::Image { dim } => Some(Control::Image(random(2, [2, dim, 3, 5], &device))),
                 };
                 let t = Tensor::from_data([0.25f32, 0.75], &device);
-                let conditioning =
-                    Conditioning { control, self_cond: Some(random(3, [2, 2, 8, 4], &device)), ..Default::default() };
+                let conditioning = Conditioning {
+                    scalar: None,
+                    classes: on(2).then(|| vec![Some(1), None]),
+                    control,
+                    self_cond: Some(random(3, [2, 2, 8, 4], &device)),
+                };
                 let mode = Mode::Train { dropout_seed: 5 };
                 let y = network.predict_noise(random(1, [2, 2, 8, 4], &device), t, &conditioning, mode);
                 assert_eq!(y.dims(), [2, 2, 8, 4], "{config:?}");
@@ -612,7 +628,7 @@ mod tests {
         let device = Device::flex();
         let network = UNetConfig { out_channels: 5, ..small() }.init(&device);
         let t = Tensor::from_data([0.5f32], &device);
-        let y = network.forward(random(1, [1, 2, 4, 4], &device), t, None, None, Mode::Eval);
+        let y = network.forward(random(1, [1, 2, 4, 4], &device), t, &Conditioning::default(), Mode::Eval);
         assert_eq!(y.dims(), [1, 5, 4, 4]);
     }
 
@@ -664,8 +680,8 @@ mod tests {
         let device = Device::flex();
         let network = small().init(&device);
         let (z, t) = (random(1, [2, 2, 8, 4], &device), Tensor::<1>::from_data([0.25f32, 0.75], &device));
-        let both = floats(network.forward(z.clone(), t.clone(), None, None, Mode::Eval));
-        let first = network.forward(z.narrow(0, 0, 1), t.narrow(0, 0, 1), None, None, Mode::Eval);
+        let both = floats(network.forward(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval));
+        let first = network.forward(z.narrow(0, 0, 1), t.narrow(0, 0, 1), &Conditioning::default(), Mode::Eval);
         assert!(close(&both, &floats(first)));
     }
 
@@ -686,7 +702,7 @@ mod tests {
     fn forward_says_the_same() {
         let device = Device::flex();
         let t = Tensor::from_data([0.5f32], &device);
-        small().init(&device).forward(random(1, [1, 2, 7, 4], &device), t, None, None, Mode::Eval);
+        small().init(&device).forward(random(1, [1, 2, 7, 4], &device), t, &Conditioning::default(), Mode::Eval);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Noise schedules gamma(t) = -log SNR(t), strictly increasing on [0, 1] (VDM section 3.2).
 //!
 //! - [`FixedLinear`]: nothing is learned; for comparisons, and where the endpoints are known.
+//! - [`FixedCurve`]: the same with the shape of the cosine schedule or of DDPM's linear beta.
 //! - [`LearnedLinear`]: both endpoints are learned; the paper's choice for most runs, and the default.
 //! - [`NetworkSchedule`]: the reference code's monotonic network; its endpoints float.
 //! - [`PinnedSchedule`]: learned endpoints, and the shape of any increasing function between them: of the paper's
@@ -9,11 +10,13 @@
 //! The derivative gamma'(t) that the continuous-time bound needs is carried through the layers together with the value
 //! (forward mode), so that first-order autodiff gives its gradient.
 
+mod curve;
 mod linear;
 mod monotonic;
 mod network;
 mod pinned;
 
+pub use curve::{CurveShape, FixedCurve};
 pub use linear::{FixedLinear, LearnedLinear};
 pub use monotonic::{
     HostMonotonicLinear, MonotonicActivation, MonotonicLinear, MonotonicLinearConfig, MonotonicNetwork,
@@ -31,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub struct GammaAt {
     /// gamma(t): `[batch]`.
     pub gamma: Tensor<1>,
-    /// gamma'(t), positive: `[batch]`.
+    /// gamma'(t), positive, but for the zero at t = 0 of DDPM's linear beta: `[batch]`.
     pub prime: Tensor<1>,
 }
 
@@ -69,6 +72,10 @@ pub struct ScheduleConfig {
 pub enum ScheduleKind {
     /// See [`FixedLinear`].
     FixedLinear,
+    /// A [`FixedCurve`] of the shape [`CurveShape::Cosine`].
+    FixedCosine,
+    /// A [`FixedCurve`] of the shape [`CurveShape::LinearBeta`].
+    FixedLinearBeta,
     /// See [`LearnedLinear`].
     LearnedLinear,
     /// See [`NetworkSchedule`].
@@ -159,8 +166,11 @@ impl ScheduleConfig {
     /// # Panics
     /// If [`validate`](Self::validate) fails for a `monotonic` schedule.
     pub fn init(&self, device: &Device) -> NoiseSchedule {
+        let curve = |shape| NoiseSchedule::FixedCurve(FixedCurve::new(shape, self.gamma_0, self.gamma_1));
         match self.kind {
             ScheduleKind::FixedLinear => NoiseSchedule::FixedLinear(FixedLinear::new(self.gamma_0, self.gamma_1)),
+            ScheduleKind::FixedCosine => curve(CurveShape::Cosine),
+            ScheduleKind::FixedLinearBeta => curve(CurveShape::LinearBeta),
             ScheduleKind::LearnedLinear => {
                 NoiseSchedule::LearnedLinear(LearnedLinear::new(self.gamma_0, self.gamma_1, device))
             }
@@ -190,6 +200,8 @@ impl ScheduleConfig {
 pub enum NoiseSchedule {
     /// See [`FixedLinear`].
     FixedLinear(FixedLinear),
+    /// See [`FixedCurve`].
+    FixedCurve(FixedCurve),
     /// See [`LearnedLinear`].
     LearnedLinear(LearnedLinear),
     /// See [`NetworkSchedule`].
@@ -207,6 +219,7 @@ impl NoiseSchedule {
     pub fn forward(&self, t: Tensor<1>) -> GammaAt {
         match self {
             Self::FixedLinear(s) => s.forward(t),
+            Self::FixedCurve(s) => s.forward(t),
             Self::LearnedLinear(s) => s.forward(t),
             Self::Network(s) => s.forward(t),
             Self::Pinned(s) => s.forward(t),
@@ -229,7 +242,7 @@ impl NoiseSchedule {
     pub fn validate(&self) -> Result<(), ScheduleError> {
         match self {
             Self::Pinned(s) => s.validate(),
-            Self::FixedLinear(_) | Self::LearnedLinear(_) | Self::Network(_) => Ok(()),
+            Self::FixedLinear(_) | Self::FixedCurve(_) | Self::LearnedLinear(_) | Self::Network(_) => Ok(()),
         }
     }
 
@@ -237,6 +250,7 @@ impl NoiseSchedule {
     pub fn to_host(&self) -> Box<dyn HostSchedule> {
         match self {
             Self::FixedLinear(s) => Box::new(s.to_host()),
+            Self::FixedCurve(s) => Box::new(s.to_host()),
             Self::LearnedLinear(s) => Box::new(s.to_host()),
             Self::Network(s) => Box::new(s.to_host()),
             Self::Pinned(s) => Box::new(s.to_host()),
@@ -261,6 +275,8 @@ mod tests {
         let elu = MonotonicActivation::Elu;
         vec![
             of(ScheduleKind::FixedLinear, elu),
+            of(ScheduleKind::FixedCosine, elu),
+            of(ScheduleKind::FixedLinearBeta, elu),
             of(ScheduleKind::LearnedLinear, elu),
             of(ScheduleKind::Network, elu),
             of(ScheduleKind::PinnedNetwork, elu),
@@ -275,13 +291,14 @@ mod tests {
         let device = Device::flex().autodiff();
         for schedule in all() {
             let host_schedule = schedule.to_host();
+            let starts_flat = matches!(&schedule, NoiseSchedule::FixedCurve(c) if c.shape == CurveShape::LinearBeta);
             let times: Vec<f32> = (0..=100).map(|i| i as f32 / 100.0).collect();
             let at = schedule.forward(Tensor::from_data(times.as_slice(), &device));
             let (gamma, prime) = (host(&at.gamma), host(&at.prime));
             for (i, &t) in times.iter().enumerate() {
                 assert!((host_schedule.gamma(f64::from(t)) - gamma[i]).abs() < 2e-5);
-                assert!((host_schedule.prime(f64::from(t)) / prime[i] - 1.0).abs() < 1e-5);
-                assert!(prime[i] > 0.0);
+                assert!((host_schedule.prime(f64::from(t)) - prime[i]).abs() <= 1e-5 * prime[i]);
+                assert!(prime[i] > 0.0 || (starts_flat && t == 0.0));
             }
             assert!(gamma.windows(2).all(|w| w[1] > w[0]));
             let (start, end) = schedule.endpoints(&device);
@@ -315,6 +332,13 @@ mod tests {
             let integral: f64 = (0..n).map(|i| s.prime((i as f64 + 0.5) / n as f64) / n as f64).sum();
             assert!((integral / (s.gamma(1.0) - s.gamma(0.0)) - 1.0).abs() < 1e-4);
         }
+    }
+
+    #[test]
+    fn kinds_have_their_names() {
+        let name = |kind: ScheduleKind| serde_json::to_value(kind).unwrap();
+        assert_eq!(name(ScheduleKind::FixedCosine), "fixed-cosine");
+        assert_eq!(name(ScheduleKind::FixedLinearBeta), "fixed-linear-beta");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const MAX_SIDE: usize = 4096;
 const MAX_DIMS: usize = 1 << 24;
 
 /// The file format's version.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The state of training after some step.
 #[derive(Clone, Debug, PartialEq)]

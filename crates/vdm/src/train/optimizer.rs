@@ -15,6 +15,13 @@ pub struct GradientSum {
 }
 
 impl GradientSum {
+    /// The gradients of one backward pass.
+    pub fn of<M: Module>(module: &M, mut gradients: Gradients) -> Self {
+        let mut sum = Self::default();
+        sum.add(module, &mut gradients);
+        sum
+    }
+
     /// Adds the gradients that a backward pass left for the parameters of `module`.
     pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients) {
         for (name, grad) in take_gradients(module, gradients) {

@@ -3,8 +3,8 @@
 use super::plots::{self, CurvePoint, LossBin, PlotError};
 use super::{MetricsLog, RunDir, write_bytes};
 use crate::data::ImageDataset;
-use crate::eval::{batch_tensor, standard_error};
-use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::eval::{batch_tensor, classes_of, standard_error};
+use crate::nn::{Mode, ScoreNetwork};
 use crate::{Noise, VariationalDiffusion, bits_per_dim};
 use burn::tensor::Device;
 use std::io;
@@ -29,7 +29,7 @@ pub fn loss_over_time<N: ScoreNetwork>(
             let k = batch_tensor(data, &indices, device);
             let times = vec![t; indices.len()];
             let noise = Noise::draw(&streams, data.shape(), device);
-            let loss = model.loss(k, &times, noise, &Conditioning::default(), Mode::Eval);
+            let loss = model.loss(k, &times, noise, &classes_of(&model.network, data, &indices), Mode::Eval);
             let nats = crate::schedule::host(&loss.diffusion);
             LossBin {
                 t,

@@ -6,10 +6,9 @@ use super::{
 };
 use crate::config::{Config, ConfigError};
 use crate::data::{Augmentation, DataError, ImageDataset, Split, augment, load};
-use crate::encoding::Vocabulary;
 use crate::eval::{EvalError, EvalOptions, Evaluation, evaluate};
-use crate::nn::{Conditioning, Mode, ScoreUNet};
-use crate::sample::{SampleOptions, sample};
+use crate::nn::{AnyNetwork, Conditioning, Mode};
+use crate::sample::{SampleOptions, sample_conditioned};
 use crate::schedule::{ScheduleError, ScheduleObjective, host};
 use crate::times::draw_times;
 use crate::variance::{ScheduleTape, VarianceError, reduce_variance};
@@ -18,12 +17,13 @@ use crate::{LossTerms, Noise, VariationalDiffusion, bits_per_dim};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 use vdm_kernels::rng::Philox;
 
 /// The model that configurations describe.
-type Model = VariationalDiffusion<ScoreUNet>;
+type Model = VariationalDiffusion<AnyNetwork>;
 
 /// Streams of random numbers of one step: images have the streams from 0.
 const STREAM_TIMES: u64 = u32::MAX as u64;
@@ -163,11 +163,21 @@ impl Datasets {
         Ok(both)
     }
 
-    fn vocabulary(&self) -> Result<Vocabulary, TrainError> {
-        Vocabulary::new(self.train.levels()).ok_or_else(|| TrainError::Dataset {
-            name: self.train.name().into(),
-            reason: format!("{} levels, supported are 2 to 256", self.train.levels()),
-        })
+    /// The number of classes of both splits, 0 where images have no labels.
+    pub fn classes(&self) -> usize {
+        self.train.classes().max(self.test.classes())
+    }
+
+    /// Checks that a model of `classes` classes can be trained and evaluated on these images.
+    fn check_classes(&self, classes: usize) -> Result<(), TrainError> {
+        let wrong = |reason: String| Err(TrainError::Dataset { name: self.train.name().into(), reason });
+        if classes > 0 && (self.train.labels().is_none() || self.test.labels().is_none()) {
+            return wrong("its images have no labels; train without --class-conditional (model.classes = 0)".into());
+        }
+        if classes > 0 && self.classes() > classes {
+            return wrong(format!("it has {} classes, but model.classes = {classes}", self.classes()));
+        }
+        Ok(())
     }
 }
 
@@ -213,7 +223,9 @@ impl Trainer {
     }
 
     fn start(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
-        let vocabulary = data.vocabulary()?;
+        let vocabulary = data.train.vocabulary();
+        config.validate_shape(data.train.shape())?;
+        data.check_classes(config.model.classes)?;
         let model = config.init(data.train.shape(), vocabulary, &device.clone().autodiff());
         let optimizer = Optimizer::new(&model, device);
         Self::assemble(config, run, data, device, model, optimizer, 0, f64::INFINITY)
@@ -235,7 +247,7 @@ impl Trainer {
         if checkpoint.step >= config.train.steps && run.evaluation().exists() {
             return Err(TrainError::Finished { path: run.path().into(), step: checkpoint.step });
         }
-        if checkpoint.shape != data.train.shape() || checkpoint.vocabulary != data.vocabulary()? {
+        if checkpoint.shape != data.train.shape() || checkpoint.vocabulary != data.train.vocabulary() {
             return Err(TrainError::Dataset {
                 name: data.train.name().into(),
                 reason: format!(
@@ -247,6 +259,7 @@ impl Trainer {
                 ),
             });
         }
+        data.check_classes(config.model.classes)?;
         let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, &device.clone().autodiff());
         let model = crate::weights::import(fresh, &checkpoint.weights)
             .map_err(|source| TrainError::Weights { path: path.clone(), source })?;
@@ -398,9 +411,12 @@ impl Trainer {
         let noise = Noise::draw(&streams, shape, &device);
         let mut bytes = Vec::with_capacity(batch * shape.dims());
         let mut changed = vec![0f32; batch];
+        let mut classes = Vec::with_capacity(batch);
         for (i, stream) in streams.iter().enumerate() {
             let index = self.image_index(first + i as u64);
             let image = self.data.train.image(index);
+            let known = stream.uniform_f64(4) >= self.config.train.label_dropout;
+            classes.push(self.data.train.label(index).filter(|_| known));
             if self.config.data.augment {
                 let choices = Augmentation::choices(shape);
                 let pick = choices[(stream.uniform_f64(3) * choices.len() as f64) as usize];
@@ -413,7 +429,8 @@ impl Trainer {
         let k: Vec<f32> = bytes.into_iter().map(f32::from).collect();
         let k = TensorData::new(k, [batch, shape.channels, shape.height, shape.width]);
         let scalar = self.config.data.augment.then(|| Tensor::from_data(changed.as_slice(), &device));
-        let conditioning = Conditioning { scalar, ..Default::default() };
+        let classes = (self.config.model.classes > 0).then_some(classes);
+        let conditioning = Conditioning { scalar, classes, ..Default::default() };
         let (k, mode) = (Tensor::from_data(k, &device), Mode::Train { dropout_seed });
         Ok(match self.config.schedule.objective {
             ScheduleObjective::Bound => (self.model().loss(k, &times, noise, &conditioning, mode), None),
@@ -526,13 +543,21 @@ impl Trainer {
             steps: s.steps,
             clip: s.clip,
             decoder: s.decoder,
+            guidance: s.guidance,
             seed: self.config.seed,
             batch_size: self.config.eval.batch_size,
         };
         let model = self.ema_model()?;
-        let images = sample(&model, shape, 0, s.count, &options, &self.device, |done, total| {
-            observer.on_progress("sampling", done, total);
-        });
+        // The classes take turns.
+        let classes = self.config.model.classes as u64;
+        let of_class = |numbers: Range<u64>| match classes {
+            0 => Conditioning::default(),
+            n => Conditioning::of_classes(numbers.map(|number| Some((number % n) as u32))),
+        };
+        let progress = |done, total| observer.on_progress("sampling", done, total);
+        let numbers = 0..s.count as u64;
+        let images = sample_conditioned(&model, shape, numbers, of_class, &options, &self.device, progress)
+            .map_err(EvalError::from)?;
         let path = self.run.samples(self.step);
         let columns = (s.count as f64).sqrt().ceil() as usize;
         let scale = (64 / shape.width.max(1)).max(1);
@@ -578,6 +603,8 @@ impl Trainer {
 /// See [`TrainError`].
 pub fn load_model(config: &Config, path: PathBuf, device: &Device) -> Result<(Model, Checkpoint), TrainError> {
     let checkpoint = Checkpoint::load(&path)?;
+    config.validate()?;
+    config.validate_shape(checkpoint.shape)?;
     let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, device);
     let model =
         crate::weights::import(fresh, &checkpoint.ema()).map_err(|source| TrainError::Weights { path, source })?;

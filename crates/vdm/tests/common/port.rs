@@ -3,7 +3,7 @@
 use crate::golden_file::{GRADIENTS, GoldenFile, floats, permute, tensor};
 use burn::tensor::Device;
 use std::collections::BTreeMap;
-use vdm::nn::{FourierFeatures, Mode, ScoreUNetConfig};
+use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreUNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
 pub fn check(file: &GoldenFile) {
@@ -21,7 +21,7 @@ pub fn check(file: &GoldenFile) {
     let (start, end): (f64, f64) = (file.meta("gamma_min"), file.meta("gamma_max"));
     let z = tensor::<4>(file.get("in/z"), &device).require_grad();
     let time = (tensor::<1>(file.get("in/gamma"), &device) - start) / (end - start);
-    let eps_hat = network.forward(z.clone(), time, None, Mode::Eval);
+    let eps_hat = network.forward(z.clone(), time, &Conditioning::default(), Mode::Eval);
     file.values("eps_hat", &floats(eps_hat.clone()), &file.get("out/eps_hat").data);
 
     let scalar = (eps_hat * tensor::<4>(file.get("in/cotangent"), &device)).sum();

@@ -3,7 +3,7 @@
 use crate::golden_file::{GRADIENTS, GoldenFile, floats, permute, tensor};
 use burn::tensor::{Device, Gradients, Tensor};
 use std::collections::BTreeMap;
-use vdm::nn::{Control, ControlConfig, Mode, UNetConfig};
+use vdm::nn::{Conditioning, Control, ControlConfig, Mode, UNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
 pub fn check(file: &GoldenFile) {
@@ -24,7 +24,8 @@ pub fn check(file: &GoldenFile) {
         _ => None,
     };
 
-    let y = network.forward(z.clone(), time, cond.clone(), control, Mode::Eval);
+    let conditioning = Conditioning { self_cond: cond.clone(), control, ..Default::default() };
+    let y = network.forward(z.clone(), time, &conditioning, Mode::Eval);
     file.values("y", &floats(y.clone()), &file.get("out/y").data);
 
     let gradients = (y * tensor::<4>(file.get("in/cotangent"), &device)).sum().backward();

@@ -1,0 +1,120 @@
+//! What a network is told about an image.
+
+use super::{Control, ScoreNetwork};
+use burn::tensor::Tensor;
+
+/// What a network is told about the images of a batch besides z_t and the time. A network ignores what it has no input
+/// for.
+///
+/// The bound of a network that is told c bounds -log p(x|c).
+#[derive(Clone, Debug, Default)]
+pub struct Conditioning {
+    /// One number an image, `[batch]`: 1 where augmentation changed the image, 0 where not. Zero if absent.
+    pub scalar: Option<Tensor<1>>,
+    /// The class of each image, below the network's number of classes; `None` for an image without one. No image has
+    /// one if absent.
+    pub classes: Option<Vec<Option<u32>>>,
+    /// What the attention of a [`UNet`](super::UNet) looks at. Zeros if absent.
+    pub control: Option<Control>,
+    /// An estimate of x, of z_t's shape, for a network with self-conditioning. If absent, the model makes one.
+    pub self_cond: Option<Tensor<4>>,
+}
+
+/// Why a conditioning does not fit the images or the network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConditioningError {
+    /// Not one entry an image.
+    #[error("{what}: {found} for {images} images; there must be one for each")]
+    Count {
+        /// Which part of the conditioning.
+        what: &'static str,
+        /// Its entries.
+        found: usize,
+        /// The images of the batch.
+        images: usize,
+    },
+    /// A class that the network does not know.
+    #[error("image {image} of the batch is of class {class}, but the network knows the classes below {classes} only")]
+    Class {
+        /// The image's position in the batch.
+        image: usize,
+        /// Its class.
+        class: u32,
+        /// The network's classes.
+        classes: usize,
+    },
+    /// A class for a network that takes none.
+    #[error("image {image} of the batch has the class {class}, but the network was not trained with classes")]
+    Unconditional {
+        /// The image's position in the batch.
+        image: usize,
+        /// Its class.
+        class: u32,
+    },
+}
+
+impl Conditioning {
+    /// Images of these classes.
+    pub fn of_classes(classes: impl IntoIterator<Item = Option<u32>>) -> Self {
+        Self { classes: Some(classes.into_iter().collect()), ..Self::default() }
+    }
+
+    /// The same without what guidance leaves out: the class and the control signal.
+    pub fn without_class_and_control(&self) -> Self {
+        Self { classes: None, control: None, ..self.clone() }
+    }
+
+    /// The same without autodiff, for a pass that nothing is learned through.
+    pub(crate) fn inner(&self) -> Self {
+        Self {
+            scalar: self.scalar.clone().map(Tensor::inner),
+            classes: self.classes.clone(),
+            control: self.control.clone().map(|control| match control {
+                Control::Sequence(tokens) => Control::Sequence(tokens.inner()),
+                Control::Image(image) => Control::Image(image.inner()),
+            }),
+            self_cond: self.self_cond.clone().map(Tensor::inner),
+        }
+    }
+
+    /// Whether the class of any image is given, or a control signal.
+    pub fn has_class_or_control(&self) -> bool {
+        self.control.is_some() || self.classes.iter().flatten().any(Option::is_some)
+    }
+
+    /// Checks the conditioning of `images` images against what `network` knows.
+    ///
+    /// # Errors
+    /// See [`ConditioningError`].
+    pub fn check<N: ScoreNetwork>(&self, network: &N, images: usize) -> Result<(), ConditioningError> {
+        let count = |what: &'static str, found: usize| {
+            if found == images { Ok(()) } else { Err(ConditioningError::Count { what, found, images }) }
+        };
+        if let Some(scalar) = &self.scalar {
+            count("the conditioning scalar", scalar.dims()[0])?;
+        }
+        if let Some(estimate) = &self.self_cond {
+            count("the estimate for self-conditioning", estimate.dims()[0])?;
+        }
+        match &self.control {
+            Some(Control::Sequence(tokens)) => count("the control sequence", tokens.dims()[0])?,
+            Some(Control::Image(image)) => count("the control image", image.dims()[0])?,
+            None => {}
+        }
+        let Some(of_images) = &self.classes else {
+            return Ok(());
+        };
+        count("classes", of_images.len())?;
+        let classes = network.classes();
+        for (image, class) in of_images.iter().enumerate().filter_map(|(i, c)| Some((i, (*c)?))) {
+            if classes == 0 {
+                return Err(ConditioningError::Unconditional { image, class });
+            }
+            if class as usize >= classes {
+                return Err(ConditioningError::Class { image, class, classes });
+            }
+        }
+        Ok(())
+    }
+}
