@@ -160,6 +160,9 @@ pub struct BenchArgs {
     /// Size of images, network and batch.
     #[arg(long, value_enum, default_value_t = BenchPreset::Rgb32)]
     pub preset: BenchPreset,
+    /// Train a monotonic schedule for less variance (schedule.objective = "variance"), and say what that costs.
+    #[arg(long)]
+    pub variance: bool,
     /// Images at a time, in place of the preset's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,

@@ -9,8 +9,9 @@ use serde_json::json;
 use std::time::Instant;
 use vdm::encoding::Vocabulary;
 use vdm::nn::{Conditioning, Mode, ScoreUNet, ScoreUNetConfig};
-use vdm::schedule::ScheduleConfig;
+use vdm::schedule::{ScheduleConfig, ScheduleKind};
 use vdm::train::{GradientSum, Optimizer};
+use vdm::variance::reduce_variance;
 use vdm::{DiffusionSettings, VariationalDiffusion, bits_per_dim};
 use vdm_kernels::rng::Philox;
 
@@ -28,17 +29,22 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     let (channels, side, n_embd, n_layer, batch) = sizes(args.preset);
     let batch = args.batch.map_or(batch, |b| b as usize);
     let network = ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(channels, n_embd, n_layer) };
-    let schedule = ScheduleConfig::default();
+    let kind = if args.variance { ScheduleKind::Monotonic } else { ScheduleKind::LearnedLinear };
+    let schedule = ScheduleConfig { kind, ..Default::default() };
     let settings = DiffusionSettings::new(Vocabulary::new(256).expect("256 levels fit"), &schedule);
     let autodiff = device.clone().autodiff();
     device.seed(0);
     let model = VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings);
     let parameters = model.network.num_params();
     let shape = [batch, channels, side, side];
+    let mut variance_ms = None;
     let times = match args.what {
         BenchWhat::Train => {
-            let mut step = TrainStep::new(model, shape, &device);
-            timed(args.seconds, || step.run())
+            let mut step = TrainStep::new(model, shape, args.variance, &device);
+            let times = timed(args.seconds, || step.run());
+            step.variance_ms.sort_by(f64::total_cmp);
+            variance_ms = step.variance_ms.get(step.variance_ms.len() / 2).copied();
+            times
         }
         BenchWhat::Sample => {
             let network = model.valid().network;
@@ -57,6 +63,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
         "what": format!("vdm {} {what} {preset}", env!("CARGO_PKG_VERSION")),
         "median_ms": round(times[times.len() / 2]),
         "min_ms": round(times[0]),
+        "reduce_variance_ms": variance_ms.map(round),
         "runs": times.len(),
         "threads": rayon::current_num_threads(),
         "parameters": parameters,
@@ -71,6 +78,10 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
             "{what} {preset}: median {} ms, least {} ms, {} runs, {} threads, {parameters} parameters",
             object["median_ms"], object["min_ms"], object["runs"], object["threads"]
         );
+        if let Some(ms) = variance_ms {
+            let share = 100.0 * ms / times[times.len() / 2];
+            println!("of that, reduce_variance: {} ms, {share:.2} %", round(ms));
+        }
     }
     Ok(())
 }
@@ -81,26 +92,44 @@ struct TrainStep {
     optimizer: Optimizer,
     images: Vec<f32>,
     shape: [usize; 4],
+    /// Whether the schedule's shape is trained for less variance; and the milliseconds that this took, step by step.
+    variance: bool,
+    variance_ms: Vec<f64>,
     device: Device,
     step: u64,
 }
 
 impl TrainStep {
-    fn new(model: VariationalDiffusion<ScoreUNet>, shape: [usize; 4], device: &Device) -> Self {
+    fn new(model: VariationalDiffusion<ScoreUNet>, shape: [usize; 4], variance: bool, device: &Device) -> Self {
         let mut images = vec![0f32; shape.iter().product()];
         Philox::new(1, 0).uniform(0, &mut images);
         images.iter_mut().for_each(|k| *k = (*k * 256.0).floor());
         let optimizer = Optimizer::new(&model, device);
-        Self { model: Some(model), optimizer, images, shape, device: device.clone().autodiff(), step: 0 }
+        let device = device.clone().autodiff();
+        Self { model: Some(model), optimizer, images, shape, variance, variance_ms: Vec::new(), device, step: 0 }
     }
 
     fn run(&mut self) {
         let Some(model) = self.model.take() else { return };
         let k = Tensor::from_data(TensorData::new(self.images.clone(), self.shape), &self.device);
         let mode = Mode::Train { dropout_seed: self.step };
-        let loss = model.draw_loss(k, self.step, &Conditioning::default(), mode);
-        let objective = loss.total().mean() * bits_per_dim(1.0, self.shape[1..].iter().product());
-        let sum = GradientSum::of(&model, objective.backward());
+        let nothing = Conditioning::default();
+        let per_bit = bits_per_dim(1.0, self.shape[1..].iter().product());
+        let gradients = if self.variance {
+            let (loss, tape) =
+                model.draw_loss_with_tape(k, self.step, &nothing, mode).expect("the model is in continuous time");
+            let mut gradients = (loss.total().mean() * per_bit).backward();
+            let started = Instant::now();
+            let weight = per_bit / self.shape[0] as f64;
+            reduce_variance(&model.schedule, &tape, loss.diffusion, &mut gradients, weight)
+                .expect("a monotonic schedule, and the gradients of its tape");
+            let _ = self.device.sync();
+            self.variance_ms.push(1e3 * started.elapsed().as_secs_f64());
+            gradients
+        } else {
+            (model.draw_loss(k, self.step, &nothing, mode).total().mean() * per_bit).backward()
+        };
+        let sum = GradientSum::of(&model, gradients);
         let config = vdm::config::preset("cifar10").expect("a preset").train;
         self.step += 1;
         self.model = Some(self.optimizer.step(model, sum, &config, self.step));

@@ -10,6 +10,8 @@
 //! 4. [`train`] lowers the bound, [`eval`] measures it over a data set, [`sample`](mod@sample) runs the process
 //!    backwards.
 //!
+//! The same process is a lossless code: [`codec`] compresses images to about the bound's length.
+//!
 //! Where the schedule's shape is trained too, [`variance`] gives it the gradient that makes the estimate of the bound
 //! less noisy; [`variance_study`] measures how noisy it is under other shapes.
 //!
@@ -18,6 +20,7 @@
 //! threads.
 #![deny(missing_docs)]
 
+pub mod codec;
 pub mod config;
 pub mod data;
 pub mod diffusion;

@@ -16,6 +16,7 @@ pub use network::{AnyNetwork, AnyNetworkConfig};
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 
+use crate::data::ImageShape;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -51,6 +52,14 @@ pub trait ScoreNetwork: Module {
     /// - output: as `z`
     fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4>;
 
+    /// Says why images of this shape do not fit the network, if they do not.
+    ///
+    /// # Errors
+    /// The shape, and what it must be.
+    fn check_shape(&self, _shape: ImageShape) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The number of classes that the network can be told apart; 0 for a network that takes no class.
     fn classes(&self) -> usize {
         0
@@ -61,4 +70,9 @@ pub trait ScoreNetwork: Module {
     fn self_conditioned(&self) -> bool {
         false
     }
+}
+
+/// Says why images of `found` channels do not fit a network for images of `expected`, if they do not.
+fn check_channels(found: usize, expected: usize) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("images of {found} channels, the network needs {expected}")) }
 }

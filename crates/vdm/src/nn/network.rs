@@ -1,6 +1,7 @@
 //! One type for every network of this module, for programs that learn only from a configuration which one they have.
 
 use super::{Conditioning, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig, UNet, UNetConfig};
+use crate::data::ImageShape;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
@@ -64,6 +65,13 @@ impl ScoreNetwork for AnyNetwork {
         match self {
             Self::Score(network) => network.predict_noise(z, time, conditioning, mode),
             Self::UNet(network) => network.predict_noise(z, time, conditioning, mode),
+        }
+    }
+
+    fn check_shape(&self, shape: ImageShape) -> Result<(), String> {
+        match self {
+            Self::Score(network) => network.check_shape(shape),
+            Self::UNet(network) => network.check_shape(shape),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The paper's network (VDM appendix B): a U-Net without down- or up-sampling.
 
 use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, time_embedding};
-use super::{Conditioning, Mode, ScoreNetwork};
+use super::{Conditioning, Mode, ScoreNetwork, check_channels};
+use crate::data::ImageShape;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::silu};
 use serde::{Deserialize, Serialize};
@@ -285,6 +286,10 @@ impl ScoreUNet {
 impl ScoreNetwork for ScoreUNet {
     fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         self.forward(z, time, conditioning, mode)
+    }
+
+    fn check_shape(&self, shape: ImageShape) -> Result<(), String> {
+        check_channels(shape.channels, self.conv_out.bias.dims()[0])
     }
 
     fn classes(&self) -> usize {

@@ -3,7 +3,8 @@
 //! the same name does, for its weights.
 
 use super::layers::{ClassEmbedding, Conv, Dense, Norm, Projection, dropout, time_embedding};
-use super::{Conditioning, Mode, ScoreNetwork};
+use super::{Conditioning, Mode, ScoreNetwork, check_channels};
+use crate::data::ImageShape;
 use burn::module::Module;
 use burn::tensor::activation::silu;
 use burn::tensor::module::{conv2d, interpolate};
@@ -526,6 +527,11 @@ impl ScoreNetwork for UNet {
         let (found, wanted) = (self.conv_out.bias.dims()[0], z.dims()[1]);
         assert!(found == wanted, "UNet: out_channels = {found}, but noise has the {wanted} channels of the image");
         self.forward(z, time, conditioning, mode)
+    }
+
+    fn check_shape(&self, shape: ImageShape) -> Result<(), String> {
+        check_channels(shape.channels, self.conv_out.bias.dims()[0])?;
+        check_sides(self.down.len(), shape.height, shape.width)
     }
 
     fn classes(&self) -> usize {

@@ -1,0 +1,429 @@
+//! The chain of latents, coded bits-back in the order of Bit-Swap.
+
+use super::gaussian::{Model, Posterior, QuantizedNormal};
+use super::levels::Levels;
+use super::plan::{Point, first_bytes};
+use super::stack::BitStack;
+use super::{CodecError, Plan};
+use crate::VariationalDiffusion;
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use burn::tensor::{Device, Tensor, TensorData};
+use sha2::{Digest, Sha256};
+use vdm_kernels::rng::{Philox, normal_images};
+
+/// A coded stream of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its images.
+    pub images: u32,
+    /// The upper half of the coder's state.
+    pub state: u64,
+    /// Its words; the last ones are the lower half of the state.
+    pub words: Vec<u32>,
+}
+
+/// How long a segment is, and why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SegmentStats {
+    /// Bits that the images added to the stream: its length without the bits it was started with.
+    pub net_bits: f64,
+    /// Bits that it was started with: as many as were needed.
+    pub initial_bits: f64,
+    /// What the net bits would be if the coder lost nothing: -log2 of all probabilities.
+    pub ideal_bits: f64,
+    /// The same, image by image.
+    pub per_image_bits: Vec<f64>,
+}
+
+/// Codes images, `bytes` holding one after another, channels first. `progress` hears of images and steps done: as many
+/// as there are images, at every step.
+///
+/// # Errors
+/// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together,
+/// [`CodecError::NotFinite`] if the network gives no number.
+pub fn encode_segment<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    plan: &Plan,
+    bytes: &[u8],
+    device: &Device,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Segment, SegmentStats), CodecError> {
+    let chain = Chain::new(model, plan, device)?;
+    let (dims, levels) = (plan.shape.dims(), plan.vocabulary.levels());
+    let images = u32::try_from(bytes.len() / dims).ok().filter(|&n| n > 0 && bytes.len().is_multiple_of(dims));
+    let Some(images) = images else {
+        let reason = format!("{} bytes, expected a whole number of images of {dims}, at least 1", bytes.len());
+        return Err(CodecError::Images { reason });
+    };
+    if let Some(at) = bytes.iter().position(|&k| usize::from(k) >= levels) {
+        let reason = format!("image {} has the value {}, the model {levels} levels", at / dims, bytes[at]);
+        return Err(CodecError::Images { reason });
+    }
+    let mut stack = BitStack::new(plan.seed);
+    let mut per_image_bits = Vec::with_capacity(images as usize);
+    let mut rest = bytes;
+    for size in batch_sizes(images as usize, plan.batch_size.into()) {
+        let (batch, after) = rest.split_at(size * dims);
+        rest = after;
+        per_image_bits.extend(chain.encode(&mut stack, batch, progress)?);
+    }
+    let stats = SegmentStats {
+        net_bits: stack.net_bits(),
+        initial_bits: stack.initial_bits(),
+        ideal_bits: stack.ideal_bits(),
+        per_image_bits,
+    };
+    let (words, state) = stack.into_parts();
+    Ok((Segment { images, state, words }, stats))
+}
+
+/// Decodes what [`encode_segment`] coded with the same model and plan.
+///
+/// # Errors
+/// [`CodecError::Stream`] if the segment is not one that this model and plan gave, as far as can be seen: its images
+/// want a checksum besides. [`CodecError::Plan`] and [`CodecError::NotFinite`] as there.
+pub fn decode_segment<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    plan: &Plan,
+    segment: &Segment,
+    device: &Device,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<u8>, CodecError> {
+    let chain = Chain::new(model, plan, device)?;
+    let mut stack = BitStack::from_parts(segment.words.clone(), segment.state)?;
+    let mut batches = Vec::new();
+    // What was coded last is on top.
+    for size in batch_sizes(segment.images as usize, plan.batch_size.into()).into_iter().rev() {
+        batches.push(chain.decode(&mut stack, size, progress)?);
+    }
+    if !stack.is_at_start(plan.seed) {
+        return Err(CodecError::Stream { reason: "it does not end with the bits that streams start with".into() });
+    }
+    Ok(batches.into_iter().rev().flatten().collect())
+}
+
+/// How `images` images are cut into batches of at most `most`: the first are small, since what they take off the stack
+/// has to be put there first, and the later ones find there what the first have left.
+fn batch_sizes(images: usize, most: usize) -> Vec<usize> {
+    let (mut left, mut size, mut sizes) = (images, 1, Vec::new());
+    while left > 0 {
+        sizes.push(size.min(left));
+        left -= size.min(left);
+        size = (2 * size).min(most);
+    }
+    sizes
+}
+
+/// A hash of the plan and of what the network gives, to the last bit, for fixed inputs at both ends and in the middle of
+/// the chain: what machines must have in common to decode each other's streams.
+///
+/// # Errors
+/// [`CodecError::Plan`] if the plan is wrong or not of this model.
+pub fn arithmetic_fingerprint<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    plan: &Plan,
+    device: &Device,
+) -> Result<[u8; 16], CodecError> {
+    let chain = Chain::new(model, plan, device)?;
+    let mut hash = Sha256::new();
+    hash.update(plan.fingerprint());
+    for t in [1, plan.steps().div_ceil(2), plan.steps()] {
+        for images in [1, plan.batch_size.min(3).into()] {
+            let streams: Vec<Philox> = (0..images).map(|i| Philox::new(t as u64, i as u64)).collect();
+            let z = normal_images(&streams, 0, plan.shape.dims());
+            for eps_hat in chain.eps_hat(t, z) {
+                hash.update(eps_hat.to_bits().to_le_bytes());
+            }
+        }
+    }
+    Ok(first_bytes(hash))
+}
+
+/// Everything that both directions need.
+struct Chain<'a, N> {
+    model: &'a VariationalDiffusion<N>,
+    plan: &'a Plan,
+    /// z_0 to z_T.
+    points: Vec<Point>,
+    device: &'a Device,
+}
+
+impl<'a, N: ScoreNetwork> Chain<'a, N> {
+    fn new(model: &'a VariationalDiffusion<N>, plan: &'a Plan, device: &'a Device) -> Result<Self, CodecError> {
+        plan.validate()?;
+        if model.settings().vocabulary != plan.vocabulary {
+            let [found, expected] = [plan.vocabulary, model.settings().vocabulary].map(|v| v.levels());
+            return Err(CodecError::Plan { reason: format!("{found} levels, but the model has {expected}") });
+        }
+        Ok(Self { model, plan, points: plan.points(), device })
+    }
+
+    /// Codes a batch; the bits that each of its images takes.
+    fn encode(&self, stack: &mut BitStack, k: &[u8], progress: &mut dyn FnMut(usize)) -> Result<Vec<f64>, CodecError> {
+        let dims = self.plan.shape.dims();
+        let mut bits = Tally { bits: vec![0.0; k.len() / dims], dims };
+
+        // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
+        let mut z_s = Vec::with_capacity(k.len());
+        for (i, &k) in k.iter().enumerate() {
+            z_s.push(bits.of(i, stack, |stack| self.encoded(k).pop(stack))?);
+        }
+        // 2. Code x given z_0. What is to be popped in ascending order is pushed in descending order.
+        let mut levels = self.levels();
+        for i in (0..k.len()).rev() {
+            levels.set(self.y(z_s[i]));
+            let interval = levels.interval(k[i].into()).expect("levels were checked");
+            bits.of(i, stack, |stack| stack.push(interval));
+        }
+        // 3. One step up after the other: draw z_t from q(z_t | z_s), code z_s given z_t.
+        for t in 1..self.points.len() {
+            let mut z_t = Vec::with_capacity(k.len());
+            for (i, &z_s) in z_s.iter().enumerate() {
+                z_t.push(bits.of(i, stack, |stack| self.up(t, z_s).pop(stack))?);
+            }
+            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            for i in (0..k.len()).rev() {
+                let down = self.down(t, z_t[i], eps_hat[i])?;
+                bits.of(i, stack, |stack| down.push(stack, z_s[i]));
+            }
+            z_s = z_t;
+            progress(k.len() / dims);
+        }
+        // 4. Code z_T.
+        for i in (0..k.len()).rev() {
+            bits.of(i, stack, |stack| self.prior().push(stack, z_s[i]));
+        }
+        Ok(bits.bits)
+    }
+
+    /// Decodes a batch of `images`: [`encode`](Self::encode) step by step in reverse.
+    fn decode(
+        &self,
+        stack: &mut BitStack,
+        images: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<u8>, CodecError> {
+        let numbers = images * self.plan.shape.dims();
+        let mut z_t = (0..numbers).map(|_| self.prior().pop(stack)).collect::<Result<Vec<i32>, _>>()?;
+        for t in (1..self.points.len()).rev() {
+            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            let mut z_s = Vec::with_capacity(numbers);
+            for (&z_t, eps_hat) in z_t.iter().zip(eps_hat) {
+                z_s.push(self.down(t, z_t, eps_hat)?.pop(stack)?);
+            }
+            for i in (0..numbers).rev() {
+                self.up(t, z_s[i]).push(stack, z_t[i])?;
+            }
+            z_t = z_s;
+            progress(images);
+        }
+        let mut levels = self.levels();
+        let mut k = Vec::with_capacity(numbers);
+        for &z_0 in &z_t {
+            levels.set(self.y(z_0));
+            let level = levels.level(stack.peek());
+            stack.pop(levels.interval(level).expect("it is the level of a quantile"))?;
+            // Images of bytes have at most 256 levels; a plan of more has no images to code.
+            k.push(u8::try_from(level).map_err(|_| CodecError::Stream { reason: format!("found level {level}") })?);
+        }
+        for i in (0..numbers).rev() {
+            self.encoded(k[i]).push(stack, z_t[i])?;
+        }
+        Ok(k)
+    }
+
+    /// q(z_0 | x) = N(alpha_0 x, sigma_0²).
+    fn encoded(&self, k: u8) -> Posterior {
+        let p = self.points[0];
+        let x = self.plan.vocabulary.code(k.into());
+        Posterior(QuantizedNormal { mean_in_bins: p.alpha * x / p.delta, inverse_sigma_in_bins: p.delta / p.sigma })
+    }
+
+    /// q(z_t | z_s) = N(alpha_t/alpha_s z_s, sigma_t² c).
+    fn up(&self, t: usize, z_s: i32) -> Posterior {
+        let [s, t] = [self.points[t - 1], self.points[t]];
+        Posterior(QuantizedNormal {
+            mean_in_bins: t.alpha / s.alpha * (f64::from(z_s) * s.delta) / t.delta,
+            inverse_sigma_in_bins: t.delta / (t.sigma * libm::sqrt(t.c)),
+        })
+    }
+
+    /// p(z_s | z_t) = N(alpha_s/alpha_t (z_t - sigma_t c eps_hat), sigma_s² c).
+    fn down(&self, step: usize, z_t: i32, eps_hat: f32) -> Result<Model, CodecError> {
+        let [s, t] = [self.points[step - 1], self.points[step]];
+        let mean = s.alpha / t.alpha * (f64::from(z_t) * t.delta - t.sigma * t.c * f64::from(eps_hat));
+        if !mean.is_finite() {
+            return Err(CodecError::NotFinite { what: "the predicted noise", step });
+        }
+        Ok(Model(QuantizedNormal {
+            mean_in_bins: mean / s.delta,
+            inverse_sigma_in_bins: s.delta / (s.sigma * libm::sqrt(t.c)),
+        }))
+    }
+
+    /// p(z_T) = N(0, 1).
+    fn prior(&self) -> Model {
+        let delta = self.points[self.plan.steps()].delta;
+        Model(QuantizedNormal { mean_in_bins: 0.0, inverse_sigma_in_bins: delta })
+    }
+
+    fn levels(&self) -> Levels {
+        Levels::new(self.plan.vocabulary, libm::exp(-self.points[0].gamma))
+    }
+
+    /// z_0 / alpha_0.
+    fn y(&self, z_0: i32) -> f64 {
+        f64::from(z_0) * self.points[0].delta / self.points[0].alpha
+    }
+
+    fn floats(&self, t: usize, z: &[i32]) -> Vec<f32> {
+        let delta = self.points[t].delta;
+        z.iter().map(|&z| (f64::from(z) * delta) as f32).collect()
+    }
+
+    /// The network's prediction for the images `z`, one after another.
+    fn eps_hat(&self, t: usize, z: Vec<f32>) -> Vec<f32> {
+        let s = self.plan.shape;
+        let images = z.len() / s.dims();
+        let z = Tensor::from_data(TensorData::new(z, [images, s.channels, s.height, s.width]), self.device);
+        let gamma = Tensor::full([images], self.points[t].gamma, self.device);
+        let eps_hat = self.model.predict_noise(z, gamma, &Conditioning::default(), Mode::Eval);
+        eps_hat.into_data().iter::<f32>().collect()
+    }
+}
+
+/// The bits of each image.
+struct Tally {
+    bits: Vec<f64>,
+    dims: usize,
+}
+
+impl Tally {
+    /// Does something with the stack for number `i` of the batch, and charges it to its image.
+    fn of<T>(&mut self, i: usize, stack: &mut BitStack, f: impl FnOnce(&mut BitStack) -> T) -> T {
+        let before = stack.ideal_bits();
+        let out = f(stack);
+        self.bits[i / self.dims] += stack.ideal_bits() - before;
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::ImageShape;
+    use crate::encoding::Vocabulary;
+    use crate::nn::{ScoreUNet, ScoreUNetConfig};
+    use crate::schedule::ScheduleConfig;
+    use crate::{DiffusionSettings, weights};
+    use proptest::prelude::*;
+
+    const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
+
+    /// An untrained model whose parameters are all at work; always the same for a seed.
+    fn model(seed: u64) -> VariationalDiffusion<ScoreUNet> {
+        let device = Device::flex();
+        let schedule = ScheduleConfig { gamma_0: -8.0, ..Default::default() };
+        let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) }.init(&device);
+        let mut values = weights::export(&network);
+        for (i, t) in values.values_mut().enumerate() {
+            Philox::new(seed, i as u64).normal(0, &mut t.data);
+            t.data.iter_mut().for_each(|w| *w *= 0.3);
+        }
+        let settings = DiffusionSettings::new(Vocabulary::new(17).unwrap(), &schedule);
+        VariationalDiffusion::new(schedule.init(&device), weights::import(network, &values).unwrap(), settings)
+    }
+
+    fn plan(steps: usize, batch_size: u16) -> Plan {
+        Plan {
+            gammas: (0..=steps).map(|i| -8.0 + 13.0 * i as f64 / steps as f64).collect(),
+            bins_per_sigma: 2,
+            batch_size,
+            seed: 7,
+            shape: SHAPE,
+            vocabulary: Vocabulary::new(17).unwrap(),
+        }
+    }
+
+    fn images(seed: u64, n: usize) -> Vec<u8> {
+        let mut u = vec![0f32; n * SHAPE.dims()];
+        Philox::new(seed, 0).uniform(0, &mut u);
+        u.into_iter().map(|u| (u * 17.0) as u8).collect()
+    }
+
+    #[test]
+    fn batches_start_small() {
+        assert_eq!(batch_sizes(12, 4), [1, 2, 4, 4, 1]);
+        assert_eq!(batch_sizes(1, 16), [1]);
+        assert_eq!(batch_sizes(3, 1), [1, 1, 1]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn images_come_back(seed: u64, n in 1usize..8, steps in 1usize..9, batch in 1u16..6, bins in 1u16..9) {
+            let (model, device) = (model(seed), Device::flex());
+            let plan = Plan { bins_per_sigma: bins, seed, ..plan(steps, batch) };
+            let bytes = images(seed, n);
+            let (segment, stats) = encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap();
+            prop_assert_eq!(decode_segment(&model, &plan, &segment, &device, &mut |_| {}).unwrap(), bytes);
+            prop_assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
+            prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
+            let stored = 64.0 + 32.0 * segment.words.len() as f64;
+            prop_assert!(stored >= stats.net_bits + stats.initial_bits && stored < stats.net_bits + stats.initial_bits + 33.0);
+        }
+    }
+
+    #[test]
+    fn a_damaged_stream_gives_an_error_or_other_images_but_no_panic() {
+        let (model, device, plan) = (model(1), Device::flex(), plan(3, 2));
+        let bytes = images(1, 3);
+        let (segment, _) = encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap();
+        let mut undetected = 0;
+        for i in 0..segment.words.len() {
+            let mut flipped = segment.clone();
+            flipped.words[i] ^= 1 << (i % 32);
+            match decode_segment(&model, &plan, &flipped, &device, &mut |_| {}) {
+                Ok(found) => {
+                    assert_ne!(found, bytes);
+                    undetected += 1;
+                }
+                Err(e) => assert!(matches!(e, CodecError::Stream { .. }), "{e}"),
+            }
+            let mut short = segment.clone();
+            short.words.truncate(i);
+            assert!(decode_segment(&model, &plan, &short, &device, &mut |_| {}).is_err());
+        }
+        assert_eq!(undetected, 0, "every stream ends with the words that it started with");
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_an_error() {
+        let (model, device) = (model(1), Device::flex());
+        let encode = |plan: &Plan, bytes: &[u8]| encode_segment(&model, plan, bytes, &device, &mut |_| {}).unwrap_err();
+        assert!(matches!(encode(&plan(2, 1), &[0; 17]), CodecError::Images { .. }));
+        assert!(matches!(encode(&plan(2, 1), &[]), CodecError::Images { .. }));
+        assert!(matches!(encode(&plan(2, 1), &[17; 16]), CodecError::Images { .. }));
+        let other = Plan { vocabulary: Vocabulary::new(16).unwrap(), ..plan(2, 1) };
+        assert!(matches!(encode(&other, &[0; 16]), CodecError::Plan { .. }));
+    }
+
+    #[test]
+    fn a_network_without_numbers_is_an_error() {
+        let mut broken = model(1);
+        let mut values = weights::export(&broken.network);
+        values.get_mut("conv_out.bias").unwrap().data[0] = f32::NAN;
+        broken.network = weights::import(broken.network, &values).unwrap();
+        let error = encode_segment(&broken, &plan(2, 1), &[0; 16], &Device::flex(), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, CodecError::NotFinite { step: 1, .. }));
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_weights_and_the_plan() {
+        let device = Device::flex();
+        let of = |seed, steps| arithmetic_fingerprint(&model(seed), &plan(steps, 2), &device).unwrap();
+        assert_eq!(of(1, 4), of(1, 4));
+        assert_ne!(of(1, 4), of(2, 4));
+        assert_ne!(of(1, 4), of(1, 5));
+    }
+}

@@ -1,0 +1,254 @@
+//! The steps of the chain and the grids of its latents: all but the weights that decides a probability.
+
+use super::CodecError;
+use crate::data::ImageShape;
+use crate::encoding::Vocabulary;
+use sha2::{Digest, Sha256};
+
+/// Most steps T.
+pub const MAX_STEPS: usize = 1 << 16;
+/// Beyond this, alpha or sigma is 0 to double precision.
+const MAX_GAMMA: f64 = 100.0;
+/// Latents reach farther than this from 0 only by an accident that does not happen.
+const REACH: f64 = 64.0;
+
+/// The steps of the chain and the grids of its latents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// gamma_0 to gamma_T, increasing.
+    pub gammas: Vec<f64>,
+    /// Bins of z_s per standard deviation of p(z_s | z_t).
+    pub bins_per_sigma: u16,
+    /// Most images that go through the network together.
+    pub batch_size: u16,
+    /// Seed of the bits that a stream starts with.
+    pub seed: u64,
+    /// Shape of the images.
+    pub shape: ImageShape,
+    /// Levels of a pixel.
+    pub vocabulary: Vocabulary,
+}
+
+impl Plan {
+    /// T.
+    pub fn steps(&self) -> usize {
+        self.gammas.len().saturating_sub(1)
+    }
+
+    /// Says what is wrong with the plan, if anything.
+    ///
+    /// # Errors
+    /// [`CodecError::Plan`].
+    pub fn validate(&self) -> Result<(), CodecError> {
+        let wrong = |reason: String| Err(CodecError::Plan { reason });
+        if !(1..=MAX_STEPS).contains(&self.steps()) {
+            return wrong(format!("{} steps, expected 1 to {MAX_STEPS}", self.steps()));
+        }
+        if let Some(gamma) = self.gammas.iter().find(|gamma| gamma.is_nan() || gamma.abs() > MAX_GAMMA) {
+            return wrong(format!("gamma = {gamma}, expected -{MAX_GAMMA} to {MAX_GAMMA}"));
+        }
+        if let Some(pair) = self.gammas.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return wrong(format!("gamma goes from {} to {}, but it must increase", pair[0], pair[1]));
+        }
+        if self.bins_per_sigma == 0 || self.batch_size == 0 {
+            return wrong("bins and images at a time must be at least 1".into());
+        }
+        let finest = self.points().iter().map(|point| point.delta).fold(f64::INFINITY, f64::min);
+        if finest.is_nan() || REACH / finest > f64::from(i32::MAX) {
+            return wrong(format!(
+                "the bins are {finest:e} wide, which 32 bits cannot number; use fewer --timesteps or --bins"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The scalars of every point of the schedule.
+    pub(super) fn points(&self) -> Vec<Point> {
+        let bins = f64::from(self.bins_per_sigma);
+        let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        let mut points: Vec<Point> = (0..self.gammas.len())
+            .map(|t| {
+                let gamma = self.gammas[t];
+                let below = if t > 0 { -libm::expm1(self.gammas[t - 1] - gamma) } else { 1.0 };
+                Point {
+                    gamma,
+                    alpha: libm::sqrt(sigmoid(-gamma)),
+                    sigma: libm::sqrt(sigmoid(gamma)),
+                    c: below,
+                    delta: 0.0,
+                }
+            })
+            .collect();
+        for t in 0..points.len() {
+            // The deviation of p(z_t | z_{t+1}); at the top, where there is none, that of q(z_T | z_{T-1}).
+            let c = points.get(t + 1).unwrap_or(&points[t]).c;
+            points[t].delta = points[t].sigma * libm::sqrt(c) / bins;
+        }
+        points
+    }
+
+    /// The first 16 bytes of the SHA-256 of every field.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        for gamma in &self.gammas {
+            hash.update(gamma.to_le_bytes());
+        }
+        let ImageShape { channels, height, width } = self.shape;
+        for number in [channels, height, width, self.vocabulary.levels(), self.bins_per_sigma.into()] {
+            hash.update((number as u64).to_le_bytes());
+        }
+        hash.update(self.batch_size.to_le_bytes());
+        hash.update(self.seed.to_le_bytes());
+        first_bytes(hash)
+    }
+}
+
+/// The first bytes of a hash.
+pub(super) fn first_bytes<const N: usize>(hash: Sha256) -> [u8; N] {
+    let digest = hash.finalize();
+    std::array::from_fn(|i| digest[i])
+}
+
+/// The scalars of z_t.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Point {
+    pub gamma: f64,
+    pub alpha: f64,
+    pub sigma: f64,
+    /// c = -expm1(gamma_s - gamma_t) of the step below, s = t - 1; 1 at the bottom.
+    pub c: f64,
+    /// The width of a bin of z_t.
+    pub delta: f64,
+}
+
+/// Of the points gamma of `error_at`, those of the chain of `steps` steps that costs least: which minimises
+/// sum of 1/2 expm1(gamma_i - gamma_{i-1}) m(gamma_i) (the diffusion loss in T steps), where m(gamma) is the network's
+/// squared error in nats, `||eps - eps_hat||²`, measured beforehand. The first and the last point are kept.
+///
+/// Takes time in proportion to n² `steps`.
+///
+/// # Errors
+/// [`CodecError::Plan`] if there are not more points than steps, or they do not increase.
+pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>, CodecError> {
+    let n = error_at.len();
+    if steps == 0 || n <= steps {
+        let reason = format!("{steps} steps cannot be chosen among {n} points; expected more points than steps");
+        return Err(CodecError::Plan { reason });
+    }
+    if error_at.iter().any(|(gamma, error)| !gamma.is_finite() || !error.is_finite())
+        || error_at.windows(2).any(|pair| pair[0].0 >= pair[1].0)
+    {
+        return Err(CodecError::Plan { reason: "the points must be finite and increase".into() });
+    }
+    let cost = |from: usize, to: usize| 0.5 * (error_at[to].0 - error_at[from].0).exp_m1() * error_at[to].1;
+    // least[j]: the cost of the best chain of the steps so far from point 0 to point j; before[..][j]: its last but one.
+    let mut least: Vec<f64> = (0..n).map(|j| if j == 0 { 0.0 } else { f64::INFINITY }).collect();
+    let mut before = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        let reachable: Vec<(usize, f64)> =
+            least.iter().copied().enumerate().filter(|(_, total)| total.is_finite()).collect();
+        let best_into = |to: usize| {
+            let ways = reachable.iter().filter(|(from, _)| *from < to);
+            let ways = ways.map(|&(from, total)| (total + cost(from, to), from));
+            ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
+        };
+        let next: Vec<(f64, usize)> = (0..n).map(best_into).collect();
+        least = next.iter().map(|(total, _)| *total).collect();
+        before.push(next.into_iter().map(|(_, from)| from).collect::<Vec<usize>>());
+    }
+    let mut at = n - 1;
+    let mut chosen = vec![error_at[at].0];
+    for before in before.iter().rev() {
+        at = before[at];
+        chosen.push(error_at[at].0);
+    }
+    chosen.reverse();
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan(gammas: Vec<f64>) -> Plan {
+        Plan {
+            gammas,
+            bins_per_sigma: 2,
+            batch_size: 4,
+            seed: 0,
+            shape: ImageShape { channels: 1, height: 2, width: 2 },
+            vocabulary: Vocabulary::new(17).unwrap(),
+        }
+    }
+
+    #[test]
+    fn impossible_plans_are_refused() {
+        assert!(plan(vec![-5.0, 0.0, 5.0]).validate().is_ok());
+        for gammas in [vec![], vec![1.0], vec![0.0, 0.0], vec![0.0, f64::NAN], vec![-101.0, 0.0], vec![1.0, 0.0]] {
+            assert!(matches!(plan(gammas.clone()).validate(), Err(CodecError::Plan { .. })), "{gammas:?}");
+        }
+        assert!(Plan { bins_per_sigma: 0, ..plan(vec![0.0, 1.0]) }.validate().is_err());
+        let message = plan(vec![-40.0, -39.99, 1.0]).validate().unwrap_err().to_string();
+        assert!(message.contains("--timesteps"), "{message}");
+    }
+
+    #[test]
+    fn the_fingerprint_covers_every_field() {
+        let base = plan(vec![-5.0, 5.0]);
+        let others = [
+            Plan { gammas: vec![-5.0, 5.000_000_1], ..base.clone() },
+            Plan { bins_per_sigma: 3, ..base.clone() },
+            Plan { batch_size: 5, ..base.clone() },
+            Plan { seed: 1, ..base.clone() },
+            Plan { shape: ImageShape { channels: 1, height: 1, width: 4 }, ..base.clone() },
+            Plan { vocabulary: Vocabulary::new(16).unwrap(), ..base.clone() },
+        ];
+        assert!(others.iter().all(|other| other.fingerprint() != base.fingerprint()));
+    }
+
+    /// q(z_t | z_s) q(z_s | x) = q(z_t | x): the variances of the steps add up.
+    #[test]
+    fn the_steps_add_up() {
+        let points = plan(vec![-13.3, -5.0, -4.9, 0.0, 5.0]).points();
+        let mut variance = points[0].sigma.powi(2);
+        for pair in points.windows(2) {
+            let a = pair[1].alpha / pair[0].alpha;
+            variance = a * a * variance + pair[1].sigma.powi(2) * pair[1].c;
+            assert!((variance / pair[1].sigma.powi(2) - 1.0).abs() < 1e-12);
+        }
+    }
+
+    fn cost(error_at: &[(f64, f64)], gammas: &[f64]) -> f64 {
+        let error = |gamma: f64| error_at.iter().find(|(g, _)| *g == gamma).unwrap().1;
+        gammas.windows(2).map(|pair| 0.5 * (pair[1] - pair[0]).exp_m1() * error(pair[1])).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_choice_is_cheaper(
+            gaps in prop::collection::vec(0.1..2.0f64, 8), errors in prop::collection::vec(0.0..10.0f64, 8), steps in 1usize..7,
+        ) {
+            let mut gamma = -4.0;
+            let error_at: Vec<(f64, f64)> = gaps.iter().zip(&errors).map(|(gap, &m)| { gamma += gap; (gamma, m) }).collect();
+            let chosen = cheapest_gammas(&error_at, steps).unwrap();
+            prop_assert_eq!(chosen.len(), steps + 1);
+            let best = cost(&error_at, &chosen);
+            // All choices of the points between the ends.
+            for bits in 0u32..1 << 6 {
+                if bits.count_ones() as usize == steps - 1 {
+                    let inner = (1..7).filter(|i| bits >> (i - 1) & 1 == 1);
+                    let gammas: Vec<f64> = [0].into_iter().chain(inner).chain([7]).map(|i: usize| error_at[i].0).collect();
+                    prop_assert!(best <= cost(&error_at, &gammas) + 1e-12);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn points_that_cannot_be_chosen_among_are_errors() {
+        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, 1.0)], 2).is_err());
+        assert!(cheapest_gammas(&[(0.0, 1.0), (0.0, 1.0)], 1).is_err());
+        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, f64::NAN)], 1).is_err());
+    }
+}
