@@ -21,13 +21,17 @@ pub struct Args {
 pub enum Command {
     /// Train a model, or go on with a training.
     Train(TrainArgs),
-    /// Evaluate a run's bound on its whole test split, in bits per dimension with a standard error.
+    /// Evaluate a run's bound on its test split, in bits per dimension with a standard error.
     Eval(EvalArgs),
     /// Measure how noisy the estimate of a run's bound is under its own and under fixed schedules, without classes.
     Variance(crate::variance::VarianceArgs),
     /// Draw images from a run's model.
     Sample(SampleArgs),
-    /// Show what a run is and how far it got.
+    /// Compress images without loss with a run's model.
+    Compress(crate::compress_args::CompressArgs),
+    /// Get images back from a file that `vdm compress` wrote.
+    Decompress(crate::compress_args::DecompressArgs),
+    /// Show what a run is and how far it got, or what a compressed file holds.
     Info(InfoArgs),
     /// List the presets, or show one as TOML.
     Presets(PresetsArgs),
@@ -75,6 +79,9 @@ pub struct EvalArgs {
     /// Steps T of the discrete-time bound, at least 1. Default: continuous time.
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
     pub timesteps: Option<u32>,
+    /// Only the first N images of the test split. Default: all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: Option<u32>,
     /// Folder of the data, in place of the run's data.dir.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -142,7 +149,7 @@ pub struct SampleArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct InfoArgs {
-    /// Folder of the run.
+    /// Folder of the run, or a file that `vdm compress` wrote.
     pub run: PathBuf,
 }
 

@@ -18,6 +18,10 @@ pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let model = model.with_timesteps(args.timesteps.map(|t| t as usize));
     let test = load(&config.data.source(), Split::Test)?;
+    let test = match args.images.map(|n| n as usize) {
+        Some(n) if n < test.len() => test.subset(0..n)?,
+        _ => test,
+    };
     let levels = checkpoint.vocabulary.levels();
     if (test.shape(), test.levels()) != (checkpoint.shape, levels) {
         bail!(

@@ -1,12 +1,15 @@
 //! `vdm info`.
 
 use crate::args::{InfoArgs, Which};
-use crate::run;
+use crate::{info_vdmz, run};
 use anyhow::Result;
 use serde_json::json;
 use vdm::train::Checkpoint;
 
 pub fn run(args: &InfoArgs, json: bool) -> Result<()> {
+    if args.run.is_file() {
+        return info_vdmz::compress_info(&args.run, json);
+    }
     let (run, config) = run::open(&args.run)?;
     let last = Checkpoint::load(&run::checkpoint(&run, Which::Last)?)?;
     let parameters: usize = last.weights.values().map(|t| t.data.len()).sum();

@@ -2,10 +2,15 @@
 
 mod args;
 mod bench;
+mod compress;
+mod compress_args;
 mod dashboard;
+mod decompress;
 mod device;
 mod eval;
+mod image_files;
 mod info;
+mod info_vdmz;
 mod presets;
 mod progress;
 mod run;
@@ -26,6 +31,8 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, json),
         Command::Variance(args) => variance::run(&args, json),
         Command::Sample(args) => sample::run(&args, json),
+        Command::Compress(args) => compress::run(&args, json),
+        Command::Decompress(args) => decompress::run(&args, json),
         Command::Info(args) => info::run(&args, json),
         Command::Presets(args) => presets::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),

@@ -26,10 +26,10 @@
 //! | varint | levels of a pixel |
 //! | varint | bins per sigma |
 //! | varint | images that go through the network together |
-//! | 8 | seed |
+//! | 8 | seed of the bits that the first stream starts with; stream n, from 0, has the seed n more, modulo 2^64 |
+//! | 1 | kind of steps: 0 evenly spaced in time, 1 listed |
 //! | varint | T, the steps |
-//! | varint | n, the evenly spaced times that the steps are chosen from; T if they are those themselves |
-//! | T varints | if n is not T, how many of those times each step spans; n together |
+//! | 8 each | if listed, the T + 1 values gamma_0, …, gamma_T as doubles |
 //! | 8 | net bits of all images, as a double |
 //! | 8 | bits that the streams were started with, as a double |
 //! | varint | entries that follow, one for each file that comes back |
@@ -46,9 +46,9 @@
 //! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
 //! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
 
-use super::{CodecError, MAX_STEPS, Segment};
+use super::plan::MAX_STEPS;
+use super::{CodecError, Segment};
 use crate::data::ImageShape;
-use crate::schedule::HostSchedule;
 
 /// The first bytes of every file.
 pub const MAGIC: [u8; 4] = *b"VDMZ";
@@ -94,7 +94,7 @@ pub struct Container {
     pub bins_per_sigma: u16,
     /// Images that go through the network together.
     pub batch_size: u16,
-    /// Seed of the bits that every stream starts with.
+    /// Seed of the bits that the first stream starts with; the others count on from it.
     pub seed: u64,
     /// The steps of the chain.
     pub steps: Steps,
@@ -108,13 +108,13 @@ pub struct Container {
     pub segments: Vec<CodedSegment>,
 }
 
-/// The times between which the chain steps, from 0 to 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The steps of the chain.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Steps {
-    /// This many steps, evenly spaced.
+    /// This many, evenly spaced in time: gamma_i is the model's gamma(i/T).
     Uniform(usize),
-    /// Some of many evenly spaced times: how many of them each step spans, from time 0 on. Not 1 for all of them.
-    Chosen(Vec<u32>),
+    /// gamma_0 to gamma_T themselves.
+    Listed(Vec<f64>),
 }
 
 impl Steps {
@@ -122,31 +122,7 @@ impl Steps {
     pub fn count(&self) -> usize {
         match self {
             Self::Uniform(steps) => *steps,
-            Self::Chosen(spans) => spans.len(),
-        }
-    }
-
-    /// gamma_0 to gamma_T.
-    pub fn gammas(&self, schedule: &dyn HostSchedule) -> Vec<f64> {
-        let at = |i: usize| schedule.gamma(i as f64 / self.grid() as f64);
-        match self {
-            Self::Uniform(steps) => (0..=*steps).map(at).collect(),
-            Self::Chosen(spans) => {
-                let mut i = 0;
-                let rest = spans.iter().map(|&span| {
-                    i += span as usize;
-                    at(i)
-                });
-                [at(0)].into_iter().chain(rest).collect()
-            }
-        }
-    }
-
-    /// The steps from 0 to 1 of the evenly spaced times.
-    fn grid(&self) -> usize {
-        match self {
-            Self::Uniform(steps) => *steps,
-            Self::Chosen(spans) => spans.iter().map(|&span| span as usize).sum(),
+            Self::Listed(gammas) => gammas.len().saturating_sub(1),
         }
     }
 }
@@ -240,10 +216,10 @@ impl Container {
         put_varint(&mut h, self.bins_per_sigma.into());
         put_varint(&mut h, self.batch_size.into());
         h.extend(self.seed.to_le_bytes());
+        h.push(u8::from(matches!(self.steps, Steps::Listed(_))));
         put_varint(&mut h, self.steps.count() as u64);
-        put_varint(&mut h, self.steps.grid() as u64);
-        if let Steps::Chosen(spans) = &self.steps {
-            spans.iter().for_each(|&span| put_varint(&mut h, span.into()));
+        if let Steps::Listed(gammas) = &self.steps {
+            h.extend(gammas.iter().flat_map(|gamma| gamma.to_le_bytes()));
         }
         h.extend(self.net_bits.to_le_bytes());
         h.extend(self.initial_bits.to_le_bytes());
@@ -411,6 +387,9 @@ pub(super) fn check_files(files: &[FileEntry], shape: ImageShape, images: u64) -
             let kind = if idx { "an IDX file" } else { "a PNG file" };
             return Err(format!("{:?} is {kind}, which cannot hold images of {} channels", file.name, shape.channels));
         }
+        if !idx && file.images() == 0 {
+            return Err(format!("{:?} is a folder of no images", file.name));
+        }
     }
     // Folder by folder, so that a file and whatever lies "below" it are neighbours.
     let mut names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
@@ -567,22 +546,16 @@ impl<'a> Reader<'a> {
     }
 
     fn steps(&mut self) -> Result<Steps, CodecError> {
-        let offset = self.at;
-        let steps = self.varint("steps", 1, MAX_STEPS as u64)?;
-        let grid = self.varint("times", steps, MAX_STEPS as u64)?;
-        if grid == steps {
-            return Ok(Steps::Uniform(steps as usize));
+        let listed = self.varint("kind of steps", 0, 1)? == 1;
+        let count = self.varint("steps", 1, MAX_STEPS as u64)? as usize;
+        if !listed {
+            return Ok(Steps::Uniform(count));
         }
-        let mut spans = Vec::new();
-        for _ in 0..steps {
-            spans.push(self.varint("span of a step", 1, grid)? as u32);
+        let mut gammas = Vec::new();
+        for _ in 0..=count {
+            gammas.push(self.finite("gamma")?);
         }
-        let found: u64 = spans.iter().map(|&span| u64::from(span)).sum();
-        if found != grid {
-            let reason = format!("found {steps} steps that span {found} times, expected {grid}");
-            return Err(CodecError::Header { field: "steps", offset, reason });
-        }
-        Ok(Steps::Chosen(spans))
+        Ok(Steps::Listed(gammas))
     }
 
     fn file(&mut self) -> Result<FileEntry, CodecError> {

@@ -1,7 +1,5 @@
 //! Why images cannot be coded, or a file not be decoded.
 
-use crate::data::ImageShape;
-
 /// What can go wrong with coding, with a `.vdmz` file, or with the two together.
 ///
 /// Bytes of a file are counted from its start.
@@ -142,15 +140,6 @@ pub enum CodecError {
         expected: String,
         /// That of the model given.
         found: String,
-    },
-
-    /// The model is right, but for images of another shape: the file was made up.
-    #[error("the file holds images of {found}, but the model that it names is for {expected}; the file is made up")]
-    OtherShape {
-        /// The model's shape.
-        expected: ImageShape,
-        /// The file's.
-        found: ImageShape,
     },
 
     /// The model is right, but the network's outputs here differ in their last bits from those where the file was made.

@@ -106,22 +106,25 @@ impl Posterior {
         Interval::new(self.0.below(k), self.0.below(k + 1)).ok_or_else(impossible)
     }
 
-    /// Draws a latent from the stack.
+    /// Draws a latent from the stack. With random masks, draws are independent of each other and of all that was pushed;
+    /// without, a latent would repeat the quantile of the symbol pushed last.
     ///
     /// # Errors
     /// [`CodecError::Stream`] if the stack has run out.
-    pub fn pop(&self, stack: &mut BitStack) -> Result<i32, CodecError> {
+    pub fn pop(&self, stack: &mut BitStack, mask: u32) -> Result<i32, CodecError> {
+        stack.mask(mask);
         let k = self.0.bin(stack.peek());
         stack.pop(self.interval(k)?)?;
         Ok(k)
     }
 
-    /// Gives back the bits that drew `k`.
+    /// Gives back the bits that drew `k` with this mask.
     ///
     /// # Errors
     /// [`CodecError::Stream`] if nothing draws `k`.
-    pub fn push(&self, stack: &mut BitStack, k: i32) -> Result<(), CodecError> {
+    pub fn push(&self, stack: &mut BitStack, k: i32, mask: u32) -> Result<(), CodecError> {
         stack.push(self.interval(k)?);
+        stack.mask(mask);
         Ok(())
     }
 }
@@ -215,7 +218,8 @@ mod tests {
     fn draws_have_the_moments_of_the_gaussian() {
         let (mean, sigma, n) = (-3.7, 2.0, 100_000);
         let mut stack = BitStack::new(5);
-        let k: Vec<f64> = (0..n).map(|_| f64::from(Posterior(normal(mean, sigma)).pop(&mut stack).unwrap())).collect();
+        let k: Vec<f64> =
+            (0..n).map(|_| f64::from(Posterior(normal(mean, sigma)).pop(&mut stack, 0).unwrap())).collect();
         let average = k.iter().sum::<f64>() / n as f64;
         // Rounding to whole bins adds the variance 1/12.
         let want = sigma * sigma + 1.0 / 12.0;
@@ -251,13 +255,14 @@ mod tests {
         }
 
         #[test]
-        fn draws_give_their_bits_back(seed: u64, qs in prop::collection::vec(any_normal(), 0..50)) {
+        fn draws_give_their_bits_back(seed: u64, masked: u32, qs in prop::collection::vec(any_normal(), 0..50)) {
+            let mask = |i: u32| masked.wrapping_mul(i);
             let mut stack = BitStack::new(seed);
-            let drawn: Vec<i32> = qs.iter().map(|&q| Posterior(q).pop(&mut stack).unwrap()).collect();
+            let drawn: Vec<i32> = qs.iter().zip(0u32..).map(|(&q, i)| Posterior(q).pop(&mut stack, mask(i)).unwrap()).collect();
             let (words, state) = stack.into_parts();
             let mut stack = BitStack::from_parts(words, state).unwrap();
-            for (&q, k) in qs.iter().zip(drawn).rev() {
-                Posterior(q).push(&mut stack, k).unwrap();
+            for ((&q, i), k) in qs.iter().zip(0u32..50).zip(drawn).rev() {
+                Posterior(q).push(&mut stack, k, mask(i)).unwrap();
             }
             prop_assert!(stack.is_at_start(seed));
         }
@@ -308,9 +313,9 @@ mod tests {
     fn impossible_draws_are_errors() {
         let mut stack = BitStack::new(1);
         let q = Posterior(normal(0.0, 2.0));
-        assert!(matches!(q.push(&mut stack, 100), Err(CodecError::Stream { .. })));
-        assert!(q.push(&mut stack, 5).is_ok());
+        assert!(matches!(q.push(&mut stack, 100, 0), Err(CodecError::Stream { .. })));
+        assert!(q.push(&mut stack, 5, 0).is_ok());
         let nothing = Posterior(normal(f64::NAN, 1.0));
-        assert!(nothing.push(&mut stack, 0).is_err());
+        assert!(nothing.push(&mut stack, 0, 0).is_err());
     }
 }

@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 
 /// Most steps T.
 pub const MAX_STEPS: usize = 1 << 16;
+/// Most numbers of an image.
+const MAX_DIMS: usize = 1 << 24;
 /// Beyond this, alpha or sigma is 0 to double precision.
 const MAX_GAMMA: f64 = 100.0;
 /// Latents reach farther than this from 0 only by an accident that does not happen.
@@ -50,11 +52,17 @@ impl Plan {
         if let Some(pair) = self.gammas.windows(2).find(|pair| pair[0] >= pair[1]) {
             return wrong(format!("gamma goes from {} to {}, but it must increase", pair[0], pair[1]));
         }
+        if self.shape.dims() == 0 || self.shape.dims() > MAX_DIMS {
+            return wrong(format!("images of {}, expected 1 to {MAX_DIMS} numbers", self.shape));
+        }
+        if self.vocabulary.levels() > 256 {
+            return wrong(format!("{} levels, expected at most 256", self.vocabulary.levels()));
+        }
         if self.bins_per_sigma == 0 || self.batch_size == 0 {
             return wrong("bins and images at a time must be at least 1".into());
         }
         let finest = self.points().iter().map(|point| point.delta).fold(f64::INFINITY, f64::min);
-        if finest.is_nan() || REACH / finest > f64::from(i32::MAX) {
+        if REACH / finest > f64::from(i32::MAX) {
             return wrong(format!(
                 "the bins are {finest:e} wide, which 32 bits cannot number; use fewer --timesteps or --bins"
             ));
@@ -76,6 +84,7 @@ impl Plan {
                     sigma: libm::sqrt(sigmoid(gamma)),
                     c: below,
                     delta: 0.0,
+                    step: Step::default(),
                 }
             })
             .collect();
@@ -83,6 +92,17 @@ impl Plan {
             // The deviation of p(z_t | z_{t+1}); at the top, where there is none, that of q(z_T | z_{T-1}).
             let c = points.get(t + 1).unwrap_or(&points[t]).c;
             points[t].delta = points[t].sigma * libm::sqrt(c) / bins;
+        }
+        for t in 1..points.len() {
+            let (s, t) = (points[t - 1], &mut points[t]);
+            let (up, down) = (t.alpha / s.alpha, s.alpha / t.alpha);
+            t.step = Step {
+                up: up * s.delta / t.delta,
+                up_inverse_sigma: t.delta / (t.sigma * libm::sqrt(t.c)),
+                down: down * t.delta / s.delta,
+                noise: down * t.sigma * t.c / s.delta,
+                down_inverse_sigma: s.delta / (s.sigma * libm::sqrt(t.c)),
+            };
         }
         points
     }
@@ -119,6 +139,23 @@ pub(super) struct Point {
     pub c: f64,
     /// The width of a bin of z_t.
     pub delta: f64,
+    /// The scalars of the step below; those of the bottom mean nothing.
+    pub step: Step,
+}
+
+/// The scalars of the step between z_s and z_t, s = t - 1, each in bins of what it predicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Step {
+    /// q(z_t | z_s) has the mean `up` k_s; k_s is the bin of z_s.
+    pub up: f64,
+    /// One over the standard deviation of q(z_t | z_s).
+    pub up_inverse_sigma: f64,
+    /// p(z_s | z_t) has the mean `down` k_t - `noise` eps_hat.
+    pub down: f64,
+    /// See `down`.
+    pub noise: f64,
+    /// One over the standard deviation of p(z_s | z_t).
+    pub down_inverse_sigma: f64,
 }
 
 /// Of the points gamma of `error_at`, those of the chain of `steps` steps that costs least: which minimises
@@ -189,6 +226,12 @@ mod tests {
             assert!(matches!(plan(gammas.clone()).validate(), Err(CodecError::Plan { .. })), "{gammas:?}");
         }
         assert!(Plan { bins_per_sigma: 0, ..plan(vec![0.0, 1.0]) }.validate().is_err());
+        let shapes = [[1, 0, 4], [usize::MAX, 2, 2]];
+        for [channels, height, width] in shapes {
+            let shape = ImageShape { channels, height, width };
+            assert!(Plan { shape, ..plan(vec![0.0, 1.0]) }.validate().is_err());
+        }
+        assert!(Plan { vocabulary: Vocabulary::new(257).unwrap(), ..plan(vec![0.0, 1.0]) }.validate().is_err());
         let message = plan(vec![-40.0, -39.99, 1.0]).validate().unwrap_err().to_string();
         assert!(message.contains("--timesteps"), "{message}");
     }

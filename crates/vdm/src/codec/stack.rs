@@ -199,6 +199,17 @@ impl BitStack {
         self.coder.state() as u32
     }
 
+    /// Changes the quantile of [`peek`](Self::peek) by exclusive or with `mask`; a second time changes it back.
+    ///
+    /// The quantile that a pop finds is that of the symbol pushed last. Where the one is to be independent of the other,
+    /// a random mask that both sides know makes it so.
+    pub fn mask(&mut self, mask: u32) {
+        let nothing = Supply { words: Vec::new(), below: None, taken: 0 };
+        let coder = std::mem::replace(&mut self.coder, AnsCoder::from_raw_parts(nothing, 1 << 96));
+        let (supply, state) = coder.into_raw_parts();
+        self.coder = AnsCoder::from_raw_parts(supply, state ^ u128::from(mask));
+    }
+
     /// Takes the next symbol off the stack: the one whose interval has the quantile of [`peek`](Self::peek).
     ///
     /// # Errors

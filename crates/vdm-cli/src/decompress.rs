@@ -1,0 +1,120 @@
+//! `vdm decompress`.
+
+use crate::compress_args::DecompressArgs;
+use crate::{device, info_vdmz, progress, run};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
+use std::time::Instant;
+use vdm::codec::{Container, FileKind, decompress_range};
+use vdm::data::{IdxImages, write_idx_images};
+use vdm::train::{grid, load_model, write_atomic, write_bytes};
+
+pub fn run(args: &DecompressArgs, json: bool) -> Result<()> {
+    let out = &args.out;
+    let there = match fs::read_dir(out) {
+        Ok(mut entries) => {
+            if entries.next().is_some() && !args.force {
+                bail!("{} is not empty; name another folder with --out, or write into it with --force", out.display());
+            }
+            true
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(error).with_context(|| format!("cannot write to the folder {}", out.display())),
+    };
+    let container = info_vdmz::read(&args.file)?;
+    let device = device::open(&args.device)?;
+    let (run, config) = run::open(&args.model).context("--model must name the run whose model coded the images")?;
+    let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
+    if container.shape != checkpoint.shape {
+        bail!(
+            "{} holds images of {}, the run {} was trained on {}; name the run that coded them ({}) with --model",
+            args.file.display(),
+            container.shape,
+            args.model.display(),
+            checkpoint.shape,
+            container.note
+        );
+    }
+    let first = args.first as usize;
+    let count = args.count.map_or(container.images().saturating_sub(first).max(1), |n| n as usize);
+    let started = Instant::now();
+    let bar = progress::bar("decompressing");
+    let bytes = decompress_range(&model, &container, first, count, &device, &mut |done, total| {
+        progress::set(&bar, done, total);
+    });
+    bar.finish_and_clear();
+    let bytes = bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?;
+    let seconds = started.elapsed().as_secs_f64();
+    let files =
+        if there { write(out, &container, &bytes, first)? } else { write_whole(out, &container, &bytes, first)? };
+    if json {
+        let object = json!({"path": out, "images": count, "first": first, "files": files, "seconds": seconds});
+        println!("{object}");
+    } else {
+        println!(
+            "{count} images in {files} files: {} ({seconds:.1} s, {:.2} images/s)",
+            out.display(),
+            count as f64 / seconds.max(1e-9)
+        );
+    }
+    Ok(())
+}
+
+/// [`write`] to a folder that is not there yet, whole or not at all: to a temporary one beside it, then renamed.
+fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
+    let Some(name) = out.file_name() else { return write(out, container, bytes, first) };
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = out.with_file_name(temporary);
+    let written = write(&temporary, container, bytes, first).and_then(|files| {
+        fs::rename(&temporary, out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        Ok(files)
+    });
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    written
+}
+
+/// Writes those files to a folder that have images among `bytes`, which hold the images from number `first` on: a file
+/// that has other images too is written without them. The number of entries written.
+fn write(folder: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
+    let (shape, levels, dims) = (container.shape, container.levels, container.shape.dims());
+    let last = first + bytes.len() / dims;
+    let (mut start, mut files) = (0, 0);
+    for file in &container.files {
+        let end = start + file.images();
+        let (from, to) = (start.clamp(first, last), end.clamp(first, last));
+        if from < to || start == end {
+            let name = Path::new(&file.name);
+            // What is a plain relative path differs from system to system.
+            if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+                bail!("this system cannot have a file of the name {:?} in a folder", file.name);
+            }
+            let path = folder.join(name);
+            let failed = || format!("cannot write {}", path.display());
+            let images = &bytes[(from - first) * dims..(to - first) * dims];
+            match file.kind {
+                FileKind::Idx { .. } => {
+                    let images = IdxImages::new(shape.height, shape.width, images.to_vec())?;
+                    write_atomic(&path, |file| write_idx_images(file, &images)).with_context(failed)?;
+                }
+                FileKind::Png => {
+                    let png = grid::grid_png(images, shape, levels, 1, 1).with_context(failed)?;
+                    write_bytes(&path, &png).with_context(failed)?;
+                }
+                FileKind::Series { .. } => {
+                    grid::save_images(&path, images, shape, levels, (from - start) as u64)?;
+                }
+            }
+            files += 1;
+        }
+        start = end;
+    }
+    Ok(files)
+}

@@ -1,0 +1,279 @@
+//! `vdm compress` and `vdm decompress` as a user meets them.
+
+use assert_cmd::Command;
+use image::{GrayImage, ImageFormat, Luma, RgbImage};
+use std::fs;
+use std::path::Path;
+use vdm::data::{IdxImages, ImageDataset, Split, digits, write_idx_images};
+
+fn vdm() -> Command {
+    let mut command = Command::cargo_bin("vdm").unwrap();
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Trains a tiny model of the digits for a moment.
+fn train(run: &Path, seed: u32) {
+    let mut command = vdm();
+    command.args(["train", "--json", "--out"]).arg(run);
+    for set in ["train.steps=2", "train.batch_size=8", "model.n_layer=1", "eval.repeats=1", "sample.count=1"] {
+        command.args(["--set", set]);
+    }
+    command.args(["--set", "sample.steps=1", "--set", &format!("seed={seed}")]).assert().success();
+}
+
+fn json(command: &mut Command) -> serde_json::Value {
+    let output = command.arg("--json").assert().success().get_output().stdout.clone();
+    let text = String::from_utf8(output).unwrap();
+    assert_eq!(text.lines().count(), 1, "one object and nothing else: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn stderr(command: &mut Command) -> String {
+    let output = command.assert().failure().get_output().clone();
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn compress(run: &Path, images: &[&Path], out: &Path) -> Command {
+    let mut command = vdm();
+    command.args(["compress", "--timesteps", "3"]).arg(run).args(images).arg("-o").arg(out);
+    command
+}
+
+fn decompress(run: &Path, file: &Path, out: &Path) -> Command {
+    let mut command = vdm();
+    command.arg("decompress").arg(file).arg("--model").arg(run).arg("-o").arg(out);
+    command
+}
+
+/// The bytes of an IDX file of these images.
+fn idx(images: &ImageDataset) -> Vec<u8> {
+    let shape = images.shape();
+    let images = IdxImages::new(shape.height, shape.width, images.bytes().to_vec()).unwrap();
+    let mut bytes = Vec::new();
+    write_idx_images(&mut bytes, &images).unwrap();
+    bytes
+}
+
+/// The names of all files below a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            found.extend(names(&entry.path()).into_iter().map(|below| format!("{name}/{below}")));
+        } else {
+            found.push(name);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// An image of the 17 levels of the digits, as bright as `vdm sample` draws them.
+fn digit(seed: u32) -> GrayImage {
+    GrayImage::from_fn(8, 8, |x, y| Luma([((x * y + x + seed) % 17 * 255 / 16) as u8]))
+}
+
+#[test]
+fn the_test_split_comes_back_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, file, out) = (dir.path().join("run"), dir.path().join("deep/er/test.vdmz"), dir.path().join("out"));
+    train(&run, 0);
+    let report = json(compress(&run, &[], &file).args(["--threads", "1"]));
+    let bytes = fs::read(&file).unwrap();
+    assert_eq!((&report["images"], &report["steps"], &report["segments"]), (&299.into(), &3.into(), &1.into()));
+    assert_eq!(report["bytes"], bytes.len());
+    for key in ["net_bpd", "net_bpd_stderr", "stream_bpd", "file_bpd", "seconds", "verify_seconds"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+
+    let back = json(decompress(&run, &file, &out).args(["--threads", "2"]));
+    assert_eq!((&back["images"], &back["files"]), (&299.into(), &1.into()));
+    let test = digits(Split::Test).unwrap();
+    assert_eq!(names(&out), ["digits-test-images-idx3-ubyte"]);
+    assert!(fs::read(out.join("digits-test-images-idx3-ubyte")).unwrap() == idx(&test), "other bytes");
+
+    let info = json(vdm().arg("info").arg(&file));
+    for key in ["images", "bytes", "net_bpd", "stream_bpd", "file_bpd", "steps", "segments"] {
+        assert_eq!(info[key], report[key], "{key}");
+    }
+    assert_eq!(info["note"], "digits after 2 steps");
+    let text = String::from_utf8(vdm().arg("info").arg(&file).assert().success().get_output().stdout.clone()).unwrap();
+    assert!(text.contains("299 of 1x8x8 with 17 levels") && text.contains("digits after 2 steps"), "{text}");
+
+    // The same again is the same file, byte for byte, and what is written is IDX that can be compressed itself.
+    let (again, last) = (dir.path().join("again.vdmz"), dir.path().join("last"));
+    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify"]).assert().success();
+    assert!(fs::read(&again).unwrap() == bytes, "another file");
+    let text = decompress(&run, &again, &last).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(text).unwrap().starts_with("299 images in 1 files"));
+    assert_eq!(names(&last), names(&out));
+}
+
+#[test]
+fn images_come_back_with_their_names_and_pixels() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, images, out) = (dir.path().join("run"), dir.path().join("images"), dir.path().join("out"));
+    train(&run, 0);
+    fs::create_dir_all(images.join("sub/deeper")).unwrap();
+    let put = |name: &str, seed| digit(seed).save_with_format(images.join(name), ImageFormat::Png).unwrap();
+    let expected = ["a.png", "sub/b ö.png", "sub/deeper/c.png", "sub/not really.jpg"];
+    for (name, seed) in expected.into_iter().zip(0..) {
+        put(name, seed);
+    }
+    put(".hidden.png", 9);
+    let single = dir.path().join("z.png");
+    digit(4).save(&single).unwrap();
+
+    let file = dir.path().join("images.vdmz");
+    let report = json(compress(&run, &[&images, &single], &file).args(["--restart-every", "2", "--choose-steps"]));
+    assert_eq!((&report["images"], &report["files"], &report["segments"]), (&5.into(), &5.into(), &3.into()));
+    decompress(&run, &file, &out).assert().success();
+    let expected = [&expected[..], &["z.png"]].concat();
+    assert_eq!(names(&out), expected);
+    for (name, seed) in expected.iter().zip(0..) {
+        let png = fs::read(out.join(name)).unwrap();
+        let image = image::load_from_memory_with_format(&png, ImageFormat::Png).unwrap();
+        assert_eq!(image.as_luma8().unwrap(), &digit(seed), "{name}");
+    }
+
+    // Two inputs cannot come back under one name.
+    let error = stderr(&mut compress(&run, &[&single, &single], &dir.path().join("twice.vdmz")));
+    assert!(error.contains("z.png") && error.contains("rename"), "{error}");
+    assert!(!dir.path().join("twice.vdmz").exists());
+}
+
+#[test]
+fn some_of_the_images_come_back_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, file) = (dir.path().join("run"), dir.path().join("some.vdmz"));
+    train(&run, 0);
+    let report = json(compress(&run, &[], &file).args(["--count", "12", "--restart-every", "5"]));
+    assert_eq!((&report["images"], &report["segments"]), (&12.into(), &3.into()));
+    let out = dir.path().join("out");
+    let back = json(decompress(&run, &file, &out).args(["--first", "4", "--count", "5"]));
+    assert_eq!((&back["images"], &back["first"]), (&5.into(), &4.into()));
+    let some = digits(Split::Test).unwrap().subset(4..9).unwrap();
+    assert_eq!(fs::read(out.join("digits-test-images-idx3-ubyte")).unwrap(), idx(&some));
+
+    let none = dir.path().join("none");
+    for range in [["--first", "12", "--count", "1"], ["--first", "0", "--count", "13"]] {
+        let error = stderr(decompress(&run, &file, &none).args(range));
+        assert!(error.contains("12 images") && error.contains("--first"), "{error}");
+    }
+    let error = stderr(decompress(&run, &file, &none).args(["--first", "12"]));
+    assert!(error.contains("12 images"), "{error}");
+    assert!(!none.exists());
+}
+
+#[test]
+fn nothing_is_written_but_the_right_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, other, file) = (dir.path().join("run"), dir.path().join("other"), dir.path().join("some.vdmz"));
+    train(&run, 0);
+    train(&other, 1);
+    compress(&run, &[], &file).args(["--count", "3"]).assert().success();
+    let out = dir.path().join("out");
+    let error = stderr(&mut decompress(&other, &file, &out));
+    assert!(error.contains("another model") && error.contains("digits after 2 steps"), "{error}");
+    assert!(error.contains("some.vdmz") && error.contains("--model"), "{error}");
+
+    let whole = fs::read(&file).unwrap();
+    let damaged = dir.path().join("damaged.vdmz");
+    for at in [0, 4, 7, 12, 40, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&damaged, bytes).unwrap();
+        for error in [stderr(&mut decompress(&run, &damaged, &out)), stderr(vdm().arg("info").arg(&damaged))] {
+            assert!(error.contains("damaged.vdmz") && !error.contains("panicked"), "{error}");
+        }
+    }
+    fs::write(&damaged, &whole[..whole.len() - 5]).unwrap();
+    let error = stderr(&mut decompress(&run, &damaged, &out));
+    assert!(error.contains("truncated"), "{error}");
+    assert!(!out.exists());
+
+    let error = stderr(vdm().arg("decompress").arg(&file).arg("-o").arg(&out));
+    assert!(error.contains("--model"), "{error}");
+    let error = stderr(&mut decompress(&dir.path().join("nowhere"), &file, &out));
+    assert!(error.contains("--model") && error.contains("holds no run"), "{error}");
+
+    // A folder with something in it is left alone, unless one insists.
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), b"mine").unwrap();
+    let error = stderr(&mut decompress(&run, &file, &out));
+    assert!(error.contains("not empty") && error.contains("--force"), "{error}");
+    assert_eq!(names(&out), ["mine"]);
+    decompress(&run, &file, &out).arg("--force").assert().success();
+    assert_eq!(names(&out), ["digits-test-images-idx3-ubyte", "mine"]);
+}
+
+#[test]
+fn images_that_do_not_fit_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, file) = (dir.path().join("run"), dir.path().join("x.vdmz"));
+    train(&run, 0);
+    let path = |name: &str| dir.path().join(name);
+    let refused = |image: &Path, why: &str| {
+        let error = stderr(&mut compress(&run, &[image], &file));
+        let name = image.file_name().unwrap().to_str().unwrap();
+        assert!(error.contains(name) && error.contains(why), "{name}: {error}");
+        assert!(!file.exists());
+    };
+    GrayImage::new(8, 9).save(path("tall.png")).unwrap();
+    refused(&path("tall.png"), "found 8 and 9");
+    RgbImage::new(8, 8).save(path("colour.png")).unwrap();
+    refused(&path("colour.png"), "expected 1 channels");
+    GrayImage::from_pixel(8, 8, Luma([100])).save(path("between.png")).unwrap();
+    refused(&path("between.png"), "brightness 100");
+    fs::write(path("words.txt"), "no image").unwrap();
+    refused(&path("words.txt"), "no whole PNG");
+    fs::write(path("half.png"), &fs::read(path("tall.png")).unwrap()[..20]).unwrap();
+    refused(&path("half.png"), "no whole PNG");
+    refused(&path("nothing-there.png"), "cannot read");
+    fs::create_dir(path("empty")).unwrap();
+    refused(&path("empty"), "holds no files");
+    let mut bytes = Vec::new();
+    write_idx_images(&mut bytes, &IdxImages::new(8, 8, vec![17; 64]).unwrap()).unwrap();
+    fs::write(path("bright-idx"), &bytes).unwrap();
+    refused(&path("bright-idx"), "found the value 17");
+    write_idx_images(fs::File::create(path("wide-idx")).unwrap(), &IdxImages::new(8, 9, vec![1; 72]).unwrap()).unwrap();
+    refused(&path("wide-idx"), "found 1x8x9");
+
+    // The same of the file to write.
+    let error = stderr(&mut compress(&run, &[], dir.path()));
+    assert!(error.contains("is a folder") && error.contains("--out"), "{error}");
+    fs::write(&file, "mine").unwrap();
+    let error = stderr(&mut compress(&run, &[], &file));
+    assert!(error.contains("--force"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+    compress(&run, &[], &file).args(["--count", "1", "--force"]).assert().success();
+    assert_eq!(&fs::read(&file).unwrap()[..4], b"VDMZ");
+    let many = ["compress", "--choose-steps", "--timesteps", "2000", "-o"];
+    let error = stderr(vdm().args(many).arg(path("y.vdmz")).arg(&run));
+    assert!(error.contains("--choose-steps"), "{error}");
+}
+
+/// The file is written when it is whole and verified; whenever the process is killed before, there is none.
+#[cfg(unix)]
+#[test]
+fn a_kill_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, out) = (dir.path().join("run"), dir.path().join("out"));
+    train(&run, 0);
+    for delay in [0, 100, 400, 1000] {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+        command.args(["compress", "--timesteps", "50000", "-o"]).arg(out.join("test.vdmz")).arg(&run);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        assert!(child.try_wait().unwrap().is_none(), "it has ended already");
+        let status = std::process::Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        assert!(!child.wait().unwrap().success());
+        assert!(!out.exists() || names(&out).is_empty(), "{:?}", names(&out));
+    }
+}
