@@ -125,7 +125,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "C")]
     pub class: Option<u32>,
     /// Weight of classifier-free guidance, at least 0: 1 for none, above it images are more typical of their class, 0
-    /// ignores the class. Each step takes two network evaluations. Default: the run's sample.guidance.
+    /// ignores the class. Other weights than 0 and 1 take twice the time. Default: the run's sample.guidance.
     #[arg(long, value_name = "W")]
     pub guidance: Option<f64>,
     /// How pixels are read off the last latent. Default: the run's sample.decoder.

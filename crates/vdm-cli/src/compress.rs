@@ -24,6 +24,7 @@ pub fn run(args: &CompressArgs, json: bool) -> Result<()> {
     if let Some(dir) = &args.data_dir {
         config.data.dir = dir.clone();
     }
+    run::knows_images_without_class(&config)?;
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
     let most = args.count.map(|n| n as usize);
@@ -151,7 +152,7 @@ fn verify<N: ScoreNetwork>(
 ) -> Result<f64> {
     let started = Instant::now();
     let bar = progress::bar("verifying");
-    let decoded = decompress(model, &Container::parse(bytes)?, device, &mut |done, total| {
+    let decoded = decompress(model, images.shape(), &Container::parse(bytes)?, device, &mut |done, total| {
         progress::set(&bar, done, total);
     })?;
     bar.finish_and_clear();

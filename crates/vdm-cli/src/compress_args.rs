@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct CompressArgs {
-    /// Folder of the run whose model codes the images. It is needed again to decompress them.
+    /// Folder of the run whose model codes the images. It is needed again to decompress them, at the same checkpoint: do
+    /// not train it on. Classes are not used.
     pub run: PathBuf,
-    /// Images of the run's shape: folders, IDX files (gzipped or not), and PNG, JPEG or WebP files, told by their
+    /// Images of the run's shape, of which the pixels are kept, not the metadata: folders, IDX files (gzipped or not), and PNG, JPEG or WebP files, told by their
     /// content. Default: the run's test split.
     pub images: Vec<PathBuf>,
     /// File to write, .vdmz by custom.
@@ -32,7 +33,7 @@ pub struct CompressArgs {
     pub bins: u16,
     /// Images that go through the network together, when decompressed too: more are faster, and need more bits to start
     /// with.
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u16).range(1..=1024))]
     pub batch_size: u16,
     /// Start a new stream every N images, so that some can be decompressed without the others. Every stream costs the
     /// bits it starts with. 0 for one stream.

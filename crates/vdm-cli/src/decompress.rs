@@ -15,12 +15,13 @@ use vdm::train::{grid, load_model, write_atomic, write_bytes};
 
 pub fn run(args: &DecompressArgs, json: bool) -> Result<()> {
     let out = &args.out;
-    let there = match fs::read_dir(out) {
+    let filled = match fs::read_dir(out) {
         Ok(mut entries) => {
-            if entries.next().is_some() && !args.force {
+            let filled = entries.next().is_some();
+            if filled && !args.force {
                 bail!("{} is not empty; name another folder with --out, or write into it with --force", out.display());
             }
-            true
+            filled
         }
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(error).with_context(|| format!("cannot write to the folder {}", out.display())),
@@ -43,14 +44,18 @@ pub fn run(args: &DecompressArgs, json: bool) -> Result<()> {
     let count = args.count.map_or(container.images().saturating_sub(first).max(1), |n| n as usize);
     let started = Instant::now();
     let bar = progress::bar("decompressing");
-    let bytes = decompress_range(&model, &container, first, count, &device, &mut |done, total| {
+    let shape = checkpoint.shape;
+    let bytes = decompress_range(&model, shape, &container, first, count, &device, &mut |done, total| {
         progress::set(&bar, done, total);
     });
     bar.finish_and_clear();
     let bytes = bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?;
     let seconds = started.elapsed().as_secs_f64();
-    let files =
-        if there { write(out, &container, &bytes, first)? } else { write_whole(out, &container, &bytes, first)? };
+    let files = if filled {
+        write(out, &container, &bytes, first, true)?
+    } else {
+        write_whole(out, &container, &bytes, first)?
+    };
     if json {
         let object = json!({"path": out, "images": count, "first": first, "files": files, "seconds": seconds});
         println!("{object}");
@@ -64,14 +69,16 @@ pub fn run(args: &DecompressArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// [`write`] to a folder that is not there yet, whole or not at all: to a temporary one beside it, then renamed.
+/// [`write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one beside it, then renamed.
 fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
-    let Some(name) = out.file_name() else { return write(out, container, bytes, first) };
+    let Some(name) = out.file_name() else { return write(out, container, bytes, first, false) };
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = out.with_file_name(temporary);
-    let written = write(&temporary, container, bytes, first).and_then(|files| {
+    let written = write(&temporary, container, bytes, first, false).and_then(|files| {
+        // Not every system renames over a folder, not even an empty one.
+        let _ = fs::remove_dir(out);
         fs::rename(&temporary, out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         Ok(files)
     });
@@ -82,8 +89,9 @@ fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) ->
 }
 
 /// Writes those files to a folder that have images among `bytes`, which hold the images from number `first` on: a file
-/// that has other images too is written without them. The number of entries written.
-fn write(folder: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
+/// that has other images too is written without them. IDX files without any image are written too. The number of entries
+/// written.
+fn write(folder: &Path, container: &Container, bytes: &[u8], first: usize, overwrite: bool) -> Result<usize> {
     let (shape, levels, dims) = (container.shape, container.levels, container.shape.dims());
     let last = first + bytes.len() / dims;
     let (mut start, mut files) = (0, 0);
@@ -97,6 +105,10 @@ fn write(folder: &Path, container: &Container, bytes: &[u8], first: usize) -> Re
                 bail!("this system cannot have a file of the name {:?} in a folder", file.name);
             }
             let path = folder.join(name);
+            if !overwrite && path.exists() {
+                // Names that differ in the case of a letter, for instance.
+                bail!("this system does not tell the name {:?} from that of another file of the archive", file.name);
+            }
             let failed = || format!("cannot write {}", path.display());
             let images = &bytes[(from - first) * dims..(to - first) * dims];
             match file.kind {

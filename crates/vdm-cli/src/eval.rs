@@ -15,6 +15,9 @@ pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
     if let Some(dir) = &args.data_dir {
         config.data.dir = dir.clone();
     }
+    if args.without_classes {
+        run::knows_images_without_class(&config)?;
+    }
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let model = model.with_timesteps(args.timesteps.map(|t| t as usize));
     let test = load(&config.data.source(), Split::Test)?;

@@ -19,6 +19,16 @@ pub fn open(path: &Path) -> Result<(RunDir, Config)> {
     Ok((run, config))
 }
 
+/// Refuses a run whose network never saw an image without its class, where it is to work without one.
+pub fn knows_images_without_class(config: &Config) -> Result<()> {
+    if config.model.classes > 0 && config.train.label_dropout == 0.0 {
+        bail!(
+            "the run was trained with train.label_dropout = 0, so its network knows nothing of images without a class"
+        );
+    }
+    Ok(())
+}
+
 /// The file of a checkpoint, which must be there.
 pub fn checkpoint(run: &RunDir, which: Which) -> Result<PathBuf> {
     let (path, name) = match which {

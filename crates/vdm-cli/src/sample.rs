@@ -27,11 +27,17 @@ pub fn run(args: &SampleArgs, json: bool) -> Result<()> {
         batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
     };
     let classes = of_classes(args, config.model.classes)?;
+    if args.guidance.is_some_and(|w| w != 1.0) {
+        run::knows_images_without_class(&config)?;
+    }
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
     let count = args.count as usize;
     let started = Instant::now();
     let bar = progress::bar("sampling");
-    let numbers = args.first..args.first.saturating_add(args.count.into());
+    let Some(end) = args.first.checked_add(args.count.into()) else {
+        bail!("--first {}: there are no {count} images from there on", args.first);
+    };
+    let numbers = args.first..end;
     let progress = |done, total| progress::set(&bar, done, total);
     let images = sample_conditioned(&model, shape, numbers, classes, &options, &device, progress)?;
     bar.finish_and_clear();

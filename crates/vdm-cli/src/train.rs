@@ -34,6 +34,13 @@ pub fn run(args: &TrainArgs, json: bool) -> Result<ExitCode> {
                 if data.classes() == 0 {
                     bail!("the data set `{}` has no labels, which --class-conditional needs", data.train.name());
                 }
+                if config.model.classes > 0 && config.model.classes != data.classes() {
+                    bail!(
+                        "model.classes = {}, but --class-conditional sets it to the {} classes of the data; leave one out",
+                        config.model.classes,
+                        data.classes()
+                    );
+                }
                 config.model.classes = data.classes();
             }
             (Trainer::new(config.clone(), run.clone(), data, &device)?, run, config)

@@ -53,6 +53,7 @@ pub fn run(args: &VarianceArgs, json: bool) -> Result<()> {
     if let Some(dir) = &args.data_dir {
         config.data.dir = dir.clone();
     }
+    run::knows_images_without_class(&config)?;
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let test = load(&config.data.source(), Split::Test)?;
     let levels = checkpoint.vocabulary.levels();

@@ -298,8 +298,9 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     }
 }
 
-/// Stream of the coin that says whether a training batch gets an estimate; the layers' dropout has those from 1.
-const ESTIMATE_STREAM: u64 = u64::MAX;
+/// Stream of the coin that says whether a training batch gets an estimate; the layers' dropout has those from 1, the
+/// times of [`draw_loss`](VariationalDiffusion::draw_loss), which may have the same seed, that of `u64::MAX`.
+const ESTIMATE_STREAM: u64 = u64::MAX - 1;
 
 /// x_hat = (z - sigma eps_hat) / alpha of a pass without an estimate, in [-1, 1].
 fn first_estimate<N: ScoreNetwork>(

@@ -103,7 +103,7 @@ pub fn sample<N: ScoreNetwork>(
 ) -> Vec<u8> {
     let nothing = |_: Range<u64>| Conditioning::default();
     sample_conditioned(model, shape, numbers, nothing, options, device, progress)
-        .expect("no conditioning fits every network")
+        .expect("an empty conditioning fits every network")
 }
 
 /// [`sample`], with what `conditioning` says about the images of these numbers.
@@ -238,6 +238,24 @@ mod tests {
         assert_ne!(plain, draw(classes(), 0.0));
         // Nothing to guide by.
         assert_eq!(draw(vec![None; 3], 3.0), draw(vec![None; 3], 1.0));
+    }
+
+    #[test]
+    fn guidance_is_linear_in_its_weight() {
+        let (model, device) = (model(3), Device::flex());
+        let z = image_noise(&[Philox::new(1, 1), Philox::new(1, 2)], 0, SHAPE, &device);
+        let given = Conditioning::of_classes([Some(0), Some(2)]);
+        let at = |w: f64| -> Vec<f32> {
+            let gamma = Tensor::full([2], 0.5, &device);
+            guided(&model, z.clone(), gamma, &given, w).into_data().iter::<f32>().collect()
+        };
+        let (without, with) = (at(0.0), at(1.0));
+        for w in [0.5, 2.0, 3.0] {
+            for ((found, a), b) in at(w).into_iter().zip(&without).zip(&with) {
+                let want = a + w as f32 * (b - a);
+                assert!((found - want).abs() < 1e-4 * (1.0 + want.abs()), "{w}: {found} {want}");
+            }
+        }
     }
 
     #[test]

@@ -102,20 +102,23 @@ pub fn decode_segment<N: ScoreNetwork>(
     Ok(batches.into_iter().rev().flatten().collect())
 }
 
-/// How `images` images are cut into batches of at most `most`: the first are small, since what they take off the stack
-/// has to be put there first, and the later ones find there what the first have left.
+/// How `images` images are cut into batches of at most `most`, each of a quarter of the images before it: what a batch
+/// takes off the stack is some four times of what an image leaves there, so all but the first find enough, and the
+/// stream need not start with more.
 fn batch_sizes(images: usize, most: usize) -> Vec<usize> {
-    let (mut left, mut size, mut sizes) = (images, 1, Vec::new());
-    while left > 0 {
-        sizes.push(size.min(left));
-        left -= size.min(left);
-        size = (2 * size).min(most);
+    let (mut done, mut sizes) = (0, Vec::new());
+    while done < images {
+        let size = (done / 4).clamp(1, most).min(images - done);
+        sizes.push(size);
+        done += size;
     }
     sizes
 }
 
-/// A hash of the plan and of what the network gives, to the last bit, for fixed inputs at both ends and in the middle of
-/// the chain: what machines must have in common to decode each other's streams.
+/// Times at which the network is probed.
+const PROBES: usize = 15;
+
+/// A hash of the plan and of what the network gives, to the last bit, for fixed inputs at times all over the chain: what machines must have in common to decode each other's streams.
 ///
 /// # Errors
 /// [`CodecError::Plan`] if the plan is wrong or not of this model.
@@ -127,15 +130,15 @@ pub fn arithmetic_fingerprint<N: ScoreNetwork>(
     let chain = Chain::new(model, plan, device)?;
     let mut hash = Sha256::new();
     hash.update(plan.fingerprint());
-    for t in [1, plan.steps().div_ceil(2), plan.steps()] {
-        for images in [1, usize::from(plan.batch_size.min(3))] {
-            // Of the spread of normal noise, but the same numbers on every machine.
-            let mut z = vec![0f32; images * plan.shape.dims()];
-            Philox::new(t as u64, images as u64).uniform(0, &mut z);
-            z.iter_mut().for_each(|z| *z = 4.0 * *z - 2.0);
-            for eps_hat in chain.eps_hat(t, z) {
-                hash.update(eps_hat.to_bits().to_le_bytes());
-            }
+    // One image at times all over the chain, each with another embedding; some images at once in the middle.
+    let probes = (0..=PROBES).map(|i| (1 + i * (plan.steps() - 1) / PROBES, 1));
+    for (t, images) in probes.chain([(plan.steps().div_ceil(2), usize::from(plan.batch_size.min(3)))]) {
+        // Of the spread of normal noise, but the same numbers on every machine.
+        let mut z = vec![0f32; images * plan.shape.dims()];
+        Philox::new(t as u64, images as u64).uniform(0, &mut z);
+        z.iter_mut().for_each(|z| *z = 4.0 * *z - 2.0);
+        for eps_hat in chain.eps_hat(t, z) {
+            hash.update(eps_hat.to_bits().to_le_bytes());
         }
     }
     Ok(first_bytes(hash))
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn batches_start_small() {
-        assert_eq!(batch_sizes(12, 4), [1, 2, 4, 4, 1]);
+        assert_eq!(batch_sizes(19, 3), [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 1]);
         assert_eq!(batch_sizes(1, 16), [1]);
         assert_eq!(batch_sizes(3, 1), [1, 1, 1]);
     }

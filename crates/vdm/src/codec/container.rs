@@ -46,7 +46,7 @@
 //! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
 //! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
 
-use super::plan::MAX_STEPS;
+use super::plan::{MAX_BATCH, MAX_STEPS};
 use super::{CodecError, Segment};
 use crate::data::ImageShape;
 
@@ -60,6 +60,8 @@ pub const VERSION: u16 = 1;
 const PREFIX: usize = 14;
 /// Most bytes of a name.
 const MAX_NAME: usize = 4096;
+/// Most bytes of a file's own name, and of a folder's: more, and file systems refuse it.
+const MAX_PART: usize = 255;
 /// Most bytes of any other text.
 const MAX_TEXT: usize = 256;
 /// Most pixels of a side.
@@ -289,7 +291,7 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
     }
     let levels = r.varint("levels", 2, 256)? as usize;
     let bins_per_sigma = r.varint("bins per sigma", 1, u16::MAX.into())? as u16;
-    let batch_size = r.varint("batch size", 1, u16::MAX.into())? as u16;
+    let batch_size = r.varint("batch size", 1, MAX_BATCH.into())? as u16;
     let seed = u64::from_le_bytes(r.array("seed")?);
     let steps = r.steps()?;
     let (net_bits, initial_bits) = (r.finite("net bits")?, r.finite("initial bits")?);
@@ -414,6 +416,10 @@ fn check_name(name: &str) -> Result<(), String> {
     }
     if name.contains(|c: char| c.is_control() || c == '\\') {
         return Err(format!("the name {name:?} has a backslash or a control character; rename the file"));
+    }
+    if let Some(part) = name.split('/').find(|part| part.len() > MAX_PART) {
+        let start: String = part.chars().take(40).collect();
+        return Err(format!("the name {start:?}… has {} bytes, expected at most {MAX_PART}; rename it", part.len()));
     }
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(format!("the name {name:?} is not a relative path of plain names, such as folder/image.png"));

@@ -19,7 +19,10 @@ pub enum CodecError {
     },
 
     /// A stream is not one that this model's encoder made.
-    #[error("the coded stream cannot be decoded: {reason}; the file is damaged or made up")]
+    #[error(
+        "the coded stream cannot be decoded: {reason}; the file is damaged or made up, or this machine rounds in another way \
+         than the one that coded it"
+    )]
     Stream {
         /// What is wrong with it.
         reason: String,
@@ -121,7 +124,7 @@ pub enum CodecError {
     /// A stream decodes to other pixels than were coded.
     #[error(
         "segment {segment}: the decoded pixels have another checksum than the coded ones, so none of them can be \
-         trusted; the file is damaged or made up"
+         trusted; the file is damaged or made up, or this machine rounds in another way than the one that coded it"
     )]
     PixelChecksum {
         /// The segment, from 0.

@@ -17,12 +17,13 @@
 //! - *Coder.* Asymmetric numeral systems on a stack, from `constriction`, with probabilities in 2^-32 and a state of 128
 //!   bits: with 64 bits, each symbol would lose 0.002 bits, and there are 2 T + 3 of them a dimension.
 //! - *First bits.* A stream starts on pseudo-random words, as many as it takes; since the receiver can make them too,
-//!   they are not stored, but what was drawn with them has to be paid. To need few, the first batches are small.
+//!   they are not stored, but what was drawn with them has to be paid. To need few, the first batches are small: a
+//!   batch draws about two latents of all its images before they leave anything.
 //!
 //! # Who can decode whose files
 //! Coding works only if both sides compute every probability to the last bit. Everything but the network is integer
-//! arithmetic, and IEEE double precision with its own exponential function, the same everywhere (but for the points of
-//! a learned schedule, which come from the system's); the network's sums
+//! arithmetic, and IEEE double precision with its own exponential function, the same everywhere (but for the points
+//! of the schedule, which may come from the system's); the network's sums
 //! depend on neither the number of threads nor the images that go through it together. They do depend on the version of
 //! this program, on the instruction set (AVX2 or not), and possibly on the sizes of the caches by which the matrix
 //! product cuts its work. A file therefore has a fingerprint of what the network gives for fixed inputs, and is refused
@@ -42,7 +43,7 @@ pub use container::{CodedSegment, Container, FileEntry, FileKind, Steps};
 pub use error::CodecError;
 pub use plan::{Plan, cheapest_gammas};
 
-use crate::data::ImageDataset;
+use crate::data::{ImageDataset, ImageShape};
 use crate::eval::{batch_tensor, standard_error};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::schedule::NoiseSchedule;
@@ -193,20 +194,23 @@ pub fn compress<N: ScoreNetwork>(
 /// See [`CodecError`].
 pub fn decompress<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
+    shape: ImageShape,
     container: &Container,
     device: &Device,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<u8>, CodecError> {
-    decompress_range(model, container, 0, container.images(), device, progress)
+    decompress_range(model, shape, container, 0, container.images(), device, progress)
 }
 
-/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; nothing is
-/// returned unless model, arithmetic and the checksums of all their pixels are right.
+/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; nothing is returned unless
+/// model, arithmetic and the checksums of all their pixels are right. `shape` is that of the images that the model was
+/// trained on: a file may claim another, and is not believed.
 ///
 /// # Errors
 /// See [`CodecError`].
 pub fn decompress_range<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
+    shape: ImageShape,
     container: &Container,
     first: usize,
     count: usize,
@@ -214,10 +218,13 @@ pub fn decompress_range<N: ScoreNetwork>(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<u8>, CodecError> {
     let images = container.images();
-    let end = first.checked_add(count).filter(|&end| end <= images);
-    let Some(end) = end else {
+    let Some(end) = first.checked_add(count).filter(|&end| end <= images) else {
         return Err(CodecError::Range { first, count, images });
     };
+    if container.shape != shape {
+        let reason = format!("the file holds images of {}, the model is for images of {shape}", container.shape);
+        return Err(CodecError::Images { reason });
+    }
     let found = model_fingerprint(model);
     if found != container.model {
         return Err(CodecError::OtherModel {
@@ -264,7 +271,8 @@ pub fn decompress_range<N: ScoreNetwork>(
     Ok(out)
 }
 
-/// The first 16 bytes of the SHA-256 of all weights, by name, and of the model's settings.
+/// The first 16 bytes of the SHA-256 of all weights, by name, and of the model's settings. What else a network's
+/// configuration decides, such as its groups, shows in [`arithmetic_fingerprint`].
 pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u8; 16] {
     let settings = model.settings();
     let (start, end) = settings.configured_endpoints;
@@ -273,7 +281,13 @@ pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u
     hash.update([settings.time_normalization as u8]);
     hash.update([start, end].map(f64::to_le_bytes).concat());
     // Of a schedule without weights these are all; others have theirs below.
-    if let NoiseSchedule::FixedLinear(_) | NoiseSchedule::FixedCurve(_) = &model.schedule {
+    let fixed = match &model.schedule {
+        NoiseSchedule::FixedLinear(_) => Some("linear".to_string()),
+        NoiseSchedule::FixedCurve(curve) => Some(format!("{:?}", curve.shape)),
+        _ => None,
+    };
+    if let Some(kind) = fixed {
+        hash.update(kind.as_bytes());
         let gamma = model.schedule.to_host();
         hash.update([0.0, 1.0].map(|t| gamma.gamma(t).to_le_bytes()).concat());
     }

@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 
 /// Most steps T.
 pub const MAX_STEPS: usize = 1 << 16;
+/// Most images that go through the network together: a file says how many, and is not to ask for all memory.
+pub const MAX_BATCH: u16 = 1024;
 /// Most numbers of an image.
 const MAX_DIMS: usize = 1 << 24;
 /// Beyond this, alpha or sigma is 0 to double precision.
@@ -58,8 +60,11 @@ impl Plan {
         if self.vocabulary.levels() > 256 {
             return wrong(format!("{} levels, expected at most 256", self.vocabulary.levels()));
         }
-        if self.bins_per_sigma == 0 || self.batch_size == 0 {
-            return wrong("bins and images at a time must be at least 1".into());
+        if self.bins_per_sigma == 0 {
+            return wrong("0 bins, expected at least 1".into());
+        }
+        if !(1..=MAX_BATCH).contains(&self.batch_size) {
+            return wrong(format!("{} images at a time, expected 1 to {MAX_BATCH}", self.batch_size));
         }
         let finest = self.points().iter().map(|point| point.delta).fold(f64::INFINITY, f64::min);
         if REACH / finest > f64::from(i32::MAX) {

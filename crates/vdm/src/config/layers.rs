@@ -252,6 +252,8 @@ mod tests {
     fn norm_groups_that_cancel_the_time_are_refused() {
         let message = error("digits", None, &["model.norm_groups=32"]);
         assert!(message.contains("norm_groups must be below n_embd"), "{message}");
+        let message = error("digits", None, &["model.network=unet", "model.norm_groups=32"]);
+        assert!(message.contains("norm_groups must be below n_embd"), "{message}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub struct ModelConfig {
     pub heads: usize,
     /// `unet`: channels inside every attention; a multiple of `heads`.
     pub attn_dim: usize,
-    /// Groups of every group normalisation: 32 in the paper. In a `score` network below `n_embd`, since groups of one
+    /// Groups of every group normalisation: 32 in the paper. Below the channels they are made of, since groups of one
     /// channel cancel the time and the class, which are added to whole channels before it.
     pub norm_groups: usize,
     /// Fourier features of z_t: `paper`, `port` (not in a `unet`) or `none`.
@@ -297,6 +297,10 @@ impl Config {
             // A normalisation of one channel takes away whatever was added to all of its pixels.
             NetworkKind::Score if model.norm_groups == model.n_embd => {
                 "norm_groups must be below n_embd: groups of one channel cancel the time and the class"
+            }
+            NetworkKind::Unet if model.norm_groups == model.n_embd && model.chn_mult.contains(&1) => {
+                "norm_groups must be below n_embd where chn_mult has a 1: groups of one channel cancel the time and the \
+                 class"
             }
             NetworkKind::Unet if model.fourier == FourierFeatures::Port => {
                 "fourier = \"port\" is for network = \"score\"; use \"paper\" or \"none\""

@@ -83,7 +83,8 @@ impl Conditioning {
         self.control.is_some() || self.classes.iter().flatten().any(Option::is_some)
     }
 
-    /// Checks the conditioning of `images` images against what `network` knows.
+    /// Checks the conditioning of `images` images against what `network` knows: the number of entries, and the classes.
+    /// A control signal or an estimate of another kind or width than the network's makes its forward pass panic.
     ///
     /// # Errors
     /// See [`ConditioningError`].
