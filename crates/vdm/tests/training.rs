@@ -127,6 +127,67 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     ));
 }
 
+/// Whatever a network can be told goes through training, evaluation and sampling.
+#[test]
+fn control_signals_reach_training_evaluation_and_sampling() {
+    use vdm::nn::{Control, ControlConfig, Mode, UNetConfig};
+    use vdm::schedule::ScheduleConfig;
+    use vdm::train::{GradientSum, Optimizer};
+    let (device, autodiff) = (Device::flex(), Device::flex().autodiff());
+    let data = few_digits(&config(1, &[]));
+    let schedule = ScheduleConfig { gamma_0: -8.0, ..Default::default() };
+    let settings = vdm::DiffusionSettings::new(data.train.vocabulary(), &schedule);
+    let ctrl = ControlConfig::Sequence { dim: 3 };
+    let network = UNetConfig { ctrl, use_cond: true, chn_mult: vec![1, 2], attn_dim: 16, ..UNetConfig::new(1, 16) };
+    let mut model = vdm::VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings);
+    // The label as a sequence of two vectors.
+    let tell = |set: &vdm::data::ImageDataset, indices: &[usize], device: &Device| {
+        let tokens = indices.iter().flat_map(|&i| {
+            let label = set.label(i).unwrap() as f32;
+            [label, -label, 1.0, label * label, 0.0, 2.0]
+        });
+        let tokens: Vec<f32> = tokens.collect();
+        let tokens = burn::tensor::TensorData::new(tokens, [indices.len(), 2, 3]);
+        let control = Some(Control::Sequence(burn::tensor::Tensor::from_data(tokens, device)));
+        Conditioning { control, ..Default::default() }
+    };
+
+    let mut optimizer = Optimizer::new(&model, &device);
+    let recipe = config(1, &["train.warmup=1"]).train;
+    for step in 1..=4 {
+        let batch: Vec<usize> = (0..8).map(|i| 8 * (step as usize - 1) + i).collect();
+        let k = vdm::eval::batch_tensor(&data.train, &batch, &autodiff);
+        let told = tell(&data.train, &batch, &autodiff);
+        let loss = model.draw_loss(k, step, &told, Mode::Train { dropout_seed: step });
+        let gradients = (loss.total().mean() * vdm::bits_per_dim(1.0, 64)).backward();
+        let found = vdm::weights::gradients(&model, &gradients);
+        assert!(found.keys().any(|name| name.contains("mid_attn.to_k")), "the control's own map learns");
+        let gradients = GradientSum::of(&model, gradients);
+        model = optimizer.step(model, gradients, &recipe, step);
+    }
+
+    let model = burn::module::Module::valid(&model);
+    let bound = |told: bool, batch_size| {
+        let options = EvalOptions { repeats: 1, batch_size, seed: 0 };
+        let conditioning =
+            |indices: &[usize]| if told { tell(&data.test, indices, &device) } else { Conditioning::default() };
+        evaluate_conditioned(&model, &data.test, conditioning, &options, &device, |_, _| {}).unwrap().bpd
+    };
+    assert_ne!(bound(true, 5), bound(false, 5));
+    assert_eq!(bound(true, 5), bound(true, 3), "estimates of x and control depend on no other image");
+
+    let images = |told: bool| {
+        let options = SampleOptions { steps: 3, decoder: DecoderRule::Draw, ..Default::default() };
+        let conditioning = |numbers: std::ops::Range<u64>| {
+            let indices: Vec<usize> = numbers.map(|n| n as usize).collect();
+            if told { tell(&data.test, &indices, &device) } else { Conditioning::default() }
+        };
+        let shape = data.test.shape();
+        vdm::sample::sample_conditioned(&model, shape, 0..4, conditioning, &options, &device, |_, _| {}).unwrap()
+    };
+    assert_ne!(images(true), images(false));
+}
+
 #[test]
 fn what_does_not_fit_the_images_is_refused_before_training() {
     let dir = tempfile::tempdir().unwrap();
