@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 use vdm::VariationalDiffusion;
 use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Steps, choose_steps, compress, decompress};
-use vdm::data::{ImageDataset, ImageShape, Split, load};
+use vdm::data::ImageDataset;
 use vdm::nn::ScoreNetwork;
 use vdm::train::{load_model, write_bytes};
 
@@ -20,16 +20,13 @@ const MOST_CHOSEN: usize = 1024;
 pub fn run(args: &CompressArgs, json: bool) -> Result<()> {
     check_out(&args.out, args.force)?;
     let device = device::open(&args.device)?;
-    let (run, mut config) = run::open(&args.run)?;
-    if let Some(dir) = &args.data_dir {
-        config.data.dir = dir.clone();
-    }
+    let (run, config) = run::open_with_data(&args.run, args.data_dir.as_deref())?;
     run::knows_images_without_class(&config)?;
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
     let most = args.count.map(|n| n as usize);
     let (files, images) = if args.images.is_empty() {
-        test_split(load(&config.data.source(), Split::Test)?, shape, levels, most)?
+        test_split(run::test_split(&config, &checkpoint)?, most)?
     } else {
         image_files::read(&args.images, shape, levels, most)?
     };
@@ -116,26 +113,12 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
 
 /// The first `most` test images of the run, as the files that they come back as: one of IDX where they are grey, a
 /// folder of PNG files otherwise.
-fn test_split(
-    test: ImageDataset,
-    shape: ImageShape,
-    levels: usize,
-    most: Option<usize>,
-) -> Result<(Vec<FileEntry>, ImageDataset)> {
-    if (test.shape(), test.levels()) != (shape, levels) {
-        bail!(
-            "the run was trained on {shape} images of {levels} levels, those of `{}` are {} of {}; name the right \
-             folder with --data-dir, or the images",
-            test.name(),
-            test.shape(),
-            test.levels()
-        );
-    }
+fn test_split(test: ImageDataset, most: Option<usize>) -> Result<(Vec<FileEntry>, ImageDataset)> {
     let test = test.subset(0..test.len().min(most.unwrap_or(usize::MAX)))?;
     let images = u32::try_from(test.len()).context("the test split has too many images; choose fewer with --count")?;
     // The name comes from that of a folder, which may have characters that no name in a file may have.
     let name = test.name().replace(|c: char| c.is_control() || matches!(c, '/' | '\\'), "_");
-    let file = if shape.channels == 1 {
+    let file = if test.shape().channels == 1 {
         FileEntry { name: format!("{name}-images-idx3-ubyte"), kind: FileKind::Idx { images } }
     } else {
         FileEntry { name, kind: FileKind::Series { images } }

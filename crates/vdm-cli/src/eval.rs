@@ -4,38 +4,23 @@ use crate::args::EvalArgs;
 use crate::{device, progress, run};
 use anyhow::{Result, bail};
 use std::time::Instant;
-use vdm::data::{Split, load};
 use vdm::eval::{EvalOptions, classes_of, evaluate_conditioned};
 use vdm::nn::Conditioning;
 use vdm::train::load_model;
 
 pub fn run(args: &EvalArgs, json: bool) -> Result<()> {
     let device = device::open(&args.device)?;
-    let (run, mut config) = run::open(&args.run)?;
-    if let Some(dir) = &args.data_dir {
-        config.data.dir = dir.clone();
-    }
+    let (run, config) = run::open_with_data(&args.run, args.data_dir.as_deref())?;
     if args.without_classes {
         run::knows_images_without_class(&config)?;
     }
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
     let model = model.with_timesteps(args.timesteps.map(|t| t as usize));
-    let test = load(&config.data.source(), Split::Test)?;
+    let test = run::test_split(&config, &checkpoint)?;
     let test = match args.images.map(|n| n as usize) {
         Some(n) if n < test.len() => test.subset(0..n)?,
         _ => test,
     };
-    let levels = checkpoint.vocabulary.levels();
-    if (test.shape(), test.levels()) != (checkpoint.shape, levels) {
-        bail!(
-            "the run was trained on {} images of {levels} levels, those of `{}` are {} of {}; name the right folder with \
-             --data-dir",
-            checkpoint.shape,
-            test.name(),
-            test.shape(),
-            test.levels()
-        );
-    }
     let classes = config.model.classes;
     if test.classes() > classes && classes > 0 && !args.without_classes {
         bail!(

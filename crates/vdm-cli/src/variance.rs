@@ -2,12 +2,11 @@
 
 use crate::args::{DeviceArgs, Which};
 use crate::{device, progress, run};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::value_parser;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
-use vdm::data::{Split, load};
 use vdm::schedule::HostSchedule;
 use vdm::train::{load_model, plots, write_bytes};
 use vdm::variance_study::{ScheduleVariance, StudyOptions, standard_schedules, variance_study};
@@ -49,24 +48,10 @@ pub struct VarianceArgs {
 
 pub fn run(args: &VarianceArgs, json: bool) -> Result<()> {
     let device = device::open(&args.device)?;
-    let (run, mut config) = run::open(&args.run)?;
-    if let Some(dir) = &args.data_dir {
-        config.data.dir = dir.clone();
-    }
+    let (run, config) = run::open_with_data(&args.run, args.data_dir.as_deref())?;
     run::knows_images_without_class(&config)?;
     let (model, checkpoint) = load_model(&config, run::checkpoint(&run, args.checkpoint)?, &device)?;
-    let test = load(&config.data.source(), Split::Test)?;
-    let levels = checkpoint.vocabulary.levels();
-    if (test.shape(), test.levels()) != (checkpoint.shape, levels) {
-        bail!(
-            "the run was trained on {} images of {levels} levels, those of `{}` are {} of {}; name the right folder \
-             with --data-dir",
-            checkpoint.shape,
-            test.name(),
-            test.shape(),
-            test.levels()
-        );
-    }
+    let test = run::test_split(&config, &checkpoint)?;
     let schedules = standard_schedules(&model);
 
     // First, since it can fail without hours of work being lost.
