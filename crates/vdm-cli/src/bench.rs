@@ -9,8 +9,8 @@ use serde_json::json;
 use std::time::Instant;
 use vdm::encoding::Vocabulary;
 use vdm::nn::{Conditioning, Mode, ScoreUNet, ScoreUNetConfig};
-use vdm::schedule::{ScheduleConfig, ScheduleKind};
-use vdm::train::{GradientSum, Optimizer};
+use vdm::schedule::{ScheduleConfig, ScheduleKind, ScheduleObjective};
+use vdm::train::{Batch, Optimizer, batch_gradients};
 use vdm::variance::reduce_variance;
 use vdm::{DiffusionSettings, VariationalDiffusion, bits_per_dim};
 use vdm_kernels::rng::Philox;
@@ -40,18 +40,16 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     let mut variance_ms = None;
     let times = match args.what {
         BenchWhat::Train => {
+            variance_ms = args.variance.then(|| reduce_variance_ms(&model, shape, &device));
             let mut step = TrainStep::new(model, shape, args.variance, &device);
-            let times = timed(args.seconds, || step.run());
-            step.variance_ms.sort_by(f64::total_cmp);
-            variance_ms = step.variance_ms.get(step.variance_ms.len() / 2).copied();
-            times
+            timed(args.seconds, || step.run())
         }
         BenchWhat::Sample => {
-            let network = model.valid().network;
+            let model = model.valid();
             let z = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
             let t = Tensor::<1>::random([batch], Distribution::Default, &device);
             timed(args.seconds, || {
-                let out = network.forward(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval);
+                let out = model.predict_noise(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval);
                 // Other devices compute behind the caller's back.
                 let _ = out.device().sync();
             })
@@ -86,55 +84,64 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Images of random bytes: `[batch, channels, height, width]`.
+fn random_images(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let mut images = vec![0f32; shape.iter().product()];
+    Philox::new(1, 0).uniform(0, &mut images);
+    images.iter_mut().for_each(|k| *k = (*k * 256.0).floor());
+    Tensor::from_data(TensorData::new(images, shape), device)
+}
+
 /// What a user's training step does: times and noise, the three loss terms, backward, AdamW and the average.
 struct TrainStep {
     model: Option<VariationalDiffusion<ScoreUNet>>,
     optimizer: Optimizer,
-    images: Vec<f32>,
-    shape: [usize; 4],
-    /// Whether the schedule's shape is trained for less variance; and the milliseconds that this took, step by step.
-    variance: bool,
-    variance_ms: Vec<f64>,
+    images: Tensor<4>,
+    /// What the schedule's shape is trained for.
+    objective: ScheduleObjective,
     device: Device,
     step: u64,
 }
 
 impl TrainStep {
     fn new(model: VariationalDiffusion<ScoreUNet>, shape: [usize; 4], variance: bool, device: &Device) -> Self {
-        let mut images = vec![0f32; shape.iter().product()];
-        Philox::new(1, 0).uniform(0, &mut images);
-        images.iter_mut().for_each(|k| *k = (*k * 256.0).floor());
+        let objective = if variance { ScheduleObjective::Variance } else { ScheduleObjective::Bound };
         let optimizer = Optimizer::new(&model, device);
-        let device = device.clone().autodiff();
-        Self { model: Some(model), optimizer, images, shape, variance, variance_ms: Vec::new(), device, step: 0 }
+        let images = random_images(shape, device);
+        Self { model: Some(model), optimizer, images, objective, device: device.clone(), step: 0 }
     }
 
     fn run(&mut self) {
         let Some(model) = self.model.take() else { return };
-        let k = Tensor::from_data(TensorData::new(self.images.clone(), self.shape), &self.device);
-        let mode = Mode::Train { dropout_seed: self.step };
-        let nothing = Conditioning::default();
-        let per_bit = bits_per_dim(1.0, self.shape[1..].iter().product());
-        let gradients = if self.variance {
-            let (loss, tape) =
-                model.draw_loss_with_tape(k, self.step, &nothing, mode).expect("the model is in continuous time");
-            let mut gradients = (loss.total().mean() * per_bit).backward();
-            let started = Instant::now();
-            let weight = per_bit / self.shape[0] as f64;
-            reduce_variance(&model.schedule, &tape, loss.diffusion, &mut gradients, weight)
-                .expect("a monotonic schedule, and the gradients of its tape");
-            let _ = self.device.sync();
-            self.variance_ms.push(1e3 * started.elapsed().as_secs_f64());
-            gradients
-        } else {
-            (model.draw_loss(k, self.step, &nothing, mode).total().mean() * per_bit).backward()
-        };
-        let sum = GradientSum::of(&model, gradients);
+        let k = self.images.clone();
+        let batch = Batch::draw(k, self.step, Conditioning::default());
+        let (sum, _) = batch_gradients(&model, batch, self.objective).expect("the model is in continuous time");
         let config = vdm::config::preset("cifar10").expect("a preset").train;
         self.step += 1;
         self.model = Some(self.optimizer.step(model, sum, &config, self.step));
         let _ = self.device.sync();
     }
+}
+
+/// Median milliseconds that [`reduce_variance`] takes of a step.
+fn reduce_variance_ms(model: &VariationalDiffusion<ScoreUNet>, shape: [usize; 4], device: &Device) -> f64 {
+    let k = random_images(shape, &device.clone().autodiff());
+    let weight = bits_per_dim(1.0, shape[1..].iter().product()) / shape[0] as f64;
+    let mut times: Vec<f64> = (0..5)
+        .map(|seed| {
+            let told = Conditioning::default();
+            let loss = model.draw_loss_with_tape(k.clone(), seed, &told, Mode::Train { dropout_seed: seed });
+            let (loss, tape) = loss.expect("the model is in continuous time");
+            let mut gradients = (loss.total().sum() * weight).backward();
+            let started = Instant::now();
+            reduce_variance(&model.schedule, &tape, loss.diffusion, &mut gradients, weight)
+                .expect("a monotonic schedule, and the gradients of its tape");
+            let _ = device.sync();
+            1e3 * started.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 /// Milliseconds of each run after three of warm-up, sorted; at least five, for `seconds` at least.

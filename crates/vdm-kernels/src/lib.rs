@@ -14,6 +14,7 @@ pub mod cpu;
 mod extension;
 pub mod reference;
 pub mod rng;
+pub mod teams;
 
 pub use cpu::adamw::Update;
 pub use extension::NormArgs;

@@ -3,6 +3,7 @@
 use crate::data::ImageShape;
 use crate::encoding::Vocabulary;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::parts;
 use crate::sample::image_noise;
 use crate::schedule::{NoiseSchedule, ScheduleConfig, host};
 use crate::times::{TimeSampling, discretise, draw_times};
@@ -13,6 +14,7 @@ use burn::tensor::{
     activation::{log_sigmoid, sigmoid},
 };
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use vdm_kernels::rng::Philox;
 
 /// Which endpoints normalise gamma_t to the time in [0, 1] that the network is fed. One choice holds everywhere:
@@ -77,6 +79,17 @@ impl Noise {
     pub fn draw(streams: &[Philox], shape: ImageShape, device: &Device) -> Self {
         Self { eps: image_noise(streams, 1, shape, device), eps_0: image_noise(streams, 2, shape, device) }
     }
+
+    /// The noise of the images `images` of the batch.
+    pub fn slice(&self, images: Range<usize>) -> Self {
+        let of = |t: &Tensor<4>| t.clone().slice([images.clone()]);
+        Self { eps: of(&self.eps), eps_0: of(&self.eps_0) }
+    }
+
+    /// The same on the device with autodiff.
+    pub(crate) fn autodiff(self) -> Self {
+        Self { eps: Tensor::from_inner(self.eps), eps_0: Tensor::from_inner(self.eps_0) }
+    }
 }
 
 /// The terms of the bound, each in nats an image: `[batch]`.
@@ -111,6 +124,15 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// The settings that the model was made with.
     pub fn settings(&self) -> &DiffusionSettings {
         &self.settings
+    }
+
+    /// The same weights as leaves of a graph of their own.
+    pub(crate) fn with_own_leaves(&self) -> Self {
+        Self {
+            schedule: self.schedule.valid().train(),
+            network: self.network.valid().train(),
+            settings: self.settings.clone(),
+        }
     }
 
     /// The same model with another number of steps in its bound; `None` for continuous time.
@@ -284,7 +306,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             Mode::Eval => false,
         };
         if !self.network.self_conditioned() || conditioning.self_cond.is_some() || without {
-            return self.network.predict_noise(z, time, conditioning, mode);
+            return in_parts(&self.network, z, time, conditioning, mode);
         }
         let estimate = if z.is_autodiff() {
             let (z, time, gamma) = (z.clone().inner(), time.clone().inner(), gamma.inner());
@@ -302,6 +324,30 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
 /// times of [`draw_loss`](VariationalDiffusion::draw_loss), which may have the same seed, that of `u64::MAX`.
 const ESTIMATE_STREAM: u64 = u64::MAX - 1;
 
+/// The network's output; on the CPU and without autodiff, parts of the batch are computed side by side.
+fn in_parts<N: ScoreNetwork>(
+    network: &N,
+    z: Tensor<4>,
+    time: Tensor<1>,
+    conditioning: &Conditioning,
+    mode: Mode,
+) -> Tensor<4> {
+    // With autodiff there is one graph for all, and dropout's masks depend on the position in the batch.
+    let whole = z.is_autodiff() || mode != Mode::Eval;
+    let parts = if whole { Vec::new() } else { parts::for_inference(&z) };
+    if parts.len() <= 1 {
+        return network.predict_noise(z, time, conditioning, mode);
+    }
+    let jobs = parts.into_iter().map(|part| {
+        let given = conditioning.slice(part.clone());
+        (network.clone(), z.clone().slice([part.clone()]), time.clone().slice([part]), given)
+    });
+    let outputs = vdm_kernels::teams::map(jobs.collect(), |(network, z, time, given)| {
+        network.predict_noise(z, time, &given, mode)
+    });
+    Tensor::cat(outputs, 0)
+}
+
 /// x_hat = (z - sigma eps_hat) / alpha of a pass without an estimate, in [-1, 1].
 fn first_estimate<N: ScoreNetwork>(
     network: &N,
@@ -317,7 +363,7 @@ fn first_estimate<N: ScoreNetwork>(
 }
 
 /// Low-discrepancy times and noise for a batch like `k`: functions of `seed` and the position in the batch.
-fn draw(k: &Tensor<4>, seed: u64) -> (Vec<f64>, Noise) {
+pub(crate) fn draw(k: &Tensor<4>, seed: u64) -> (Vec<f64>, Noise) {
     let [batch, channels, height, width] = k.dims();
     let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, i)).collect();
     let times = draw_times(TimeSampling::LowDiscrepancy, batch, &Philox::new(seed, u64::MAX), 0);

@@ -27,6 +27,7 @@ pub mod diffusion;
 pub mod encoding;
 pub mod eval;
 pub mod nn;
+mod parts;
 pub mod sample;
 pub mod schedule;
 pub mod times;

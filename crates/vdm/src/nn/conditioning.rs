@@ -2,6 +2,7 @@
 
 use super::{Control, ScoreNetwork};
 use burn::tensor::Tensor;
+use std::ops::Range;
 
 /// What a network is told about the images of a batch besides z_t and the time. A network ignores what it has no input
 /// for.
@@ -67,14 +68,36 @@ impl Conditioning {
 
     /// The same without autodiff, for a pass that nothing is learned through.
     pub(crate) fn inner(&self) -> Self {
+        self.each(Tensor::inner, Tensor::inner, Tensor::inner)
+    }
+
+    /// The same on the device with autodiff.
+    pub(crate) fn autodiff(&self) -> Self {
+        self.each(Tensor::from_inner, Tensor::from_inner, Tensor::from_inner)
+    }
+
+    /// What is given of the images `images` of the batch.
+    pub fn slice(&self, images: Range<usize>) -> Self {
+        let classes = self.classes.as_ref().map(|classes| classes[images.clone()].to_vec());
+        let range = || [images.clone()];
+        Self { classes, ..self.each(|t| t.slice(range()), |t| t.slice(range()), |t| t.slice(range())) }
+    }
+
+    /// The same with every tensor changed, by its number of dimensions.
+    fn each(
+        &self,
+        one: impl Fn(Tensor<1>) -> Tensor<1>,
+        three: impl Fn(Tensor<3>) -> Tensor<3>,
+        four: impl Fn(Tensor<4>) -> Tensor<4>,
+    ) -> Self {
         Self {
-            scalar: self.scalar.clone().map(Tensor::inner),
+            scalar: self.scalar.clone().map(one),
             classes: self.classes.clone(),
             control: self.control.clone().map(|control| match control {
-                Control::Sequence(tokens) => Control::Sequence(tokens.inner()),
-                Control::Image(image) => Control::Image(image.inner()),
+                Control::Sequence(tokens) => Control::Sequence(three(tokens)),
+                Control::Image(image) => Control::Image(four(image)),
             }),
-            self_cond: self.self_cond.clone().map(Tensor::inner),
+            self_cond: self.self_cond.clone().map(&four),
         }
     }
 

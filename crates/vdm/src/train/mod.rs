@@ -3,6 +3,7 @@
 //! The loop counts optimiser steps, not epochs. Whatever is random in step `s` is a function of the seed and `s`, so a
 //! run that stops and resumes gives the same weights, bit for bit, as one that never stopped.
 
+mod batch;
 mod checkpoint;
 pub mod grid;
 mod metrics;
@@ -12,6 +13,7 @@ mod report;
 mod run_dir;
 mod trainer;
 
+pub use batch::{Batch, batch_gradients};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use metrics::{EvalLine, MetricsLog, StepLine};
 pub use optimizer::{GradientSum, Optimizer};

@@ -7,37 +7,55 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use std::collections::BTreeMap;
 use vdm_kernels::{Moments, Update};
 
-/// Gradients by parameter name, flattened, summed over the passes of one step.
+/// Gradients by parameter name, flattened: the weighted sum over the passes of one step.
 #[derive(Debug, Default)]
 pub struct GradientSum {
     grads: BTreeMap<String, Tensor<1>>,
-    passes: usize,
+    weight: f64,
 }
 
 impl GradientSum {
     /// The gradients of one backward pass.
     pub fn of<M: Module>(module: &M, mut gradients: Gradients) -> Self {
         let mut sum = Self::default();
-        sum.add(module, &mut gradients);
+        sum.add(module, &mut gradients, 1.0);
         sum
     }
 
-    /// Adds the gradients that a backward pass left for the parameters of `module`.
-    pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients) {
-        for (name, grad) in take_gradients(module, gradients) {
+    /// Adds the gradients that a backward pass left for the parameters of `module`, `weight` times.
+    pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients, weight: f64) {
+        let grads = take_gradients(module, gradients).into_iter();
+        let grads = grads.map(|(name, grad)| (name, if weight == 1.0 { grad } else { grad * weight })).collect();
+        self.merge(Self { grads, weight });
+    }
+
+    /// Adds another sum.
+    pub fn merge(&mut self, other: Self) {
+        for (name, grad) in other.grads {
             let sum = match self.grads.remove(&name) {
                 Some(sum) => sum + grad,
                 None => grad,
             };
             self.grads.insert(name, sum);
         }
-        self.passes += 1;
+        self.weight += other.weight;
     }
 
     /// Euclidean norm of the mean gradient over all parameters.
     pub fn norm(&self) -> f64 {
         let square: f64 = self.grads.values().map(|g| vdm_kernels::sum_of_squares(g.clone())).sum();
-        square.sqrt() / self.passes.max(1) as f64
+        square.sqrt() * self.scale()
+    }
+
+    /// The mean gradient of each parameter, by name, flattened.
+    pub fn mean(&self) -> BTreeMap<String, Vec<f64>> {
+        let mean = |g: &Tensor<1>| g.to_data().iter::<f64>().map(|x| x * self.scale()).collect();
+        self.grads.iter().map(|(name, g)| (name.clone(), mean(g))).collect()
+    }
+
+    /// What makes the sum a mean.
+    fn scale(&self) -> f64 {
+        if self.weight > 0.0 { 1.0 / self.weight } else { 1.0 }
     }
 }
 
@@ -92,7 +110,7 @@ impl Optimizer {
             max if max > 0.0 => (max / sum.norm()).min(1.0),
             _ => 1.0,
         };
-        let update = update(config, step, clip / sum.passes.max(1) as f64);
+        let update = update(config, step, clip * sum.scale());
         let mut mapper =
             Apply { path: Vec::new(), states: &mut self.states, grads: sum.grads, update, decay: config.weight_decay };
         module.map(&mut mapper)
@@ -215,7 +233,7 @@ mod tests {
             let mut grads = y.backward();
             let g: Vec<f64> = layer.weight.val().grad(&grads).unwrap().to_data().iter::<f64>().collect();
             let mut sum = GradientSum::default();
-            sum.add(&layer, &mut grads);
+            sum.add(&layer, &mut grads, 1.0);
             layer = optimizer.step(layer, sum, &config, step);
             let n = step as i32;
             let lr = 1e-2 * (step as f64 / 2.0).min(1.0);
@@ -253,10 +271,10 @@ mod tests {
         let layer = Dense::new(3, 2, &device);
         let x = Tensor::<2>::from_data([[1.0, -2.0, 3.0]], &device);
         let mut once = GradientSum::default();
-        once.add(&layer, &mut layer.forward(x.clone()).sum().backward());
+        once.add(&layer, &mut layer.forward(x.clone()).sum().backward(), 1.0);
         let mut twice = GradientSum::default();
-        twice.add(&layer, &mut layer.forward(x.clone()).sum().backward());
-        twice.add(&layer, &mut layer.forward(x).sum().backward());
+        twice.add(&layer, &mut layer.forward(x.clone()).sum().backward(), 1.0);
+        twice.add(&layer, &mut layer.forward(x).sum().backward(), 1.0);
         assert!((once.norm() - twice.norm()).abs() < 1e-6);
         assert!((once.norm() - (2.0 * (1.0 + 4.0 + 9.0) + 2.0f64).sqrt()).abs() < 1e-5);
     }

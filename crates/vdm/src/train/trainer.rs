@@ -1,17 +1,17 @@
 //! The training loop.
 
 use super::{
-    Checkpoint, CheckpointError, EvalLine, GradientSum, MetricsLog, Optimizer, RunDir, StepLine, grid, report,
-    write_bytes,
+    Batch, Checkpoint, CheckpointError, EvalLine, GradientSum, MetricsLog, Optimizer, RunDir, StepLine, batch_gradients,
+    grid, report, write_bytes,
 };
 use crate::config::{Config, ConfigError};
 use crate::data::{Augmentation, DataError, ImageDataset, Split, augment, load};
 use crate::eval::{EvalError, EvalOptions, Evaluation, evaluate};
 use crate::nn::{AnyNetwork, Conditioning, Mode};
 use crate::sample::{SampleOptions, sample_conditioned};
-use crate::schedule::{ScheduleError, ScheduleObjective, host};
+use crate::schedule::{ScheduleError, host};
 use crate::times::draw_times;
-use crate::variance::{ScheduleTape, VarianceError, reduce_variance};
+use crate::variance::VarianceError;
 use crate::weights::WeightsError;
 use crate::{LossTerms, Noise, VariationalDiffusion, bits_per_dim};
 use burn::module::Module;
@@ -368,20 +368,14 @@ impl Trainer {
     fn train_step(&mut self, window: &mut Window) -> Result<(), TrainError> {
         let config = self.config.clone();
         let (b, passes) = (config.train.batch_size, config.train.accumulate);
-        let dims = self.data.train.shape().dims();
         let mut sum = GradientSum::default();
         for pass in 0..passes {
             // Every image that a step sees has its own number, and with it its own random numbers.
             let first = (pass * b) as u64;
-            let (loss, tape) = self.loss(first, b)?;
-            let means = self.finite(&loss)?;
-            let objective = loss.total().mean() * bits_per_dim(1.0, dims);
-            let mut gradients = objective.backward();
-            if let Some(tape) = tape {
-                let weight = bits_per_dim(1.0, dims) / b as f64;
-                reduce_variance(&self.model().schedule, &tape, loss.diffusion, &mut gradients, weight)?;
-            }
-            sum.add(self.model(), &mut gradients);
+            let batch = self.batch(first, b)?;
+            let (gradients, terms) = batch_gradients(self.model(), batch, config.schedule.objective)?;
+            let means = self.finite(&terms)?;
+            sum.merge(gradients);
             for (total, mean) in window.terms.iter_mut().zip(means) {
                 *total += mean / passes as f64;
             }
@@ -398,11 +392,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// The loss terms of the images number `first .. first + batch` of the present step, and the schedule's tape where
-    /// its shape is trained for less variance.
-    fn loss(&mut self, first: u64, batch: usize) -> Result<(LossTerms, Option<ScheduleTape>), TrainError> {
+    /// The images number `first .. first + batch` of the present step, and all that is random about them.
+    fn batch(&mut self, first: u64, batch: usize) -> Result<Batch, TrainError> {
         let (seed, step, shape) = (self.config.seed, self.step, self.data.train.shape());
-        let device = self.device.clone().autodiff();
+        let device = self.device.clone();
         let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, step << 32 | (first + i))).collect();
         let step_stream = |stream: u64| Philox::new(seed, step << 32 | stream);
         let times =
@@ -431,14 +424,7 @@ impl Trainer {
         let scalar = self.config.data.augment.then(|| Tensor::from_data(changed.as_slice(), &device));
         let classes = (self.config.model.classes > 0).then_some(classes);
         let conditioning = Conditioning { scalar, classes, ..Default::default() };
-        let (k, mode) = (Tensor::from_data(k, &device), Mode::Train { dropout_seed });
-        Ok(match self.config.schedule.objective {
-            ScheduleObjective::Bound => (self.model().loss(k, &times, noise, &conditioning, mode), None),
-            ScheduleObjective::Variance => {
-                let (terms, tape) = self.model().loss_with_tape(k, &times, noise, &conditioning, mode)?;
-                (terms, Some(tape))
-            }
-        })
+        Ok(Batch { k: Tensor::from_data(k, &device), times, noise, conditioning, dropout_seed })
     }
 
     /// The means of the terms in bits per dimension, or an error if one is not finite.
@@ -589,8 +575,9 @@ impl Trainer {
 
     /// Saves the state, if it is one to go on from: if the next step's loss is finite.
     fn save(&mut self) -> Result<(), TrainError> {
-        let (loss, _) = self.loss(0, self.config.train.batch_size)?;
-        self.finite(&loss)?;
+        let batch = self.batch(0, self.config.train.batch_size)?;
+        let model = self.model().valid();
+        self.finite(&model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval))?;
         self.checkpoint().save(&self.run.last())?;
         self.saved = self.step;
         Ok(())

@@ -1,0 +1,79 @@
+//! How a batch is cut into parts that are computed side by side on the CPU; see [`vdm_kernels::teams`].
+
+use burn::tensor::Tensor;
+use std::ops::Range;
+
+/// Pixels that a part has at least, where the batch has so many: what is done once a part (a weight's transformation, an
+/// operator's call) must be little beside what is done for every pixel.
+const MIN_PIXELS: usize = 2048;
+/// Images of a part at most in a pass without gradients. A part's tensors shall stay in the cache.
+const MAX_IMAGES: usize = 4;
+/// Parts that a training batch is cut into at most: each makes a gradient of its own.
+const MAX_TRAINING_PARTS: usize = 8;
+
+/// Whether the device computes in parts: accelerators take a whole batch at once.
+fn in_parts(images: &Tensor<4>) -> bool {
+    vdm_kernels::is_fused(&images.device(), images.dtype())
+}
+
+fn ranges(batch: usize, size: usize) -> Vec<Range<usize>> {
+    (0..batch).step_by(size.max(1)).map(|first| first..batch.min(first + size)).collect()
+}
+
+fn at_least(images: &Tensor<4>) -> usize {
+    let [_, _, h, w] = images.dims();
+    MIN_PIXELS.div_ceil((h * w).max(1))
+}
+
+/// Parts for a pass without gradients: enough for all threads. An image's result does not depend on the images beside
+/// it, so the number of threads does not show in it.
+pub(crate) fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
+    let batch = images.dims()[0];
+    if !in_parts(images) {
+        return ranges(batch, batch);
+    }
+    let threads = rayon::current_num_threads();
+    ranges(batch, batch.div_ceil(threads).min(at_least(images).max(MAX_IMAGES)))
+}
+
+/// Parts for a pass with gradients: a function of the batch alone, since the sum of the parts' gradients depends on the
+/// parts in its last bits.
+pub(crate) fn for_training(images: &Tensor<4>) -> Vec<Range<usize>> {
+    let batch = images.dims()[0];
+    if !in_parts(images) {
+        return ranges(batch, batch);
+    }
+    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(at_least(images).div_ceil(2)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    fn images(batch: usize, side: usize) -> Tensor<4> {
+        Tensor::zeros([batch, 1, side, side], &Device::flex())
+    }
+
+    #[test]
+    fn parts_cover_the_batch_in_order() {
+        for batch in [0, 1, 2, 7, 16, 33, 64] {
+            for side in [1, 8, 28, 64] {
+                for parts in [for_inference(&images(batch, side)), for_training(&images(batch, side))] {
+                    let covered: Vec<usize> = parts.into_iter().flatten().collect();
+                    assert_eq!(covered, (0..batch).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn training_parts_do_not_depend_on_threads() {
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| for_training(&images(64, 28)))
+        };
+        assert_eq!(with(1), with(3));
+        assert_eq!(with(1).len(), MAX_TRAINING_PARTS);
+    }
+}
