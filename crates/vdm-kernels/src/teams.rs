@@ -38,7 +38,10 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
     };
     start(&teams, &work);
     let result = |r: Mutex<Option<T>>| r.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().map(|r| result(r).expect("every job was taken and done, or its panic has ended the call")).collect()
+    results
+        .into_iter()
+        .map(|r| result(r).expect("every job was taken and done, or its panic has ended the call"))
+        .collect()
 }
 
 /// Runs `work` on every team at once, and returns when all are done.

@@ -55,23 +55,36 @@ enum Prepared {
 }
 
 impl Prepared {
-    /// `weight [co, ci, k, k]`.
-    fn new(weight: &[f32], ci: usize, co: usize, k: usize) -> Self {
-        if k == 1 { Self::Pointwise(weight.to_vec()) } else { Self::Winograd(Weight::new(weight, ci, co)) }
+    fn new(s: &Spec, weight: &[f32]) -> Self {
+        if s.k == 1 { Self::Pointwise(weight.to_vec()) } else { Self::Winograd(Weight::new(weight, s.ci, s.co)) }
+    }
+
+    /// The weight of the gradient for x: outputs and inputs exchanged, taps in reverse order.
+    fn flipped(s: &Spec, weight: &[f32]) -> Self {
+        if s.k == 3 {
+            return Self::Winograd(Weight::flipped(weight, s.ci, s.co));
+        }
+        let mut transposed = vec![0f32; weight.len()];
+        for (o, row) in weight.chunks_exact(s.ci).enumerate() {
+            for (i, w) in row.iter().enumerate() {
+                transposed[i * s.co + o] = *w;
+            }
+        }
+        Self::Pointwise(transposed)
     }
 }
 
 /// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h, w]`.
 pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let shared = bias.len() == s.co;
-    let weight = Prepared::new(weight, s.ci, s.co, s.k);
+    let weight = Prepared::new(s, weight);
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
     y.par_chunks_mut(n * s.co * s.pixels())
         .zip(x.par_chunks(n * s.ci * s.pixels()))
         .zip(bias.par_chunks(n * s.co))
-        .for_each_init(Scratch::default, |scratch, ((y, x), bias)| {
-            convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, scratch);
+        .for_each(|((y, x), bias)| {
+            Scratch::with(|scratch| convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, scratch));
         });
 }
 
@@ -90,7 +103,7 @@ pub fn backward(
     let (pixels, group) = (s.pixels(), s.group());
     let groups = s.batch.div_ceil(group);
     let part = if s.k == 1 { s.co * s.ci } else { Weight::gradient_len(s.ci, s.co) };
-    let flipped = Prepared::new(&flip(s, weight), s.co, s.ci, s.k);
+    let flipped = Prepared::flipped(s, weight);
     let n = s.together();
     let none = vec![0f32; n * s.ci];
     let mut partial = vec![0f32; groups * part];
@@ -102,19 +115,21 @@ pub fn backward(
         .zip(dx_groups)
         .zip(x.par_chunks(group * s.ci * pixels))
         .zip(dy.par_chunks(group * s.co * pixels))
-        .for_each_init(Scratch::default, |scratch, (((dw, dx), x), dy)| {
-            for (x, dy) in x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
-                if s.k == 1 {
-                    let lx = Layout::row_major(s.ci, pixels).transposed();
-                    matmul(true, dy, Layout::row_major(s.co, pixels), x, lx, dw, Layout::row_major(s.co, s.ci));
-                } else {
-                    winograd::correlate(s.grid(x.len() / (s.ci * pixels)), x, s.ci, dy, s.co, dw, scratch);
+        .for_each(|(((dw, dx), x), dy)| {
+            Scratch::with(|scratch| {
+                for (x, dy) in x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
+                    if s.k == 1 {
+                        let lx = Layout::row_major(s.ci, pixels).transposed();
+                        matmul(true, dy, Layout::row_major(s.co, pixels), x, lx, dw, Layout::row_major(s.co, s.ci));
+                    } else {
+                        winograd::correlate(s.grid(x.len() / (s.ci * pixels)), x, s.ci, dy, s.co, dw, scratch);
+                    }
                 }
-            }
-            for (dx, dy) in dx.chunks_mut(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
-                let images = dx.len() / (s.ci * pixels);
-                convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, scratch);
-            }
+                for (dx, dy) in dx.chunks_mut(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
+                    let images = dx.len() / (s.ci * pixels);
+                    convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, scratch);
+                }
+            })
         });
     let (sum, rest) = partial.split_at_mut(part);
     for part in rest.chunks_exact(part) {
@@ -146,18 +161,4 @@ fn convolve(grid: Grid, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32
             matmul(true, weight, Layout::row_major(co, ci), x, lx, y, ly);
         }
     }
-}
-
-/// The weight of the data gradient: `[ci, co, k, k]` with taps in reverse order.
-fn flip(s: &Spec, weight: &[f32]) -> Vec<f32> {
-    let taps = s.k * s.k;
-    let mut out = vec![0f32; weight.len()];
-    for o in 0..s.co {
-        for i in 0..s.ci {
-            for tap in 0..taps {
-                out[(i * s.co + o) * taps + taps - 1 - tap] = weight[(o * s.ci + i) * taps + tap];
-            }
-        }
-    }
-    out
 }

@@ -1,4 +1,5 @@
-//! The one door to the `gemm` crate: bounds are checked here, so that callers stay safe code.
+//! The one door to matrix products, by [`super::microkernel`] or the `gemm` crate: bounds are checked here, so that
+//! callers stay safe code.
 
 use gemm::Parallelism;
 
@@ -45,6 +46,11 @@ pub fn matmul(accumulate: bool, a: &[f32], la: Layout, b: &[f32], lb: Layout, c:
     assert!(la.rows == lc.rows && lb.cols == lc.cols && la.cols == lb.rows, "{la:?} x {lb:?} -> {lc:?}");
     assert!(la.fits(a.len()) && lb.fits(b.len()) && lc.fits(c.len()), "a layout leaves its slice");
     assert!(lc.row_stride >= lc.cols * lc.col_stride || lc.col_stride >= lc.rows * lc.row_stride, "c overlaps itself");
+    #[cfg(target_arch = "x86_64")]
+    if super::microkernel::fits(lb, lc) {
+        // SAFETY: `microkernel::fits`, and the assertions above for the layouts.
+        return unsafe { super::microkernel::product(accumulate, a, la, b, lb, c, lc) };
+    }
     // SAFETY: `fits` holds for the three layouts, so every element that gemm reads or writes lies inside its slice;
     // `c` is borrowed mutably and so distinct from `a` and `b`, and its elements are distinct from each other.
     unsafe {

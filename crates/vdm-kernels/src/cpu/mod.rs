@@ -12,7 +12,10 @@ pub mod attention;
 pub mod conv;
 pub mod decoder;
 pub mod group_norm;
+pub mod lanes;
 pub mod linear;
 pub mod math;
 pub mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod microkernel;
 pub mod winograd;

@@ -11,19 +11,16 @@
 // Hot loops count indices: iterator adaptors are not inlined into functions of more target features than their own.
 #![allow(clippy::needless_range_loop)]
 
+use super::lanes::{LANES, Lane, gather, scatter};
 use super::math::vectorized;
 use super::matmul::{Layout, matmul};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Products of a tile.
 pub const PRODUCTS: usize = 16;
-/// Channels of a vector.
-const LANES: usize = 8;
 /// Tiles that are transformed at a time: the transforms stay in the second-level cache.
 const BLOCK: usize = 64;
-
-/// Eight channels of one pixel.
-type Lane = [f32; LANES];
 
 /// Channels padded to whole vectors.
 fn padded(channels: usize) -> usize {
@@ -65,6 +62,11 @@ impl Grid {
         2 * self.across() + 2
     }
 
+    /// Lanes of all framed images.
+    fn framed_len(&self, vectors: usize) -> usize {
+        self.images * self.framed_pixels() * vectors
+    }
+
     fn framed_pixels(&self) -> usize {
         self.framed_width() * (2 * self.down() + 2)
     }
@@ -88,7 +90,7 @@ impl Grid {
     }
 }
 
-/// Buffers that a thread uses again and again.
+/// Buffers that a thread uses again and again; they grow to the largest size that was needed.
 #[derive(Debug, Default)]
 pub struct Scratch {
     framed: Vec<Lane>,
@@ -97,10 +99,58 @@ pub struct Scratch {
     m: Vec<Lane>,
 }
 
+impl Scratch {
+    /// Calls `f` with the thread's buffers.
+    pub fn with<T>(f: impl FnOnce(&mut Self) -> T) -> T {
+        thread_local! {
+            static SCRATCH: Cell<Scratch> = Cell::default();
+        }
+        let mut scratch = SCRATCH.take();
+        let result = f(&mut scratch);
+        SCRATCH.set(scratch);
+        result
+    }
+}
+
+/// The first `len` lanes of a buffer, whatever is in them.
+fn first(buffer: &mut Vec<Lane>, len: usize) -> &mut [Lane] {
+    if buffer.len() < len {
+        buffer.resize(len, [0.0; LANES]);
+    }
+    &mut buffer[..len]
+}
+
+/// Where the 16 products of a block's tiles lie: tile t, vector c of product p at lane `p * step + t * vectors + c`.
+#[derive(Clone, Copy, Debug)]
+struct Products {
+    /// Tiles.
+    rows: usize,
+    /// Vectors of channels.
+    vectors: usize,
+}
+
+impl Products {
+    /// The 16 matrices lie a little further apart than they are long: at a distance of a multiple of 4096 bytes the 16
+    /// streams of a transform would push each other out of the cache.
+    fn step(&self) -> usize {
+        self.rows * self.vectors + 2
+    }
+
+    fn len(&self) -> usize {
+        PRODUCTS * self.step()
+    }
+
+    /// Matrix `p`, [rows, channels].
+    fn layout(&self, p: usize) -> Layout {
+        let cols = self.vectors * LANES;
+        Layout { offset: p * self.step() * LANES, ..Layout::row_major(self.rows, cols) }
+    }
+}
+
 /// A transformed weight: U = G g Gᵀ as [16, padded ci, padded co].
 #[derive(Clone, Debug)]
 pub struct Weight {
-    u: Vec<f32>,
+    u: Vec<Lane>,
     ci: usize,
     co: usize,
 }
@@ -108,19 +158,17 @@ pub struct Weight {
 impl Weight {
     /// Transforms `weight [co, ci, 3, 3]`.
     pub fn new(weight: &[f32], ci: usize, co: usize) -> Self {
-        let (pi, po) = (padded(ci), padded(co));
-        let mut u = vec![0f32; PRODUCTS * pi * po];
-        let half = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-        for (i, g) in weight.as_chunks::<9>().0.iter().enumerate() {
-            let at = i % ci * po + i / ci;
-            let columns: [[f32; 4]; 3] = std::array::from_fn(|j| half([g[j], g[3 + j], g[6 + j]]));
-            for row in 0..4 {
-                for (col, x) in half([columns[0][row], columns[1][row], columns[2][row]]).into_iter().enumerate() {
-                    u[(row * 4 + col) * pi * po + at] = x;
-                }
-            }
-        }
+        let mut u = vec![[0f32; LANES]; PRODUCTS * padded(ci) * padded(co) / LANES];
+        transform_weight(weight, ci, co, &mut u);
         Self { u, ci, co }
+    }
+
+    /// Transforms the weight of the gradient for x of a convolution with `weight [co, ci, 3, 3]`: outputs and inputs
+    /// exchanged, taps in reverse order.
+    pub fn flipped(weight: &[f32], ci: usize, co: usize) -> Self {
+        let mut u = vec![[0f32; LANES]; PRODUCTS * padded(ci) * padded(co) / LANES];
+        transform_flipped(weight, ci, co, &mut u);
+        Self { u, ci: co, co: ci }
     }
 
     /// Numbers of a gradient for U.
@@ -148,43 +196,47 @@ impl Weight {
 pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f32], s: &mut Scratch) {
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    frame(grid, x, weight.ci, &mut s.framed);
+    let framed = first(&mut s.framed, grid.framed_len(vi));
+    frame(grid, x, weight.ci, framed);
     // Outputs are collected with channels last, on whole tiles.
-    s.framed_out.resize(grid.images * grid.tiles() * 4 * vo, [0.0; LANES]);
+    let framed_out = first(&mut s.framed_out, grid.images * grid.tiles() * 4 * vo);
     for tiles in grid.blocks() {
         let rows = at_least_two(tiles.len());
-        s.v.resize(PRODUCTS * rows * vi, [0.0; LANES]);
-        s.m.resize(PRODUCTS * rows * vo, [0.0; LANES]);
-        input(grid, tiles.clone(), vi, rows, &s.framed, &mut s.v);
+        let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
+        let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
+        input(grid, tiles.clone(), of_v, framed, v);
         for p in 0..PRODUCTS {
-            let v = &s.v.as_flattened()[p * rows * pi..][..rows * pi];
-            let m = &mut s.m.as_flattened_mut()[p * rows * po..][..rows * po];
-            let u = &weight.u[p * pi * po..][..pi * po];
-            matmul(false, v, Layout::row_major(rows, pi), u, Layout::row_major(pi, po), m, Layout::row_major(rows, po));
+            let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
+            let (u, v, m) = (weight.u.as_flattened(), v.as_flattened(), m.as_flattened_mut());
+            matmul(false, v, of_v.layout(p), u, lu, m, of_m.layout(p));
         }
-        output(grid, tiles, vo, rows, &s.m, &mut s.framed_out);
+        output(grid, tiles, of_m, m, framed_out);
     }
-    unframe(grid, vo, &s.framed_out, bias, y);
+    unframe(grid, vo, framed_out, bias, y);
 }
 
 /// `du` += the gradient of U from `dy [images, co, h, w]` and `x [images, ci, h, w]`.
 pub fn correlate(grid: Grid, x: &[f32], ci: usize, dy: &[f32], co: usize, du: &mut [f32], s: &mut Scratch) {
     let (pi, po) = (padded(ci), padded(co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    frame(grid, x, ci, &mut s.framed);
-    frame(grid, dy, co, &mut s.framed_out);
+    let framed = first(&mut s.framed, grid.framed_len(vi));
+    frame(grid, x, ci, framed);
+    let framed_out = first(&mut s.framed_out, grid.framed_len(vo));
+    frame(grid, dy, co, framed_out);
     for tiles in grid.blocks() {
         let rows = at_least_two(tiles.len());
-        s.v.resize(PRODUCTS * rows * vi, [0.0; LANES]);
-        s.m.resize(PRODUCTS * rows * vo, [0.0; LANES]);
-        input(grid, tiles.clone(), vi, rows, &s.framed, &mut s.v);
-        output_backward(grid, tiles, vo, rows, &s.framed_out, &mut s.m);
+        let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
+        let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
+        if tiles.len() < rows {
+            // The row without a tile is part of the sum.
+            v.fill([0.0; LANES]);
+            m.fill([0.0; LANES]);
+        }
+        input(grid, tiles.clone(), of_v, framed, v);
+        output_backward(grid, tiles, of_m, framed_out, m);
         for p in 0..PRODUCTS {
-            let v = &s.v.as_flattened()[p * rows * pi..][..rows * pi];
-            let m = &s.m.as_flattened()[p * rows * po..][..rows * po];
-            let du = &mut du[p * pi * po..][..pi * po];
-            let lv = Layout::row_major(rows, pi).transposed();
-            matmul(true, v, lv, m, Layout::row_major(rows, po), du, Layout::row_major(pi, po));
+            let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
+            matmul(true, v.as_flattened(), of_v.layout(p).transposed(), m.as_flattened(), of_m.layout(p), du, lu);
         }
     }
 }
@@ -194,62 +246,105 @@ fn at_least_two(tiles: usize) -> usize {
     tiles.max(2)
 }
 
-vectorized! {
-    /// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
-    fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut Vec<Lane>) {
-        let vectors = padded(channels) / LANES;
-        framed.clear();
-        framed.resize(grid.images * grid.framed_pixels() * vectors, [0.0; LANES]);
-        let (w, pixels) = (grid.w, grid.h * grid.w);
-        for index in 0..grid.images * vectors {
-            let (image, vector) = (index / vectors, index % vectors);
-            let first = vector * LANES;
-            let x = &x[image * channels * pixels..][..channels * pixels];
-            for y in 0..grid.h {
-                let at = image * grid.framed_pixels() + (y + 1) * grid.framed_width() + 1;
-                let row = &mut framed[at * vectors + vector..];
-                let row = &mut row[..(w - 1) * vectors + 1];
-                if first + LANES <= channels {
-                    let x = &x[first * pixels + y * w..][..7 * pixels + w];
-                    let (l0, l1, l2, l3) = (&x[..w], &x[pixels..][..w], &x[2 * pixels..][..w], &x[3 * pixels..][..w]);
-                    let x = &x[4 * pixels..];
-                    let (l4, l5, l6, l7) = (&x[..w], &x[pixels..][..w], &x[2 * pixels..][..w], &x[3 * pixels..][..w]);
-                    for i in 0..w {
-                        row[i * vectors] = [l0[i], l1[i], l2[i], l3[i], l4[i], l5[i], l6[i], l7[i]];
-                    }
+/// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
+fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
+    let vectors = padded(channels) / LANES;
+    let (w, pixels, width) = (grid.w, grid.h * grid.w, grid.framed_width() * vectors);
+    for (x, framed) in x.chunks_exact(channels * pixels).zip(framed.chunks_exact_mut(grid.framed_pixels() * vectors)) {
+        for (y, line) in framed.chunks_exact_mut(width).enumerate() {
+            if y == 0 || y > grid.h {
+                line.fill([0.0; LANES]);
+                continue;
+            }
+            line[..vectors].fill([0.0; LANES]);
+            line[(w + 1) * vectors..].fill([0.0; LANES]);
+            for (vector, x) in x.chunks(LANES * pixels).enumerate() {
+                let x = &x[(y - 1) * w..];
+                let line = &mut line[vectors + vector..];
+                if vector + 1 < vectors || channels.is_multiple_of(LANES) {
+                    gather(x, pixels, w, line, vectors);
                 } else {
-                    for lane in 0..channels - first {
-                        let line = &x[(first + lane) * pixels + y * w..][..w];
-                        for i in 0..w {
-                            row[i * vectors][lane] = line[i];
+                    for i in 0..w {
+                        line[i * vectors] = [0.0; LANES];
+                        for lane in 0..channels % LANES {
+                            line[i * vectors][lane] = x[lane * pixels + i];
                         }
                     }
                 }
             }
         }
     }
+}
 
-    /// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last.
-    fn unframe(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
-        let (w, plane, channels) = (grid.w, grid.h * grid.w, bias.len() / grid.images);
-        for index in 0..bias.len() {
-            let (image, c, b) = (index / channels, index % channels, bias[index]);
-            let (vector, lane) = (c / LANES, c % LANES);
-            for row in 0..grid.h {
-                let at = (image * 2 * grid.down() + row) * 2 * grid.across();
-                let line = &pixels[at * vectors + vector..][..(w - 1) * vectors + 1];
-                let out = &mut y[index * plane + row * w..][..w];
-                for i in 0..w {
-                    out[i] = line[i * vectors][lane] + b;
+/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last.
+fn unframe(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
+    let (w, plane, channels) = (grid.w, grid.h * grid.w, bias.len() / grid.images);
+    let (image, width) = (grid.tiles() * 4 * vectors, 2 * grid.across() * vectors);
+    for ((pixels, y), bias) in
+        pixels.chunks_exact(image).zip(y.chunks_exact_mut(channels * plane)).zip(bias.chunks_exact(channels))
+    {
+        for (row, line) in pixels.chunks_exact(width).take(grid.h).enumerate() {
+            for (vector, (y, bias)) in y.chunks_mut(LANES * plane).zip(bias.chunks(LANES)).enumerate() {
+                let (y, line) = (&mut y[row * w..], &line[vector..]);
+                if let Ok(bias) = bias.try_into() {
+                    scatter(line, vectors, bias, y, plane, w);
+                } else {
+                    for (lane, b) in bias.iter().enumerate() {
+                        for i in 0..w {
+                            y[lane * plane + i] = line[i * vectors][lane] + b;
+                        }
+                    }
                 }
             }
         }
     }
+}
 
-    /// Bᵀ d B of `tiles`: product p of tile t, vector c at `v[(p * rows + t) * vectors + c]`.
-    fn input(grid: Grid, tiles: Range<usize>, vectors: usize, rows: usize, framed: &[Lane], v: &mut [Lane]) {
+vectorized! {
+    /// G g Gᵀ of `weight [co, ci, 3, 3]`: product p of channels (i, o) at `u[(p * padded ci + i) * padded co + o]`.
+    fn transform_weight(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
+        let vectors = padded(co) / LANES;
+        let step = padded(ci) * vectors;
+        for o in (0..co).step_by(LANES) {
+            let weight = &weight[o * ci * 9..];
+            let lanes = LANES.min(co - o);
+            for i in 0..ci {
+                let mut g = [[0f32; LANES]; 9];
+                for lane in 0..lanes {
+                    let taps = &weight[(lane * ci + i) * 9..][..9];
+                    for tap in 0..9 {
+                        g[tap][lane] = taps[tap];
+                    }
+                }
+                weight_products(&g, step, &mut u[i * vectors + o / LANES..]);
+            }
+        }
+    }
+
+    /// The same for the gradient of x: product p of channels (o, i) at `u[(p * padded co + o) * padded ci + i]`, taps
+    /// reversed.
+    fn transform_flipped(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
+        let vectors = padded(ci) / LANES;
+        let step = padded(co) * vectors;
+        for o in 0..co {
+            let weight = &weight[o * ci * 9..][..ci * 9];
+            for i in (0..ci).step_by(LANES) {
+                let mut g = [[0f32; LANES]; 9];
+                for lane in 0..LANES.min(ci - i) {
+                    let taps = &weight[(i + lane) * 9..][..9];
+                    for tap in 0..9 {
+                        g[8 - tap][lane] = taps[tap];
+                    }
+                }
+                weight_products(&g, step, &mut u[o * vectors + i / LANES..]);
+            }
+        }
+    }
+
+    /// Bᵀ d B of `tiles`.
+    fn input(grid: Grid, tiles: Range<usize>, of_v: Products, framed: &[Lane], v: &mut [Lane]) {
+        let (vectors, step) = (of_v.vectors, of_v.step());
         let width = grid.framed_width() * vectors;
-        let step = rows * vectors;
         let mut at = 0;
         for tile in tiles {
             let corner = grid.corner(tile) * vectors;
@@ -278,9 +373,9 @@ vectorized! {
     }
 
     /// Aᵀ m A of `tiles` to pixels with channels last.
-    fn output(grid: Grid, tiles: Range<usize>, vectors: usize, rows: usize, m: &[Lane], pixels: &mut [Lane]) {
+    fn output(grid: Grid, tiles: Range<usize>, of_m: Products, m: &[Lane], pixels: &mut [Lane]) {
+        let (vectors, step) = (of_m.vectors, of_m.step());
         let width = 2 * grid.across() * vectors;
-        let step = rows * vectors;
         let mut at = 0;
         for tile in tiles {
             let corner = grid.output_corner(tile) * vectors;
@@ -303,9 +398,9 @@ vectorized! {
     }
 
     /// The derivative of [`output`]: A dy Aᵀ of `tiles`, from dy in its frame.
-    fn output_backward(grid: Grid, tiles: Range<usize>, vectors: usize, rows: usize, framed: &[Lane], m: &mut [Lane]) {
+    fn output_backward(grid: Grid, tiles: Range<usize>, of_m: Products, framed: &[Lane], m: &mut [Lane]) {
+        let (vectors, step) = (of_m.vectors, of_m.step());
         let width = grid.framed_width() * vectors;
-        let step = rows * vectors;
         let mut at = 0;
         for tile in tiles {
             // The tile's outputs lie one pixel inside its input.
@@ -328,6 +423,34 @@ vectorized! {
             }
         }
     }
+}
+
+/// G g Gᵀ of eight pairs of channels, a product every `step` lanes.
+#[inline(always)]
+fn weight_products(g: &[Lane; 9], step: usize, u: &mut [Lane]) {
+    let columns = [weight_line(g[0], g[3], g[6]), weight_line(g[1], g[4], g[7]), weight_line(g[2], g[5], g[8])];
+    let mut row = 0;
+    while row < 4 {
+        let line = weight_line(columns[0][row], columns[1][row], columns[2][row]);
+        u[4 * row * step] = line[0];
+        u[(4 * row + 1) * step] = line[1];
+        u[(4 * row + 2) * step] = line[2];
+        u[(4 * row + 3) * step] = line[3];
+        row += 1;
+    }
+}
+
+/// G of a line of three.
+#[inline(always)]
+fn weight_line(a: Lane, b: Lane, c: Lane) -> [Lane; 4] {
+    let outer = add(a, c);
+    [a, halved(add(outer, b)), halved(sub(outer, b)), c]
+}
+
+#[inline(always)]
+fn halved(a: Lane) -> Lane {
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = a;
+    [0.5 * a0, 0.5 * a1, 0.5 * a2, 0.5 * a3, 0.5 * a4, 0.5 * a5, 0.5 * a6, 0.5 * a7]
 }
 
 /// Bᵀ of a line of four.

@@ -141,8 +141,7 @@ mod tests {
         let model = VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings);
         // The zero layers would hide what lies behind them.
         let mut values = weights::export(&model);
-        for (i, (name, tensor)) in values.iter_mut().enumerate().filter(|(_, (name, _))| name.starts_with("network")) {
-            assert!(!name.is_empty());
+        for (i, (_, tensor)) in values.iter_mut().enumerate().filter(|(_, (name, _))| name.starts_with("network")) {
             Philox::new(3, i as u64).normal(0, &mut tensor.data);
             tensor.data.iter_mut().for_each(|x| *x *= 0.2);
         }
@@ -180,7 +179,8 @@ mod tests {
             expected.add(&model, &mut gradients, 1.0);
             let (sum, expected) = (sum.mean(), expected.mean());
             assert_eq!(sum.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-            for (name, expected) in expected {
+            // A key's bias shifts all logits of a query alike: its gradient is all rounding.
+            for (name, expected) in expected.into_iter().filter(|(name, _)| !name.ends_with("k.bias")) {
                 let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
                 for (got, want) in sum[&name].iter().zip(expected) {
                     // Sums of some thousand products in single precision.

@@ -1,8 +1,8 @@
 //! The training loop.
 
 use super::{
-    Batch, Checkpoint, CheckpointError, EvalLine, GradientSum, MetricsLog, Optimizer, RunDir, StepLine, batch_gradients,
-    grid, report, write_bytes,
+    Batch, Checkpoint, CheckpointError, EvalLine, GradientSum, MetricsLog, Optimizer, RunDir, StepLine,
+    batch_gradients, grid, report, write_bytes,
 };
 use crate::config::{Config, ConfigError};
 use crate::data::{Augmentation, DataError, ImageDataset, Split, augment, load};
