@@ -38,6 +38,13 @@ pub struct NormArgs {
 pub trait Fused: burn::backend::Backend {
     /// See [`crate::conv2d`].
     fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::conv2d_add`].
+    fn fused_conv2d_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        to: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// See [`crate::group_norm`].
     fn fused_group_norm(
         x: FloatTensor<Self>,
@@ -87,7 +94,8 @@ pub trait FusedBackward: Fused {
 }
 
 fn zeros(shape: &[usize]) -> FlexTensor {
-    FlexTensor::empty(Shape::from(shape.to_vec()), DType::F32)
+    // `FlexTensor::empty` makes bytes, and then copies them to where floats may lie.
+    FlexTensor::filled_typed(Shape::from(shape.to_vec()), DType::F32, 0f32)
 }
 
 fn like(t: &FlexTensor) -> FlexTensor {
@@ -127,7 +135,18 @@ impl Fused for Flex {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
         let s = conv_spec(&x, &weight);
         let mut y = zeros(&[s.batch, s.co, s.h, s.w]);
-        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut());
+        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), false);
+        y
+    }
+
+    fn fused_conv2d_add(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, to: FlexTensor) -> FlexTensor {
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
+        let s = conv_spec(&x, &weight);
+        // In place, where no other handle holds the memory.
+        let mut y = to.to_contiguous();
+        drop(to);
+        let n = s.batch * s.co * s.h * s.w;
+        conv::forward(&s, data(&x), data(&weight), data(&bias), &mut y.storage_mut()[..n], true);
         y
     }
 
@@ -272,6 +291,38 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
                 prep.finish([x, weight, bias], y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias)),
+        }
+    }
+
+    fn fused_conv2d_add(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        to: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Conv2dAdd;
+        impl<B: FusedBackward> Backward<B, 4> for Conv2dAdd {
+            type State = [FloatTensor<B>; 3];
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let [x, weight, bias] = ops.state;
+                let [px, pw, pb, pt] = ops.parents;
+                let (dx, dw, db) = B::conv2d_backward(x, weight, bias, dy.clone(), px.is_some());
+                if let (Some(node), Some(dx)) = (px, dx) {
+                    grads.register::<B>(node.id, dx);
+                }
+                register!(grads, [pw, pb, pt], [dw, db, dy]);
+            }
+        }
+        let nodes = [x.node(), weight.node(), bias.node(), to.node()];
+        let [x, weight, bias, to] = [x, weight, bias, to].map(|t| t.into_primitive());
+        match Conv2dAdd.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_conv2d_add(x.clone(), weight.clone(), bias.clone(), to);
+                prep.finish([x, weight, bias], y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_add(x, weight, bias, to)),
         }
     }
 

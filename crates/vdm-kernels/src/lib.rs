@@ -52,6 +52,23 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     Tensor::from_dispatch(y)
 }
 
+/// [`conv2d`] added to `to`: a residual connection without a pass of its own.
+///
+/// # Shapes
+/// As for [`conv2d`]; `to` has the output's.
+///
+/// # Panics
+/// If `to` has not.
+pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4>) -> Tensor<4> {
+    let ([b, _, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
+    assert!(to.dims() == [b, co, h, w], "conv2d_add: {:?} + {:?}", to.dims(), [b, co, h, w]);
+    if !fused(&x) || !(k == 1 || k == 3) {
+        return to + reference::conv2d(x, weight, bias);
+    }
+    let [x, weight, to] = [x, weight, to].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_conv2d_add(x, weight, bias.into_dispatch(), to))
+}
+
 /// Group normalisation, then SiLU and dropout as `args` say.
 ///
 /// Dropout's mask is a function of `args.seed` and the position in the batch.

@@ -26,10 +26,9 @@ pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArg
         y = activation::silu(y);
     }
     if args.dropout > 0.0 {
-        let slab = c / args.groups * h * w;
         let mut mask = vec![0f32; b * c * h * w];
-        for (index, mask) in mask.chunks_exact_mut(slab).enumerate() {
-            Philox::new(args.seed, index as u64).dropout(args.dropout, mask);
+        for (image, mask) in mask.chunks_exact_mut(c * h * w).enumerate() {
+            Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
         }
         let dtype = y.dtype();
         let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());

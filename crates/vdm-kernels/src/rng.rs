@@ -76,9 +76,17 @@ impl Philox {
         normal(self, draw, out);
     }
 
+    /// Numbers that [`dropout_from`](Self::dropout_from) makes at a time.
+    pub const DROPOUT_UNIT: usize = 8 * WIDE;
+
     /// Fills `out` with dropout's factors: 0 with probability `p` (to 16 bits), 1/(1-p) otherwise.
     pub fn dropout(&self, p: f32, out: &mut [f32]) {
-        dropout(self, p, out);
+        dropout(self, p, 0, out);
+    }
+
+    /// The factors of [`dropout`](Self::dropout) from number `unit` times [`DROPOUT_UNIT`](Self::DROPOUT_UNIT) on.
+    pub fn dropout_from(&self, p: f32, unit: usize, out: &mut [f32]) {
+        dropout(self, p, unit, out);
     }
 }
 
@@ -106,11 +114,11 @@ vectorized! {
         }
     }
 
-    fn dropout(rng: &Philox, p: f32, out: &mut [f32]) {
+    fn dropout(rng: &Philox, p: f32, unit: usize, out: &mut [f32]) {
         let (threshold, keep) = ((p * 65536.0) as u32, 1.0 / (1.0 - p));
         let factor = |bits: u32| if bits < threshold { 0.0 } else { keep };
         for (i, out) in out.chunks_mut(8 * WIDE).enumerate() {
-            let words = rng.blocks(0, (i * WIDE) as u32);
+            let words = rng.blocks(0, ((unit + i) * WIDE) as u32);
             let mut factors = [[0f32; 4 * WIDE]; 2];
             for (lane, &w) in words.as_flattened().iter().enumerate() {
                 factors[0][lane] = factor(w & 0xFFFF);

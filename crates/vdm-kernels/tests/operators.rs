@@ -39,6 +39,48 @@ fn conv2d_agrees_with_the_reference_at_every_small_size() {
     }
 }
 
+/// Against the sum of two operators; `to` is a view, or has another handle, or neither.
+#[test]
+fn conv2d_add_agrees_with_a_sum() {
+    let device = Device::flex().autodiff();
+    for ([b, ci, co, h, w], k) in
+        [([3, 5, 7, 9, 11], 3), ([2, 8, 16, 4, 8], 3), ([3, 5, 8, 4, 4], 1), ([1, 3, 2, 5, 3], 1)]
+    {
+        let n = b * co * h * w;
+        for case in ["alone", "shared", "view"] {
+            let run = |fused: bool| {
+                let x = leaf(&normals(0, b * ci * h * w), &device, true);
+                let weight = leaf(&normals(1, co * ci * k * k), &device, true);
+                let bias = leaf(&normals(2, b * co), &device, true);
+                let to = leaf(&normals(3, n + co), &device, true);
+                let part = to.clone().slice([co..n + co]) * 1.0;
+                let part = if case == "view" { to.clone().slice([co..n + co]) } else { part };
+                let part = part.reshape([b, co, h, w]);
+                let kept = (case == "shared").then(|| part.clone());
+                let (x4, w4) = (x.clone().reshape([b, ci, h, w]), weight.clone().reshape([co, ci, k, k]));
+                let b2 = bias.clone().reshape([b, co]);
+                let y = if fused {
+                    vdm_kernels::conv2d_add(x4, w4, b2, part.clone())
+                } else {
+                    part.clone() + vdm_kernels::conv2d(x4, w4, b2)
+                };
+                drop(part);
+                let cotangent = leaf(&cotangent(n), &device, false);
+                let grads = (y.clone().reshape([n]) * cotangent).sum().backward();
+                let mut out = vec![values(y)];
+                out.extend([x, weight, bias, to].map(|t| values(t.grad(&grads).unwrap())));
+                out.extend(kept.map(values));
+                out
+            };
+            for (got, want) in run(true).into_iter().zip(run(false)) {
+                assert_eq!(got.len(), want.len());
+                // The same products, the sum in another order: a few roundings of numbers below 100.
+                assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 3e-5), "k = {k}, {case}");
+            }
+        }
+    }
+}
+
 #[test]
 fn group_norm_agrees_with_the_reference() {
     let sizes = [

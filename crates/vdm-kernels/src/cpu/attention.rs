@@ -106,10 +106,24 @@ vectorized! {
                 }
             }
             let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-            for p in p.iter_mut() {
-                *p = exp((*p - max) * scale);
+            // Partial sums as in `sum_by`, while the exponentials are at hand.
+            let mut sums = [0f32; 32];
+            let (chunks, rest) = p.as_chunks_mut::<32>();
+            for chunk in chunks {
+                for i in 0..32 {
+                    chunk[i] = exp((chunk[i] - max) * scale);
+                    sums[i] += chunk[i];
+                }
             }
-            let norm = 1.0 / sum_by(p.len(), |i| p[i]) as f32;
+            let mut norm = 0f64;
+            for p in rest {
+                *p = exp((*p - max) * scale);
+                norm += f64::from(*p);
+            }
+            for sum in sums {
+                norm += f64::from(sum);
+            }
+            let norm = (1.0 / norm) as f32;
             for p in p.iter_mut() {
                 *p *= norm;
             }

@@ -74,8 +74,9 @@ impl Prepared {
     }
 }
 
-/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h, w]`.
-pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h, w]`, or added to `y` with
+/// `add`.
+pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], add: bool) {
     let shared = bias.len() == s.co;
     let weight = Prepared::new(s, weight);
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
@@ -84,7 +85,7 @@ pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32])
         .zip(x.par_chunks(n * s.ci * s.pixels()))
         .zip(bias.par_chunks(n * s.co))
         .for_each(|((y, x), bias)| {
-            Scratch::with(|scratch| convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, scratch));
+            Scratch::with(|scratch| convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, add, scratch));
         });
 }
 
@@ -127,7 +128,7 @@ pub fn backward(
                 }
                 for (dx, dy) in dx.chunks_mut(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
                     let images = dx.len() / (s.ci * pixels);
-                    convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, scratch);
+                    convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, false, scratch);
                 }
             })
         });
@@ -147,15 +148,20 @@ pub fn backward(
     }
 }
 
-/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`; one image only for 1x1.
-fn convolve(grid: Grid, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only for
+/// 1x1.
+fn convolve(grid: Grid, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
     match weight {
-        Prepared::Winograd(weight) => winograd::convolve(grid, x, weight, bias, y, scratch),
+        Prepared::Winograd(weight) => winograd::convolve(grid, x, weight, bias, y, add, scratch),
         Prepared::Pointwise(weight) => {
             let pixels = grid.h * grid.w;
             let (ci, co) = (x.len() / pixels, y.len() / pixels);
             for (y, &b) in y.chunks_exact_mut(pixels).zip(bias) {
-                y.fill(b);
+                if add {
+                    y.iter_mut().for_each(|y| *y += b);
+                } else {
+                    y.fill(b);
+                }
             }
             let (lx, ly) = (Layout::row_major(ci, pixels), Layout::row_major(co, pixels));
             matmul(true, weight, Layout::row_major(co, ci), x, lx, y, ly);

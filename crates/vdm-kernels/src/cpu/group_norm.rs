@@ -4,6 +4,9 @@ use super::math::{sigmoid, sum_by, vectorized};
 use crate::rng::Philox;
 use rayon::prelude::*;
 
+/// Numbers that make a task.
+const RUN: usize = 1024;
+
 /// What [`forward`] and [`backward`] compute.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -30,14 +33,25 @@ impl Spec {
         self.channels / self.groups * self.pixels
     }
 
-    /// Dropout's factors (0 or 1/(1-p)) for slab `index`; empty without dropout.
-    fn mask(&self, index: usize, mask: &mut Vec<f32>) {
-        mask.clear();
+    /// Slabs that a task takes together: small ones by the dozen, and always some of one image.
+    fn together(&self) -> usize {
+        let most = (RUN / self.slab().max(1)).clamp(1, self.groups);
+        (1..=most).rev().find(|n| self.groups.is_multiple_of(*n)).unwrap_or(1)
+    }
+
+    /// Dropout's factors (0 or 1/(1-p)) for the `len` numbers from slab `index` on: the mask of an image is one draw of
+    /// the stream with its number. Empty without dropout.
+    fn mask<'a>(&self, index: usize, len: usize, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        buffer.clear();
         if self.dropout == 0.0 {
-            return;
+            return buffer;
         }
-        mask.resize(self.slab(), 0.0);
-        Philox::new(self.seed, index as u64).dropout(self.dropout, mask);
+        let first = index % self.groups * self.slab();
+        let skipped = first % Philox::DROPOUT_UNIT;
+        buffer.resize(skipped + len, 0.0);
+        let stream = Philox::new(self.seed, (index / self.groups) as u64);
+        stream.dropout_from(self.dropout, first / Philox::DROPOUT_UNIT, buffer);
+        &buffer[skipped..]
     }
 
     /// The channels of slab `index` among all channels.
@@ -50,13 +64,17 @@ impl Spec {
 
 /// `x [B, C, P]`, `gamma` and `beta [C]` -> `y [B, C, P]`; `stats [B, G, 2]` takes each group's mean and 1/std.
 pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
-    let slab = s.slab();
-    y.par_chunks_mut(slab).zip(stats.par_chunks_mut(2)).zip(x.par_chunks(slab)).enumerate().for_each_init(
+    let (slab, n) = (s.slab(), s.together());
+    y.par_chunks_mut(n * slab).zip(stats.par_chunks_mut(2 * n)).zip(x.par_chunks(n * slab)).enumerate().for_each_init(
         Vec::new,
-        |mask, (index, ((y, stats), x))| {
-            s.mask(index, mask);
-            let c = s.channels_of(index);
-            forward_slab(s, x, &gamma[c.clone()], &beta[c], mask, y, stats);
+        |mask, (run, ((y, stats), x))| {
+            let mask = s.mask(run * n, y.len(), mask);
+            let slabs = y.chunks_exact_mut(slab).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(slab));
+            for (i, ((y, stats), x)) in slabs.enumerate() {
+                let c = s.channels_of(run * n + i);
+                let mask = if mask.is_empty() { mask } else { &mask[i * slab..][..slab] };
+                forward_slab(s, x, &gamma[c.clone()], &beta[c], mask, y, stats);
+            }
         },
     );
 }
@@ -74,20 +92,25 @@ pub fn backward(
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
-    let slab = s.slab();
+    let (slab, n) = (s.slab(), s.together());
     let per_group = s.channels / s.groups;
     // Per image and channel: Σ dn xhat and Σ dn, added over the batch in order below.
     let mut partial = vec![0f32; s.batch * s.channels * 2];
-    dx.par_chunks_mut(slab)
-        .zip(partial.par_chunks_mut(per_group * 2))
-        .zip(x.par_chunks(slab))
-        .zip(dy.par_chunks(slab))
-        .zip(stats.par_chunks(2))
+    dx.par_chunks_mut(n * slab)
+        .zip(partial.par_chunks_mut(n * per_group * 2))
+        .zip(x.par_chunks(n * slab))
+        .zip(dy.par_chunks(n * slab))
+        .zip(stats.par_chunks(2 * n))
         .enumerate()
-        .for_each_init(Vec::new, |mask, (index, ((((dx, partial), x), dy), stats))| {
-            s.mask(index, mask);
-            let c = s.channels_of(index);
-            backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
+        .for_each_init(Vec::new, |mask, (run, ((((dx, partial), x), dy), stats))| {
+            let mask = s.mask(run * n, dx.len(), mask);
+            for (i, (dx, partial)) in dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2)).enumerate()
+            {
+                let (c, at) = (s.channels_of(run * n + i), i * slab);
+                let mask = if mask.is_empty() { mask } else { &mask[at..][..slab] };
+                let (x, dy, stats) = (&x[at..][..slab], &dy[at..][..slab], &stats[2 * i..][..2]);
+                backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
+            }
         });
     dgamma.fill(0.0);
     dbeta.fill(0.0);

@@ -30,25 +30,32 @@ pub fn gather(x: &[f32], plane: usize, n: usize, out: &mut [Lane], stride: usize
     }
 }
 
-/// Lane `i * stride` of `from` plus `bias` becomes pixel `i` of eight lines, which lie `plane` apart in `y`.
+/// Lane `i * stride` of `from` plus `bias` becomes pixel `i` of eight lines, which lie `plane` apart in `y`; with `ADD` it
+/// is added to what is there.
 ///
 /// # Panics
 /// If a slice is too short.
-pub fn scatter(from: &[Lane], stride: usize, bias: Lane, y: &mut [f32], plane: usize, n: usize) {
+pub fn scatter<const ADD: bool>(from: &[Lane], stride: usize, bias: Lane, y: &mut [f32], plane: usize, n: usize) {
     assert!(y.len() >= 7 * plane + n && (n == 0 || from.len() > (n - 1) * stride), "a line leaves its slice");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if n >= LANES && is_x86_feature_detected!("avx") {
         while done < n {
+            if ADD && done > n - LANES {
+                // A pixel that is done twice would be added twice.
+                break;
+            }
             let i = done.min(n - LANES);
             // SAFETY: as in `gather`.
-            unsafe { avx::scatter(from.as_ptr().add(i * stride), stride, &bias, y.as_mut_ptr().add(i), plane) };
+            unsafe { avx::scatter::<ADD>(from.as_ptr().add(i * stride), stride, &bias, y.as_mut_ptr().add(i), plane) };
             done = i + LANES;
         }
     }
     for i in done..n {
         for lane in 0..LANES {
-            y[lane * plane + i] = from[i * stride][lane] + bias[lane];
+            let y = &mut y[lane * plane + i];
+            let x = from[i * stride][lane] + bias[lane];
+            *y = if ADD { *y + x } else { x };
         }
     }
 }
@@ -79,7 +86,7 @@ mod avx {
     /// # Safety
     /// As for [`gather`], the other way round.
     #[target_feature(enable = "avx")]
-    pub unsafe fn scatter(from: *const Lane, stride: usize, bias: &Lane, y: *mut f32, plane: usize) {
+    pub unsafe fn scatter<const ADD: bool>(from: *const Lane, stride: usize, bias: &Lane, y: *mut f32, plane: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let bias = _mm256_loadu_ps(bias.as_ptr());
@@ -89,7 +96,8 @@ mod avx {
             }
             let rows = transpose(rows);
             for lane in 0..LANES {
-                _mm256_storeu_ps(y.add(lane * plane), rows[lane]);
+                let y = y.add(lane * plane);
+                _mm256_storeu_ps(y, if ADD { _mm256_add_ps(_mm256_loadu_ps(y), rows[lane]) } else { rows[lane] });
             }
         }
     }
@@ -141,10 +149,15 @@ mod tests {
                 assert!(between.map(|(_, lane)| lane).all(|lane| *lane == [-1.0; LANES]));
                 let bias = std::array::from_fn(|lane| 1000.0 * lane as f32);
                 let mut y = vec![-1.0; x.len()];
-                scatter(&lanes, stride, bias, &mut y, plane, n);
+                scatter::<false>(&lanes, stride, bias, &mut y, plane, n);
                 for (i, y) in y.iter().enumerate() {
                     let (lane, pixel) = (i / plane, i % plane);
                     assert_eq!(*y, if pixel < n { x[i] + bias[lane] } else { -1.0 });
+                }
+                scatter::<true>(&lanes, stride, bias, &mut y, plane, n);
+                for (i, y) in y.iter().enumerate() {
+                    let (lane, pixel) = (i / plane, i % plane);
+                    assert_eq!(*y, if pixel < n { 2.0 * (x[i] + bias[lane]) } else { -1.0 });
                 }
             }
         }

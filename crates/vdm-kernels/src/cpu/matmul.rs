@@ -29,11 +29,25 @@ impl Layout {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// The dense layout of a copy with rows and columns exchanged.
+    pub fn transposed_copy(self) -> Self {
+        Self::row_major(self.cols, self.rows)
+    }
+
     fn fits(&self, len: usize) -> bool {
         self.rows == 0
             || self.cols == 0
             || self.offset + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride < len
     }
+}
+
+/// Whether [`matmul`] with these layouts of b and c gives each row of c a result that does not depend on the number of
+/// rows. The `gemm` crate adds a single row up in another order than many.
+pub fn is_by_rows(lb: Layout, lc: Layout) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::microkernel::fits(lb, lc);
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// `c = a b` (or `c += a b` with `accumulate`), on the calling thread.

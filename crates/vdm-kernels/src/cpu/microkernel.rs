@@ -60,9 +60,11 @@ unsafe fn panels(
         let width = if lc.cols - col >= 2 * LANES { 2 * LANES } else { LANES };
         let (mut from, mut stride) = (b[lb.offset + col..].as_ptr(), lb.row_stride);
         if stride >= FAR && lc.rows > ROWS {
-            panel.resize(lb.rows * width, 0.0);
-            for (row, to) in panel.chunks_exact_mut(width).enumerate() {
-                to.copy_from_slice(&b[lb.offset + row * lb.row_stride + col..][..width]);
+            let b = &b[lb.offset + col..];
+            if width == LANES {
+                copy_columns::<LANES>(b, lb, panel);
+            } else {
+                copy_columns::<{ 2 * LANES }>(b, lb, panel);
             }
             (from, stride) = (panel.as_ptr(), width);
         }
@@ -84,6 +86,18 @@ unsafe fn panels(
             row += rows;
         }
         col += width;
+    }
+}
+
+/// The first `W` columns of `b`, row by row.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn copy_columns<const W: usize>(b: &[f32], lb: Layout, panel: &mut Vec<f32>) {
+    panel.resize(lb.rows * W, 0.0);
+    for (row, to) in panel.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+        if let Some(from) = b[row * lb.row_stride..].first_chunk::<W>() {
+            *to = *from;
+        }
     }
 }
 

@@ -192,8 +192,8 @@ impl Weight {
     }
 }
 
-/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`.
-pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f32], s: &mut Scratch) {
+/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`.
+pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
     let framed = first(&mut s.framed, grid.framed_len(vi));
@@ -212,7 +212,11 @@ pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f
         }
         output(grid, tiles, of_m, m, framed_out);
     }
-    unframe(grid, vo, framed_out, bias, y);
+    if add {
+        unframe::<true>(grid, vo, framed_out, bias, y);
+    } else {
+        unframe::<false>(grid, vo, framed_out, bias, y);
+    }
 }
 
 /// `du` += the gradient of U from `dy [images, co, h, w]` and `x [images, ci, h, w]`.
@@ -276,8 +280,8 @@ fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
     }
 }
 
-/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last.
-fn unframe(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
+/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`.
+fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
     let (w, plane, channels) = (grid.w, grid.h * grid.w, bias.len() / grid.images);
     let (image, width) = (grid.tiles() * 4 * vectors, 2 * grid.across() * vectors);
     for ((pixels, y), bias) in
@@ -287,11 +291,13 @@ fn unframe(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f
             for (vector, (y, bias)) in y.chunks_mut(LANES * plane).zip(bias.chunks(LANES)).enumerate() {
                 let (y, line) = (&mut y[row * w..], &line[vector..]);
                 if let Ok(bias) = bias.try_into() {
-                    scatter(line, vectors, bias, y, plane, w);
+                    scatter::<ADD>(line, vectors, bias, y, plane, w);
                 } else {
                     for (lane, b) in bias.iter().enumerate() {
                         for i in 0..w {
-                            y[lane * plane + i] = line[i * vectors][lane] + b;
+                            let y = &mut y[lane * plane + i];
+                            let x = line[i * vectors][lane] + b;
+                            *y = if ADD { *y + x } else { x };
                         }
                     }
                 }

@@ -40,6 +40,14 @@ impl Conv {
         vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze())
     }
 
+    /// [`forward`](Self::forward) plus `to`, in one pass.
+    ///
+    /// # Shapes
+    /// - `to`: `[batch, out, height, width]`
+    pub fn forward_onto(&self, x: Tensor<4>, to: Tensor<4>) -> Tensor<4> {
+        vdm_kernels::conv2d_add(x, self.weight.val(), self.bias.val().unsqueeze(), to)
+    }
+
     /// [`forward`](Self::forward) plus a number for each image and channel.
     ///
     /// # Shapes
@@ -173,7 +181,7 @@ impl Attention {
         let n = self.norm.forward(x.clone());
         let tokens = |map: &Conv| map.forward(n.clone()).reshape([b, c, h * w]);
         let y = vdm_kernels::attention(tokens(&self.q), tokens(&self.k), tokens(&self.v), self.heads);
-        x + self.out.forward(y.reshape([b, c, h, w]))
+        self.out.forward_onto(y.reshape([b, c, h, w]), x)
     }
 }
 

@@ -185,11 +185,11 @@ impl ResBlock {
         let h = self.norm1.silu(x.clone());
         let h = self.conv1.forward_shifted(h, self.cond.forward(cond));
         let h = self.norm2.silu_dropout(h, self.dropout, seed);
-        let h = self.conv2.forward(h);
-        match &self.skip {
-            Some(skip) => skip.forward(x) + h,
-            None => x + h,
-        }
+        let x = match &self.skip {
+            Some(skip) => skip.forward(x),
+            None => x,
+        };
+        self.conv2.forward_onto(h, x)
     }
 }
 
@@ -279,7 +279,7 @@ impl ScoreUNet {
         }
 
         // 5. The network predicts what is to be added to z, a fair prediction of the noise at the noisy end.
-        z + self.conv_out.forward(self.norm_out.silu(h))
+        self.conv_out.forward_onto(self.norm_out.silu(h), z)
     }
 }
 

