@@ -10,7 +10,8 @@ use vdm_kernels::rng::Philox;
 /// How to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalOptions {
-    /// Passes over the data, each with fresh times and noise.
+    /// Passes over the data, each with other times and fresh noise. As many passes as the discrete-time bound has steps
+    /// visit every step of every image once.
     pub repeats: usize,
     /// Images that go through the network at a time; has no influence on the result.
     pub batch_size: usize,
@@ -27,7 +28,8 @@ pub struct Evaluation {
     /// over images (each averaged over the repeats) over the root of their number. Covers the images' differences and
     /// the noise of the estimate.
     pub bpd_stderr: f64,
-    /// Standard error of `bpd` as an estimate of these very images' bound, from the repeats alone; `None` for one.
+    /// Standard error of `bpd` as an estimate of these very images' bound, `None` for one pass: from the differences of an
+    /// image's terms in successive passes, whose times are next to each other.
     pub bpd_stderr_noise: Option<f64>,
     /// KL of q(z_1|x) from the standard normal.
     pub prior: f64,
@@ -82,9 +84,9 @@ pub fn evaluate<N: ScoreNetwork>(
 /// Evaluates the bound on every image of `data`, `options.repeats` times, with what `conditioning` says about the images
 /// of these indices.
 ///
-/// In each pass the N images take N evenly spread times (t = (u + j/N) mod 1, j a fixed shuffle of the images), so that
-/// each image's time is uniform, the estimate unbiased, and nothing depends on the batch size. `progress` hears the
-/// batches done and to do.
+/// In pass r of R the N images take N evenly spread times, and each image takes R evenly spread times over the passes:
+/// t = (u + j/N + r/R) mod 1, j a fixed shuffle of the images. Each time is uniform, the estimate unbiased, and nothing
+/// depends on the batch size. `progress` hears the batches done and to do.
 ///
 /// # Errors
 /// [`EvalError`] if there is no image or no pass, the conditioning does not fit, or the bound is not finite.
@@ -104,12 +106,14 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
     let batch_size = options.batch_size.max(1);
     let total_batches = n.div_ceil(batch_size) * options.repeats;
     let mut done = 0;
-    // Nats of each image, added over the passes; and of each pass, added over the images.
+    // Nats of each image, averaged over the passes; those of the first and of the last pass; the squares of differences.
     let mut per_image = vec![0f64; n];
-    let mut per_pass = vec![0f64; options.repeats];
+    let (mut first, mut last) = (vec![0f64; n], vec![0f64; n]);
+    let mut squares = 0f64;
     let mut terms = [0f64; 3];
-    for (repeat, pass) in per_pass.iter_mut().enumerate() {
-        let u = Philox::new(options.seed, stream(repeat, u32::MAX as usize)).uniform_f64(0);
+    let u = Philox::new(options.seed, stream(0, u32::MAX as usize)).uniform_f64(0);
+    for repeat in 0..options.repeats {
+        let u = u + repeat as f64 / options.repeats as f64;
         for start in (0..n).step_by(batch_size) {
             let indices: Vec<usize> = (start..n.min(start + batch_size)).collect();
             let streams: Vec<Philox> = indices.iter().map(|&i| Philox::new(options.seed, stream(repeat, i))).collect();
@@ -127,7 +131,12 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
                     return Err(EvalError::NotFinite { image: i });
                 }
                 per_image[i] += nats / options.repeats as f64;
-                *pass += nats / n as f64;
+                if repeat == 0 {
+                    first[i] = nats;
+                } else {
+                    squares += (nats - last[i]).powi(2);
+                }
+                last[i] = nats;
                 for (sum, term) in terms.iter_mut().zip([prior[j], reconstruction[j], diffusion[j]]) {
                     *sum += term;
                 }
@@ -136,13 +145,15 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
             progress(done, total_batches);
         }
     }
+    // The last pass is next to the first, too. Half the mean square of differences is the variance of one term.
+    squares += first.iter().zip(&last).map(|(first, last)| (first - last).powi(2)).sum::<f64>();
     let bits = |nats: f64| bits_per_dim(nats, data.shape().dims());
     let evaluations = (n * options.repeats) as f64;
     let [prior, reconstruction, diffusion] = terms.map(|sum| bits(sum / evaluations));
     Ok(Evaluation {
         bpd: prior + reconstruction + diffusion,
         bpd_stderr: bits(standard_error(&per_image).unwrap_or(f64::NAN)),
-        bpd_stderr_noise: standard_error(&per_pass).map(bits),
+        bpd_stderr_noise: (options.repeats > 1).then(|| bits((squares / 2.0).sqrt() / evaluations)),
         prior,
         reconstruction,
         diffusion,

@@ -11,6 +11,9 @@ use rayon::prelude::*;
 /// Most partial weight gradients that are kept at a time.
 const MAX_GROUPS: usize = 8;
 
+/// Blocks of tiles that a group of small images has at least.
+const MIN_BLOCKS: usize = 2;
+
 /// The shape of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -42,9 +45,13 @@ impl Spec {
         if self.k == 1 { 1 } else { Grid::images_of_block(self.h, self.w) }
     }
 
-    /// Images of one group of the backward pass: depends on the batch alone, never on threads.
+    /// Images of one group of the backward pass: depends on the batch alone, never on threads. Small images come in
+    /// groups of some blocks, since every group has a weight gradient of its own.
     fn group(&self) -> usize {
-        self.batch.div_ceil(MAX_GROUPS).max(1)
+        self.batch
+            .div_ceil(MAX_GROUPS)
+            .max(MIN_BLOCKS * Grid::images_of_block(self.h, self.w))
+            .clamp(1, self.batch.max(1))
     }
 }
 
@@ -106,7 +113,6 @@ pub fn backward(
     let part = if s.k == 1 { s.co * s.ci } else { Weight::gradient_len(s.ci, s.co) };
     let flipped = Prepared::flipped(s, weight);
     let n = s.together();
-    let none = vec![0f32; n * s.ci];
     let mut partial = vec![0f32; groups * part];
     // An empty slice for every group where no dx is wanted keeps one loop for both cases.
     let mut dx_groups: Vec<&mut [f32]> = dx.chunks_mut(group * s.ci * pixels).collect();
@@ -118,17 +124,25 @@ pub fn backward(
         .zip(dy.par_chunks(group * s.co * pixels))
         .for_each(|(((dw, dx), x), dy)| {
             Scratch::with(|scratch| {
-                for (x, dy) in x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
-                    if s.k == 1 {
-                        let lx = Layout::row_major(s.ci, pixels).transposed();
-                        matmul(true, dy, Layout::row_major(s.co, pixels), x, lx, dw, Layout::row_major(s.co, s.ci));
-                    } else {
-                        winograd::correlate(s.grid(x.len() / (s.ci * pixels)), x, s.ci, dy, s.co, dw, scratch);
+                // As above: an empty slice for every block where no dx is wanted.
+                let mut dx_blocks: Vec<&mut [f32]> = dx.chunks_mut(n * s.ci * pixels).collect();
+                dx_blocks.resize_with(x.len().div_ceil(n * s.ci * pixels), Default::default);
+                let blocks = x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels));
+                for ((x, dy), dx) in blocks.zip(dx_blocks) {
+                    match &flipped {
+                        Prepared::Winograd(flipped) => {
+                            let grid = s.grid(x.len() / (s.ci * pixels));
+                            winograd::backward(grid, x, dy, flipped, dw, dx, scratch);
+                        }
+                        Prepared::Pointwise(transposed) => {
+                            let (lx, ly) = (Layout::row_major(s.ci, pixels), Layout::row_major(s.co, pixels));
+                            let lw = Layout::row_major(s.co, s.ci);
+                            matmul(true, dy, ly, x, lx.transposed(), dw, lw);
+                            if !dx.is_empty() {
+                                matmul(false, transposed, lw.transposed_copy(), dy, ly, dx, lx);
+                            }
+                        }
                     }
-                }
-                for (dx, dy) in dx.chunks_mut(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels)) {
-                    let images = dx.len() / (s.ci * pixels);
-                    convolve(s.grid(images), dy, &flipped, &none[..images * s.ci], dx, false, scratch);
                 }
             })
         });

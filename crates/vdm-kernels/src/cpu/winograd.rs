@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Products of a tile.
 pub const PRODUCTS: usize = 16;
 /// Tiles that are transformed at a time: the transforms stay in the second-level cache.
-const BLOCK: usize = 64;
+const BLOCK: usize = 96;
 
 /// Channels padded to whole vectors.
 fn padded(channels: usize) -> usize {
@@ -94,7 +94,8 @@ impl Grid {
 #[derive(Debug, Default)]
 pub struct Scratch {
     framed: Vec<Lane>,
-    framed_out: Vec<Lane>,
+    framed_x: Vec<Lane>,
+    collected: Vec<Lane>,
     v: Vec<Lane>,
     m: Vec<Lane>,
 }
@@ -148,7 +149,7 @@ impl Products {
 }
 
 /// A transformed weight: U = G g Gᵀ as [16, padded ci, padded co].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Weight {
     u: Vec<Lane>,
     ci: usize,
@@ -158,17 +159,27 @@ pub struct Weight {
 impl Weight {
     /// Transforms `weight [co, ci, 3, 3]`.
     pub fn new(weight: &[f32], ci: usize, co: usize) -> Self {
-        let mut u = vec![[0f32; LANES]; PRODUCTS * padded(ci) * padded(co) / LANES];
-        transform_weight(weight, ci, co, &mut u);
-        Self { u, ci, co }
+        let mut new = Self::buffer(ci, co);
+        transform_weight(weight, ci, co, &mut new.u);
+        new
     }
 
     /// Transforms the weight of the gradient for x of a convolution with `weight [co, ci, 3, 3]`: outputs and inputs
     /// exchanged, taps in reverse order.
     pub fn flipped(weight: &[f32], ci: usize, co: usize) -> Self {
-        let mut u = vec![[0f32; LANES]; PRODUCTS * padded(ci) * padded(co) / LANES];
-        transform_flipped(weight, ci, co, &mut u);
-        Self { u, ci: co, co: ci }
+        let mut new = Self::buffer(co, ci);
+        transform_flipped(weight, ci, co, &mut new.u);
+        new
+    }
+
+    /// Room for a transformed weight, zero where no channel is.
+    fn buffer(ci: usize, co: usize) -> Self {
+        let mut u = SPARE.take();
+        if !ci.is_multiple_of(LANES) {
+            u.clear();
+        }
+        u.resize(PRODUCTS * padded(ci) * padded(co) / LANES, [0.0; LANES]);
+        Self { u, ci, co }
     }
 
     /// Numbers of a gradient for U.
@@ -192,41 +203,56 @@ impl Weight {
     }
 }
 
+thread_local! {
+    /// The buffer of the weight that the thread used last.
+    static SPARE: Cell<Vec<Lane>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.u));
+    }
+}
+
 /// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`.
 pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
+    frame(grid, x, weight.ci, first(&mut s.framed, grid.framed_len(padded(weight.ci) / LANES)));
+    convolve_framed(grid, weight, bias, y, add, s);
+}
+
+/// [`convolve`] of the images in `s.framed`.
+fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    let framed = first(&mut s.framed, grid.framed_len(vi));
-    frame(grid, x, weight.ci, framed);
     // Outputs are collected with channels last, on whole tiles.
-    let framed_out = first(&mut s.framed_out, grid.images * grid.tiles() * 4 * vo);
+    let collected = first(&mut s.collected, grid.images * grid.tiles() * 4 * vo);
     for tiles in grid.blocks() {
         let rows = at_least_two(tiles.len());
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
-        input(grid, tiles.clone(), of_v, framed, v);
+        input(grid, tiles.clone(), of_v, &s.framed, v);
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
             let (u, v, m) = (weight.u.as_flattened(), v.as_flattened(), m.as_flattened_mut());
             matmul(false, v, of_v.layout(p), u, lu, m, of_m.layout(p));
         }
-        output(grid, tiles, of_m, m, framed_out);
+        output(grid, tiles, of_m, m, collected);
     }
     if add {
-        unframe::<true>(grid, vo, framed_out, bias, y);
+        unframe::<true>(grid, vo, collected, bias, y);
     } else {
-        unframe::<false>(grid, vo, framed_out, bias, y);
+        unframe::<false>(grid, vo, collected, bias, y);
     }
 }
 
-/// `du` += the gradient of U from `dy [images, co, h, w]` and `x [images, ci, h, w]`.
-pub fn correlate(grid: Grid, x: &[f32], ci: usize, dy: &[f32], co: usize, du: &mut [f32], s: &mut Scratch) {
+/// What a block of images adds to the gradient of U, `du`, and their `dx [images, ci, h, w]` unless that is empty, from
+/// `x [images, ci, h, w]` and `dy [images, co, h, w]`; `flipped` is the weight, [flipped](Weight::flipped).
+pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f32], dx: &mut [f32], s: &mut Scratch) {
+    let (ci, co) = (flipped.co, flipped.ci);
     let (pi, po) = (padded(ci), padded(co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    let framed = first(&mut s.framed, grid.framed_len(vi));
-    frame(grid, x, ci, framed);
-    let framed_out = first(&mut s.framed_out, grid.framed_len(vo));
-    frame(grid, dy, co, framed_out);
+    frame(grid, x, ci, first(&mut s.framed_x, grid.framed_len(vi)));
+    frame(grid, dy, co, first(&mut s.framed, grid.framed_len(vo)));
     for tiles in grid.blocks() {
         let rows = at_least_two(tiles.len());
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
@@ -236,12 +262,15 @@ pub fn correlate(grid: Grid, x: &[f32], ci: usize, dy: &[f32], co: usize, du: &m
             v.fill([0.0; LANES]);
             m.fill([0.0; LANES]);
         }
-        input(grid, tiles.clone(), of_v, framed, v);
-        output_backward(grid, tiles, of_m, framed_out, m);
+        input(grid, tiles.clone(), of_v, &s.framed_x, v);
+        output_backward(grid, tiles, of_m, &s.framed, m);
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
             matmul(true, v.as_flattened(), of_v.layout(p).transposed(), m.as_flattened(), of_m.layout(p), du, lu);
         }
+    }
+    if !dx.is_empty() {
+        convolve_framed(grid, flipped, &vec![0.0; grid.images * ci], dx, false, s);
     }
 }
 
