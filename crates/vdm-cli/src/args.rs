@@ -161,7 +161,8 @@ pub struct PresetsArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// A whole training step, or a network evaluation without gradients as in sampling.
+    /// A whole training step, a network evaluation without gradients as in sampling, or each operator by itself beside
+    /// the same composed of Burn's own.
     #[arg(value_enum)]
     pub what: BenchWhat,
     /// Size of images, network and batch.
@@ -173,9 +174,16 @@ pub struct BenchArgs {
     /// Images at a time, in place of the preset's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// Seconds of measuring, after three runs of warm-up; at least five runs are timed.
-    #[arg(long, default_value_t = 20.0)]
-    pub seconds: f64,
+    /// Side of the images, in place of the preset's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub side: Option<u32>,
+    /// Channels inside the network, in place of the preset's: a multiple of 32.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    pub n_embd: Option<u32>,
+    /// Seconds of measuring, after three runs of warm-up; at least five runs are timed. 20 by default, 0.5 for each
+    /// operator.
+    #[arg(long)]
+    pub seconds: Option<f64>,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -227,6 +235,7 @@ impl From<Decoder> for DecoderRule {
 pub enum BenchWhat {
     Train,
     Sample,
+    Operators,
 }
 
 /// The presets of the PyTorch twin in bench/pytorch_twin.py.

@@ -1,8 +1,9 @@
 //! `vdm bench`: the harness that bench/compare.sh sets against the PyTorch twin.
 
 use crate::args::{BenchArgs, BenchPreset, BenchWhat};
+use crate::bench_operators::{self, Sizes};
 use crate::device;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use serde_json::json;
@@ -15,20 +16,33 @@ use vdm::variance::reduce_variance;
 use vdm::{DiffusionSettings, VariationalDiffusion, bits_per_dim};
 use vdm_kernels::rng::Philox;
 
-/// channels, side, n_embd, n_layer, batch: as in the twin.
-fn sizes(preset: BenchPreset) -> (usize, usize, usize, usize, usize) {
-    match preset {
-        BenchPreset::Rgb32 => (3, 32, 64, 4, 16),
-        BenchPreset::Gray28 => (1, 28, 32, 4, 32),
-        BenchPreset::Digits8 => (1, 8, 32, 4, 64),
+/// Blocks on the way down, as in the twin.
+const LAYERS: usize = 4;
+
+/// The preset's sizes, as in the twin, but for what the command line says.
+fn sizes(args: &BenchArgs) -> Result<Sizes> {
+    let (channels, side, n_embd, batch) = match args.preset {
+        BenchPreset::Rgb32 => (3, 32, 64, 16),
+        BenchPreset::Gray28 => (1, 28, 32, 32),
+        BenchPreset::Digits8 => (1, 8, 32, 64),
+    };
+    let or = |given: Option<u32>, preset| given.map_or(preset, |n| n as usize);
+    let n_embd = or(args.n_embd, n_embd);
+    if !n_embd.is_multiple_of(32) {
+        bail!("--n-embd {n_embd} is not a multiple of 32, the groups of a normalisation");
     }
+    Ok(Sizes { batch: or(args.batch, batch), channels, side: or(args.side, side), n_embd })
 }
 
 pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     let device = device::open(&args.device)?;
-    let (channels, side, n_embd, n_layer, batch) = sizes(args.preset);
-    let batch = args.batch.map_or(batch, |b| b as usize);
-    let network = ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(channels, n_embd, n_layer) };
+    let sizes = sizes(args)?;
+    let seconds = args.seconds.unwrap_or(if args.what == BenchWhat::Operators { 0.5 } else { 20.0 });
+    if args.what == BenchWhat::Operators {
+        return bench_operators::run(sizes, seconds, &device, json);
+    }
+    let Sizes { batch, channels, side, n_embd } = sizes;
+    let network = ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(channels, n_embd, LAYERS) };
     let kind = if args.variance { ScheduleKind::Monotonic } else { ScheduleKind::LearnedLinear };
     let schedule = ScheduleConfig { kind, ..Default::default() };
     let settings = DiffusionSettings::new(Vocabulary::new(256).expect("256 levels fit"), &schedule);
@@ -42,13 +56,13 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
         BenchWhat::Train => {
             variance_ms = args.variance.then(|| reduce_variance_ms(&model, shape, &device));
             let mut step = TrainStep::new(model, shape, args.variance, &device);
-            timed(args.seconds, || step.run())
+            timed(seconds, || step.run())
         }
-        BenchWhat::Sample => {
+        _ => {
             let model = model.valid();
             let z = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
             let t = Tensor::<1>::random([batch], Distribution::Default, &device);
-            timed(args.seconds, || {
+            timed(seconds, || {
                 let out = model.predict_noise(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval);
                 // Other devices compute behind the caller's back.
                 let _ = out.device().sync();
@@ -67,7 +81,9 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
         "parameters": parameters,
         "peak_rss_mib": peak_rss_mib(),
         "batch": batch,
-        "cpu": cpu(),
+        "side": side,
+        "n_embd": n_embd,
+        "machine": machine(),
     });
     if json {
         println!("{object}");
@@ -145,7 +161,7 @@ fn reduce_variance_ms(model: &VariationalDiffusion<ScoreUNet>, shape: [usize; 4]
 }
 
 /// Milliseconds of each run after three of warm-up, sorted; at least five, for `seconds` at least.
-fn timed(seconds: f64, mut f: impl FnMut()) -> Vec<f64> {
+pub fn timed(seconds: f64, mut f: impl FnMut()) -> Vec<f64> {
     for _ in 0..3 {
         f();
     }
@@ -160,7 +176,7 @@ fn timed(seconds: f64, mut f: impl FnMut()) -> Vec<f64> {
     times
 }
 
-fn round(ms: f64) -> f64 {
+pub fn round(ms: f64) -> f64 {
     (ms * 100.0).round() / 100.0
 }
 
@@ -171,9 +187,19 @@ fn peak_rss_mib() -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 
-/// The processor's name, where the system tells.
-fn cpu() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_string())
+/// What the numbers were measured on, as far as the system tells.
+pub fn machine() -> serde_json::Value {
+    let field = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|l| l.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    };
+    let kib = field("/proc/meminfo", "MemTotal").and_then(|m| m.split_whitespace().next()?.parse::<u64>().ok());
+    json!({
+        "cpu": field("/proc/cpuinfo", "model name"),
+        "cores": std::thread::available_parallelism().ok().map(usize::from),
+        "threads": rayon::current_num_threads(),
+        "memory_gib": kib.map(|kib| kib >> 20),
+        "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+    })
 }

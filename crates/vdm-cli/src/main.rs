@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod bench_operators;
 mod compress;
 mod compress_args;
 mod dashboard;
