@@ -27,6 +27,8 @@ pub enum Command {
     Variance(crate::variance::VarianceArgs),
     /// Draw images from a run's model.
     Sample(SampleArgs),
+    /// Measure what compression costs above the bound: the bins of the latents.
+    Overhead(crate::overhead::OverheadArgs),
     /// Compress images without loss with a run's model.
     Compress(crate::compress_args::CompressArgs),
     /// Get images back from a file that `vdm compress` wrote.

@@ -87,13 +87,6 @@ pub fn run(args: &CompressArgs, json: bool) -> Result<()> {
         Some(e) => println!("net           {:.4} ± {e:.4} bits per dimension (standard error)", report.net_bpd),
         None => println!("net           {:.4} bits per dimension", report.net_bpd),
     }
-    println!("bound         {:.4} for the same images and steps, from the latents that were coded", report.bound_bpd);
-    if let (Some(a), Some(b)) = (report.net_less_bound_bpd_stderr, report.overhead_bpd_stderr) {
-        println!(
-            "net - bound   {:.4} ± {a:.4}, of which coding costs {:.4} ± {b:.4}",
-            report.net_less_bound_bpd, report.overhead_bpd
-        );
-    }
     println!("with start    {:.4} with the bits that {segments} streams were started with", report.stream_bpd);
     println!("whole file    {:.4} with the header and the names of {entries} files", report.file_bpd);
     println!("steps         {}, {} bins per sigma", report.steps, args.bins);

@@ -12,6 +12,7 @@ mod eval;
 mod image_files;
 mod info;
 mod info_vdmz;
+mod overhead;
 mod presets;
 mod progress;
 mod run;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, json),
         Command::Variance(args) => variance::run(&args, json),
         Command::Sample(args) => sample::run(&args, json),
+        Command::Overhead(args) => overhead::run(&args, json),
         Command::Compress(args) => compress::run(&args, json),
         Command::Decompress(args) => decompress::run(&args, json),
         Command::Info(args) => info::run(&args, json),

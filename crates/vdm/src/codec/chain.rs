@@ -1,7 +1,6 @@
 //! The chain of latents, coded bits-back in the order of Bit-Swap.
 
 use super::gaussian::{Model, Posterior, QuantizedNormal};
-use super::ledger::{Cost, Ledger, prior_divergence, step_divergence};
 use super::levels::Levels;
 use super::plan::{Point, first_bytes};
 use super::stack::BitStack;
@@ -32,8 +31,8 @@ pub struct SegmentStats {
     pub initial_bits: f64,
     /// What the net bits would be if the coder lost nothing: -log2 of all probabilities.
     pub ideal_bits: f64,
-    /// What each image takes: the coded bits of all together are `ideal_bits`.
-    pub costs: Vec<Cost>,
+    /// The same, image by image.
+    pub per_image_bits: Vec<f64>,
 }
 
 /// Codes images, `bytes` holding one after another, channels first. `progress` hears of images and steps done: as many
@@ -50,29 +49,21 @@ pub fn encode_segment<N: ScoreNetwork>(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(Segment, SegmentStats), CodecError> {
     let chain = Chain::new(model, plan, device)?;
-    let (dims, levels) = (plan.shape.dims(), plan.vocabulary.levels());
-    let images = u32::try_from(bytes.len() / dims).ok().filter(|&n| n > 0 && bytes.len().is_multiple_of(dims));
-    let Some(images) = images else {
-        let reason = format!("{} bytes, expected a whole number of images of {dims}, at least 1", bytes.len());
-        return Err(CodecError::Images { reason });
-    };
-    if let Some(at) = bytes.iter().position(|&k| usize::from(k) >= levels) {
-        let reason = format!("image {} has the value {}, the model {levels} levels", at / dims, bytes[at]);
-        return Err(CodecError::Images { reason });
-    }
+    let dims = plan.shape.dims();
+    let images = chain.check_images(bytes)?;
     let mut stack = BitStack::new(plan.seed);
-    let mut costs = Vec::with_capacity(images as usize);
+    let mut per_image_bits = Vec::with_capacity(images as usize);
     let mut rest = bytes;
     for (number, size) in batch_sizes(images as usize, plan.batch_size.into()).into_iter().enumerate() {
         let (batch, after) = rest.split_at(size * dims);
         rest = after;
-        costs.extend(chain.encode(&mut stack, number, batch, progress)?);
+        per_image_bits.extend(chain.encode(&mut stack, number, batch, progress)?);
     }
     let stats = SegmentStats {
         net_bits: stack.net_bits(),
         initial_bits: stack.initial_bits(),
         ideal_bits: stack.ideal_bits(),
-        costs,
+        per_image_bits,
     };
     let (words, state) = stack.into_parts();
     Ok((Segment { images, state, words }, stats))
@@ -149,7 +140,7 @@ pub fn arithmetic_fingerprint<N: ScoreNetwork>(
 const MASK_STREAM: u64 = 1 << 63;
 
 /// Everything that both directions need.
-struct Chain<'a, N> {
+pub(super) struct Chain<'a, N> {
     model: &'a VariationalDiffusion<N>,
     plan: &'a Plan,
     /// z_0 to z_T.
@@ -158,7 +149,7 @@ struct Chain<'a, N> {
 }
 
 impl<'a, N: ScoreNetwork> Chain<'a, N> {
-    fn new(model: &'a VariationalDiffusion<N>, plan: &'a Plan, device: &'a Device) -> Result<Self, CodecError> {
+    pub fn new(model: &'a VariationalDiffusion<N>, plan: &'a Plan, device: &'a Device) -> Result<Self, CodecError> {
         plan.validate()?;
         if model.settings().vocabulary != plan.vocabulary {
             let [found, expected] = [plan.vocabulary, model.settings().vocabulary].map(|v| v.levels());
@@ -167,63 +158,103 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         Ok(Self { model, plan, points: plan.points(), device })
     }
 
-    /// Codes batch `number` of the segment; what each of its images takes.
+    /// The number of images in `bytes`, if there are some, whole and of the plan's levels.
+    pub fn check_images(&self, bytes: &[u8]) -> Result<u32, CodecError> {
+        let (dims, levels) = (self.plan.shape.dims(), self.plan.vocabulary.levels());
+        let images = u32::try_from(bytes.len() / dims).ok().filter(|&n| n > 0 && bytes.len().is_multiple_of(dims));
+        let Some(images) = images else {
+            let reason = format!("{} bytes, expected a whole number of images of {dims}, at least 1", bytes.len());
+            return Err(CodecError::Images { reason });
+        };
+        if let Some(at) = bytes.iter().position(|&k| usize::from(k) >= levels) {
+            let reason = format!("image {} has the value {}, the model {levels} levels", at / dims, bytes[at]);
+            return Err(CodecError::Images { reason });
+        }
+        Ok(images)
+    }
+
+    /// The bits that each image of batch `number` would take by [`encode`](Self::encode) if the quantiles that latents are
+    /// drawn with did not come from a stack, but were random: the masks themselves.
+    pub fn length(&self, number: usize, k: &[u8], progress: &mut dyn FnMut(usize)) -> Result<Vec<f64>, CodecError> {
+        let dims = self.plan.shape.dims();
+        let mut bits = vec![0.0; k.len() / dims];
+        let mut draw = |i: usize, from: Posterior, quantile: u32| {
+            let (z, taken) = from.draw(quantile)?;
+            bits[i / dims] -= taken;
+            Ok::<_, CodecError>(z)
+        };
+        let words = self.masks(number, 0, k.len());
+        let mut chain = Vec::with_capacity(self.points.len());
+        let z_0: Result<Vec<i32>, _> = (0..k.len()).map(|i| draw(i, self.encoded(k[i]), words[i])).collect();
+        chain.push(z_0?);
+        for t in 1..self.points.len() {
+            let words = self.masks(number, t, k.len());
+            let z_t: Result<Vec<i32>, _> =
+                (0..k.len()).map(|i| draw(i, self.up(t, chain[t - 1][i]), words[i])).collect();
+            chain.push(z_t?);
+        }
+        let mut levels = self.levels();
+        for (i, (&z_0, &k)) in chain[0].iter().zip(k).enumerate() {
+            levels.set(self.y(z_0));
+            bits[i / dims] += levels.interval(k.into()).expect("levels were checked").bits();
+        }
+        for t in 1..self.points.len() {
+            let eps_hat = self.eps_hat(t, self.floats(t, &chain[t]));
+            for (i, (&z_s, &z_t)) in chain[t - 1].iter().zip(&chain[t]).enumerate() {
+                bits[i / dims] += self.down(t, z_t, eps_hat[i])?.bits(z_s);
+            }
+            progress(k.len() / dims);
+        }
+        for (i, &z) in chain[self.plan.steps()].iter().enumerate() {
+            bits[i / dims] += self.prior().bits(z);
+        }
+        Ok(bits)
+    }
+
+    /// Codes batch `number` of the segment; the bits that each of its images takes.
     fn encode(
         &self,
         stack: &mut BitStack,
         number: usize,
         k: &[u8],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Cost>, CodecError> {
+    ) -> Result<Vec<f64>, CodecError> {
         let dims = self.plan.shape.dims();
-        let mut ledger = Ledger::new(k.len() / dims, dims);
-        let x: Vec<f64> = k.iter().map(|&k| self.plan.vocabulary.code(k.into())).collect();
+        let mut bits = Tally { bits: vec![0.0; k.len() / dims], dims };
 
         // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
         let masks = self.masks(number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
         for (i, &k) in k.iter().enumerate() {
-            let q = self.encoded(k);
-            z_s.push(ledger.coded(i, stack, |stack| q.pop(stack, masks[i]))?);
-            ledger.drawn(i, q.0, z_s[i]);
+            z_s.push(bits.of(i, stack, |stack| self.encoded(k).pop(stack, masks[i]))?);
         }
         // 2. Code x given z_0. What is to be popped in ascending order is pushed in descending order.
         let mut levels = self.levels();
         for i in (0..k.len()).rev() {
             levels.set(self.y(z_s[i]));
             let interval = levels.interval(k[i].into()).expect("levels were checked");
-            ledger.coded(i, stack, |stack| stack.push(interval));
-            ledger.exact(i, interval.bits());
+            bits.of(i, stack, |stack| stack.push(interval));
         }
         // 3. One step up after the other: draw z_t from q(z_t | z_s), code z_s given z_t.
         for t in 1..self.points.len() {
             let masks = self.masks(number, t, k.len());
             let mut z_t = Vec::with_capacity(k.len());
             for (i, &z_s) in z_s.iter().enumerate() {
-                let q = self.up(t, z_s);
-                z_t.push(ledger.coded(i, stack, |stack| q.pop(stack, masks[i]))?);
-                ledger.drawn(i, q.0, z_t[i]);
+                z_t.push(bits.of(i, stack, |stack| self.up(t, z_s).pop(stack, masks[i]))?);
             }
             let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
-            let (point, step) = (&self.points[t], &self.points[t].step);
             for i in (0..k.len()).rev() {
                 let down = self.down(t, z_t[i], eps_hat[i])?;
-                ledger.coded(i, stack, |stack| down.push(stack, z_s[i]));
-                // q(z_s | z_t, x) is p(z_s | z_t) with the true noise in place of the predicted one.
-                let eps = (f64::from(z_t[i]) * point.delta - point.alpha * x[i]) / point.sigma;
-                let distance = step.noise * (f64::from(eps_hat[i]) - eps) * step.down_inverse_sigma;
-                ledger.pushed(i, down.0, z_s[i], step_divergence(distance));
+                bits.of(i, stack, |stack| down.push(stack, z_s[i]));
             }
             z_s = z_t;
             progress(k.len() / dims);
         }
         // 4. Code z_T.
         for i in (0..k.len()).rev() {
-            ledger.coded(i, stack, |stack| self.prior().push(stack, z_s[i]));
-            let top = &self.points[self.plan.steps()];
-            ledger.pushed(i, self.prior().0, z_s[i], prior_divergence(x[i], top.alpha, top.sigma));
+            bits.of(i, stack, |stack| self.prior().push(stack, z_s[i]));
         }
-        Ok(ledger.into_costs())
+        Ok(bits.bits)
     }
 
     /// Decodes batch `number` of the segment, of `images` images: [`encode`](Self::encode) step by step in reverse.
@@ -334,6 +365,22 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     }
 }
 
+/// The bits of each image.
+struct Tally {
+    bits: Vec<f64>,
+    dims: usize,
+}
+
+impl Tally {
+    /// Does something with the stack for number `i` of the batch, and charges it to its image.
+    fn of<T>(&mut self, i: usize, stack: &mut BitStack, f: impl FnOnce(&mut BitStack) -> T) -> T {
+        let before = stack.ideal_bits();
+        let out = f(stack);
+        self.bits[i / self.dims] += stack.ideal_bits() - before;
+        out
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,7 +441,7 @@ mod tests {
             let (segment, stats) = encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap();
             prop_assert_eq!(decode_segment(&model, &plan, &segment, &device, &mut |_| {}).unwrap(), bytes);
             prop_assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
-            prop_assert!((stats.costs.iter().map(|cost| cost.coded).sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
+            prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
             let stored = 64.0 + 32.0 * segment.words.len() as f64;
             prop_assert!(stored >= stats.net_bits + stats.initial_bits && stored < stats.net_bits + stats.initial_bits + 33.0);
         }
@@ -421,29 +468,26 @@ mod tests {
             .collect();
         let bound = passes.iter().sum::<f64>() / passes.len() as f64;
         let error = |values: &[f64]| crate::eval::standard_error(values).unwrap();
-        let of = |stats: &SegmentStats, f: fn(&Cost) -> f64| -> Vec<f64> { stats.costs.iter().map(f).collect() };
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        const NAT: f64 = 1.0 / std::f64::consts::LN_2;
-        for (stats, bins) in lengths.iter().zip([2.0, 32.0f64]) {
-            let of_coder = of(stats, |cost| cost.coded);
-            let error_of_coder = error(&of_coder).hypot(error(&passes));
+        for stats in &lengths {
+            let error = error(&stats.per_image_bits).hypot(error(&passes));
             let found = stats.net_bits / n as f64;
-            assert!((found - bound).abs() < 4.0 * error_of_coder && error_of_coder < 0.02 * bound, "{found} {bound}");
-
-            // The same bound from the chain's own latents.
-            let of_chain = of(stats, |cost| cost.bound * NAT);
-            let error_of_chain = error(&of_chain).hypot(error(&passes));
-            assert!((mean(&of_chain) - bound).abs() < 4.0 * error_of_chain, "{} {bound}", mean(&of_chain));
-
-            // What is left of the length is chance, with no mean, and what the bins do.
-            let chance = of(stats, |cost| (cost.density - cost.bound) * NAT);
-            assert!(mean(&chance).abs() < 4.0 * error(&chance), "{} +- {}", mean(&chance), error(&chance));
-            let of_bins = of(stats, |cost| cost.coded - cost.density * NAT);
-            assert!(error(&of_bins) < 0.1 * error(&chance), "{} {}", error(&of_bins), error(&chance));
-            // Between Gaussians d deviations apart, bins of b deviations lessen d²/2 by about b²/12 of it.
-            let less = bound / (12.0 * bins * bins);
-            assert!((-2.0 * less..0.1).contains(&mean(&of_bins)), "{} with {bins} bins, {less}", mean(&of_bins));
+            assert!((found - bound).abs() < 4.0 * error && error < 0.02 * bound, "{found} {bound} +- {error}");
         }
+
+        // The same by one experiment with common noise, which tells a difference that the two above cannot.
+        let per_image = SHAPE.dims() as f64;
+        let both = [2, 32].map(|bins_per_sigma| {
+            let plan = Plan { bins_per_sigma, ..plan(steps, 64) };
+            crate::codec::overhead(&model, &plan, &bytes, &device, &mut |_, _| {}).unwrap()
+        });
+        for (found, stats) in both.iter().zip(&lengths) {
+            let error = error(&stats.per_image_bits).hypot(error(&passes)) / per_image;
+            assert!((found.bound_bpd - bound / per_image).abs() < 4.0 * error, "{found:?} {bound}");
+            assert!((found.length_bpd - stats.net_bits / n as f64 / per_image).abs() < 6.0 * error, "{found:?}");
+            assert!(found.overhead_bpd_stderr.unwrap() < 0.5 * error, "{found:?} {error}");
+        }
+        let [coarse, fine] = both.map(|found| (found.overhead_bpd, found.overhead_bpd_stderr.unwrap()));
+        assert!(coarse.0.abs() < 0.02 * bound / per_image && fine.0.abs() < 4.0 * fine.1, "{coarse:?} {fine:?}");
     }
 
     #[test]

@@ -49,6 +49,7 @@
 use super::plan::{MAX_BATCH, MAX_STEPS};
 use super::{CodecError, Segment};
 use crate::data::ImageShape;
+use crate::schedule::NoiseSchedule;
 
 /// The first bytes of every file.
 pub const MAGIC: [u8; 4] = *b"VDMZ";
@@ -125,6 +126,17 @@ impl Steps {
         match self {
             Self::Uniform(steps) => *steps,
             Self::Listed(gammas) => gammas.len().saturating_sub(1),
+        }
+    }
+
+    /// gamma_0 to gamma_T, in a model with this schedule.
+    pub fn gammas(&self, schedule: &NoiseSchedule) -> Vec<f64> {
+        match self {
+            Self::Uniform(steps) => {
+                let schedule = schedule.to_host();
+                (0..=*steps).map(|i| schedule.gamma(i as f64 / (*steps).max(1) as f64)).collect()
+            }
+            Self::Listed(gammas) => gammas.clone(),
         }
     }
 }

@@ -106,6 +106,15 @@ impl Posterior {
         Interval::new(self.0.below(k), self.0.below(k + 1)).ok_or_else(impossible)
     }
 
+    /// The latent of a quantile, and the bits that drawing it takes.
+    ///
+    /// # Errors
+    /// None can occur: the bin of a quantile has one.
+    pub fn draw(&self, quantile: u32) -> Result<(i32, f64), CodecError> {
+        let k = self.0.bin(quantile);
+        Ok((k, self.interval(k)?.bits()))
+    }
+
     /// Draws a latent from the stack. With random masks, draws are independent of each other and of all that was pushed;
     /// without, a latent would repeat the quantile of the symbol pushed last.
     ///
@@ -147,6 +156,14 @@ impl Model {
     fn interval(&self, k: i32) -> Option<Interval> {
         let k = i64::from(k);
         Interval::new(self.below(k), self.below(k + 1))
+    }
+
+    /// The bits of a latent.
+    pub fn bits(&self, k: i32) -> f64 {
+        match self.interval(k) {
+            Some(interval) => interval.bits(),
+            None => Interval::of_word(k as u32).bits() + ESCAPED.bits(),
+        }
     }
 
     /// Codes a latent.

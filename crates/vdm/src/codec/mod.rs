@@ -34,15 +34,15 @@ mod chain;
 pub mod container;
 mod error;
 mod gaussian;
-mod ledger;
 mod levels;
+mod overhead;
 mod plan;
 mod stack;
 
 pub use chain::{Segment, SegmentStats, arithmetic_fingerprint, decode_segment, encode_segment};
 pub use container::{CodedSegment, Container, FileEntry, FileKind, Steps};
 pub use error::CodecError;
-pub use ledger::Cost;
+pub use overhead::{Overhead, overhead};
 pub use plan::{Plan, cheapest_gammas};
 
 use crate::data::{ImageDataset, ImageShape};
@@ -55,7 +55,6 @@ use container::check_files;
 use plan::first_bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::f64::consts::LN_2;
 use vdm_kernels::rng::Philox;
 
 /// How to code.
@@ -112,21 +111,11 @@ pub struct CompressReport {
     pub stream_bpd: f64,
     /// `file_bits` a dimension.
     pub file_bpd: f64,
-    /// The bound of the same images in as many steps, a dimension, from the latents that were coded: see [`Cost`].
-    pub bound_bpd: f64,
-    /// `net_bpd` less `bound_bpd`: chance, which has no mean, and `overhead_bpd`.
-    pub net_less_bound_bpd: f64,
-    /// Standard error of `net_less_bound_bpd`, over images.
-    pub net_less_bound_bpd_stderr: Option<f64>,
-    /// What coding costs, a dimension: `net_bpd` less what the same latents would take as real numbers.
-    pub overhead_bpd: f64,
-    /// Standard error of `overhead_bpd`, over images.
-    pub overhead_bpd_stderr: Option<f64>,
-    /// Of that, what the coder itself loses: `net_bits` less the information of all symbols, a dimension.
+    /// What the coder itself loses, a dimension: `net_bits` less the information of all symbols.
     pub coder_loss_bpd: f64,
-    /// What each image takes.
+    /// Net bits a dimension, image by image.
     #[serde(skip)]
-    pub costs: Vec<Cost>,
+    pub per_image_bpd: Vec<f64>,
 }
 
 /// Codes `images`, which come back as `files`.
@@ -167,7 +156,7 @@ pub fn compress<N: ScoreNetwork>(
 
     let per_segment = if options.restart_every == 0 { n } else { options.restart_every };
     let (mut done, total) = (0, n * plan.steps());
-    let (mut ideal_bits, mut costs) = (0.0, Vec::with_capacity(n));
+    let (mut ideal_bits, mut per_image_bpd) = (0.0, Vec::with_capacity(n));
     for (number, bytes) in images.bytes().chunks(per_segment.saturating_mul(dims)).enumerate() {
         let mut heard = |images: usize| {
             done += images;
@@ -177,17 +166,11 @@ pub fn compress<N: ScoreNetwork>(
         container.net_bits += stats.net_bits;
         container.initial_bits += stats.initial_bits;
         ideal_bits += stats.ideal_bits;
-        costs.extend(stats.costs);
+        per_image_bpd.extend(stats.per_image_bits.iter().map(|bits| bits / dims as f64));
         container.segments.push(CodedSegment { segment, pixels: pixel_hash(bytes) });
     }
     let numbers = (n * dims) as f64;
     let file_bits = 8 * container.to_bytes()?.len() as u64;
-    let coder_loss_bpd = (container.net_bits - ideal_bits) / numbers;
-    // The coder's own loss is that of the whole stream; the rest is known image by image.
-    let of = |f: fn(&Cost) -> f64| -> Vec<f64> { costs.iter().map(|cost| f(cost) / dims as f64).collect() };
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / n as f64;
-    let less_bound = of(|cost| cost.coded - cost.bound / LN_2);
-    let less_density = of(|cost| cost.coded - cost.density / LN_2);
     let report = CompressReport {
         images: n,
         dims,
@@ -196,16 +179,11 @@ pub fn compress<N: ScoreNetwork>(
         net_bits: container.net_bits,
         initial_bits: container.initial_bits,
         net_bpd: container.net_bits / numbers,
-        net_bpd_stderr: standard_error(&of(|cost| cost.coded)),
+        net_bpd_stderr: standard_error(&per_image_bpd),
         stream_bpd: (container.net_bits + container.initial_bits) / numbers,
         file_bpd: file_bits as f64 / numbers,
-        bound_bpd: mean(&of(|cost| cost.bound / LN_2)),
-        net_less_bound_bpd: mean(&less_bound) + coder_loss_bpd,
-        net_less_bound_bpd_stderr: standard_error(&less_bound),
-        overhead_bpd: mean(&less_density) + coder_loss_bpd,
-        overhead_bpd_stderr: standard_error(&less_density),
-        coder_loss_bpd,
-        costs,
+        coder_loss_bpd: (container.net_bits - ideal_bits) / numbers,
+        per_image_bpd,
     };
     Ok((container, report))
 }
@@ -369,13 +347,7 @@ pub fn choose_steps<N: ScoreNetwork>(
 
 /// The plan that a container describes, for this model.
 fn plan_of<N: ScoreNetwork>(container: &Container, model: &VariationalDiffusion<N>) -> Result<Plan, CodecError> {
-    let gammas = match &container.steps {
-        Steps::Listed(gammas) => gammas.clone(),
-        Steps::Uniform(steps) => {
-            let schedule = model.schedule.to_host();
-            (0..=*steps).map(|i| schedule.gamma(i as f64 / (*steps).max(1) as f64)).collect()
-        }
-    };
+    let gammas = container.steps.gammas(&model.schedule);
     let levels = container.levels;
     let vocabulary = crate::encoding::Vocabulary::new(levels)
         .ok_or_else(|| CodecError::Plan { reason: format!("{levels} levels, expected 2 to 256") })?;

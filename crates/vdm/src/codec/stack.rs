@@ -56,7 +56,7 @@ impl Interval {
     }
 
     /// -log2 of the symbol's probability.
-    pub(super) fn bits(self) -> f64 {
+    pub fn bits(self) -> f64 {
         PRECISION as f64 - (self.mass as f64).log2()
     }
 
