@@ -7,6 +7,7 @@
 # slows down for a while slows both. Python packages go to a virtual environment in bench/.venv. Nothing else should run
 # on the machine meanwhile.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 seconds=${1:-5}
 rounds=${2:-3}

@@ -1,5 +1,5 @@
 //! A fuzz target over the reader of `.vdmz` files: mutated files must give an error or a container that is written back
-//! byte for byte, never a panic, and never more memory than a small multiple of the file.
+//! byte for byte, never a panic, and never take more than 1 MiB of memory (they are some kilobytes).
 //!
 //!     cargo run --release --example fuzz_vdmz -- [RUNS [SEED]]      10,000,000 runs by default
 //!
@@ -174,7 +174,7 @@ impl Dice {
             self.words.extend(rest);
             a
         });
-        (u64::from(word) * n as u64 >> 32) as usize
+        ((u64::from(word) * n as u64) >> 32) as usize
     }
 }
 

@@ -75,7 +75,7 @@ pub struct TrainArgs {
 pub struct EvalArgs {
     /// Folder of the run.
     pub run: PathBuf,
-    /// Passes over the test split, each with fresh times and noise. At least 1. Default: the run's eval.repeats.
+    /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: Option<u32>,
     /// Steps T of the discrete-time bound, at least 1. Default: continuous time.

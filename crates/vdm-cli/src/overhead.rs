@@ -20,7 +20,7 @@ pub struct OverheadArgs {
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub count: Option<u32>,
     /// Bins of a latent per standard deviation.
-    #[arg(long, value_name = "B", default_value_t = 2, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "B", default_value_t = 2, value_parser = value_parser!(u16).range(1..=64))]
     pub bins: u16,
     /// Images that go through the network together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u16).range(1..=1024))]

@@ -145,8 +145,7 @@ impl Fused for Flex {
         // In place, where no other handle holds the memory.
         let mut y = to.to_contiguous();
         drop(to);
-        let n = s.batch * s.co * s.h * s.w;
-        conv::forward(&s, data(&x), data(&weight), data(&bias), &mut y.storage_mut()[..n], true);
+        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), true);
         y
     }
 

@@ -5,15 +5,18 @@
 //! wait for each other at the end of every operator and stand idle in those that have one thread only.
 //!
 //! A team is a thread pool that takes jobs until there are none left; operators inside a job see the team as their pool.
-//! No team takes work from another: with one pool for all, a thread that waits in an operator of one job could begin
-//! another job in the middle of it, with all its memory.
+//! Within a call no team takes work from another: with one pool for all, a thread that waits in an operator of one job
+//! could begin another job in the middle of it, with all its memory.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Teams by (number of teams, threads of each), kept from call to call.
-static TEAMS: Mutex<Option<HashMap<(usize, usize), Arc<Vec<ThreadPool>>>>> = Mutex::new(None);
+static TEAMS: Mutex<BTreeMap<(usize, usize), Teams>> = Mutex::new(BTreeMap::new());
+
+/// A pool for each team.
+type Teams = Arc<Vec<ThreadPool>>;
 
 /// `f` of every job, in the jobs' order.
 ///
@@ -24,7 +27,8 @@ static TEAMS: Mutex<Option<HashMap<(usize, usize), Arc<Vec<ThreadPool>>>>> = Mut
 /// If `f` does.
 pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> {
     let threads = rayon::current_num_threads();
-    let teams = threads.min(jobs.len());
+    // Powers of two, so that few sets of teams are ever made.
+    let teams = (threads.min(jobs.len()) + 1).next_power_of_two() / 2;
     let Some(teams) = (teams > 1).then(|| teams_of(teams, threads.div_ceil(teams))).flatten() else {
         return jobs.into_iter().map(f).collect();
     };
@@ -55,9 +59,8 @@ fn start(teams: &[ThreadPool], work: &(impl Fn() + Sync)) {
 }
 
 /// `None` if the system gives no threads: then the caller does the work.
-fn teams_of(teams: usize, threads: usize) -> Option<Arc<Vec<ThreadPool>>> {
+fn teams_of(teams: usize, threads: usize) -> Option<Teams> {
     let mut all = TEAMS.lock().unwrap_or_else(PoisonError::into_inner);
-    let all = all.get_or_insert_default();
     if let Some(found) = all.get(&(teams, threads)) {
         return Some(found.clone());
     }
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "job 2")]
     fn a_panic_in_a_job_reaches_the_caller() {
         on(2, || {
             map(vec![1, 2, 3], |job| assert!(job != 2, "job 2"));

@@ -55,6 +55,7 @@ fn conv2d_of_an_image_is_the_same_in_any_batch() {
     for (k, own_bias) in [(1, false), (1, true), (3, false), (3, true)] {
         same_in_any_batch(&Conv { b: 7, ci: 5, co: 33, h: 28, w: 11, k, own_bias });
         same_in_any_batch(&Conv { b: 7, ci: 1, co: 3, h: 1, w: 5, k, own_bias });
+        same_in_any_batch(&Conv { b: 7, ci: 16, co: 24, h: 8, w: 33, k, own_bias });
     }
 }
 
@@ -69,6 +70,7 @@ fn group_norm_of_an_image_is_the_same_in_any_batch() {
 fn linear_of_a_row_is_the_same_in_any_batch() {
     for bias in [false, true] {
         same_in_any_batch(&Linear { b: 7, i: 33, o: 65, bias });
+        same_in_any_batch(&Linear { b: 7, i: 64, o: 24, bias });
     }
 }
 

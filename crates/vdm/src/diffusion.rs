@@ -285,7 +285,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// For a network with self-conditioning, where the conditioning brings no estimate of x, a first pass without one
     /// makes it from the same z (Chen et al. 2022, arXiv 2208.04202, who take the estimate of the step before when they
     /// sample). So eps_hat is a function of z, gamma and the conditioning alone, the same in the bound, in sampling and
-    /// in the codec, and the bound stays a bound. In training, half of the batches make do without an estimate, and
+    /// in the codec, and the bound stays a bound. In training, half of the passes make do without an estimate, and
     /// nothing is learned through the first pass.
     ///
     /// # Shapes
@@ -316,11 +316,11 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             first_estimate(&self.network, z.clone(), time.clone(), gamma, conditioning)
         };
         let conditioning = Conditioning { self_cond: Some(estimate), ..conditioning.clone() };
-        self.network.predict_noise(z, time, &conditioning, mode)
+        in_parts(&self.network, z, time, &conditioning, mode)
     }
 }
 
-/// Stream of the coin that says whether a training batch gets an estimate; the layers' dropout has those from 1, the
+/// Stream of the coin that says whether a training pass gets an estimate; the layers' dropout has those from 1, the
 /// times of [`draw_loss`](VariationalDiffusion::draw_loss), which may have the same seed, that of `u64::MAX`.
 const ESTIMATE_STREAM: u64 = u64::MAX - 1;
 
@@ -356,7 +356,7 @@ fn first_estimate<N: ScoreNetwork>(
     gamma: Tensor<1>,
     conditioning: &Conditioning,
 ) -> Tensor<4> {
-    let eps_hat = network.predict_noise(z.clone(), time, conditioning, Mode::Eval);
+    let eps_hat = in_parts(network, z.clone(), time, conditioning, Mode::Eval);
     let alpha = column(sigmoid(gamma.clone() * -1.0).sqrt());
     let sigma = column(sigmoid(gamma).sqrt());
     ((z - eps_hat * sigma) / alpha).clamp(-1.0, 1.0)

@@ -3,11 +3,13 @@
 use burn::tensor::Tensor;
 use std::ops::Range;
 
-/// Pixels that a part has at least, where the batch has so many: what is done once a part (a weight's transformation, an
-/// operator's call) must be little beside what is done for every pixel.
-const MIN_PIXELS: usize = 2048;
-/// Images of a part at most in a pass without gradients. A part's tensors shall stay in the cache.
-const MAX_IMAGES: usize = 4;
+/// Pixels that a part for training has at least, where the batch has so many: what is done once a part (a weight's
+/// transformation, an operator's call) must be little beside what is done for every pixel.
+const LEAST_PIXELS: usize = 1024;
+/// Images of a part at most in a pass without gradients, so that a part's tensors stay in the cache...
+const FEW_IMAGES: usize = 4;
+/// ... but for small images: then of so many pixels at most.
+const FEW_PIXELS: usize = 2048;
 /// Parts that a training batch is cut into at most: each makes a gradient of its own.
 const MAX_TRAINING_PARTS: usize = 8;
 
@@ -20,9 +22,10 @@ fn ranges(batch: usize, size: usize) -> Vec<Range<usize>> {
     (0..batch).step_by(size.max(1)).map(|first| first..batch.min(first + size)).collect()
 }
 
-fn at_least(images: &Tensor<4>) -> usize {
+/// Images that have `pixels` pixels together.
+fn images_of(pixels: usize, images: &Tensor<4>) -> usize {
     let [_, _, h, w] = images.dims();
-    MIN_PIXELS.div_ceil((h * w).max(1))
+    pixels.div_ceil((h * w).max(1))
 }
 
 /// Parts for a pass without gradients: enough for all threads. An image's result does not depend on the images beside
@@ -33,7 +36,7 @@ pub(crate) fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
         return ranges(batch, batch);
     }
     let threads = rayon::current_num_threads();
-    ranges(batch, batch.div_ceil(threads).min(at_least(images).max(MAX_IMAGES)))
+    ranges(batch, batch.div_ceil(threads).min(images_of(FEW_PIXELS, images).max(FEW_IMAGES)))
 }
 
 /// Parts for a pass with gradients: a function of the batch alone, since the sum of the parts' gradients depends on the
@@ -43,7 +46,7 @@ pub(crate) fn for_training(images: &Tensor<4>) -> Vec<Range<usize>> {
     if !in_parts(images) {
         return ranges(batch, batch);
     }
-    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(at_least(images).div_ceil(2)))
+    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images)))
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub fn scatter<const ADD: bool>(from: &[Lane], stride: usize, bias: Lane, y: &mu
 }
 
 #[cfg(target_arch = "x86_64")]
+// Indices keep the unrolled loops plain to read beside the addresses.
+#[allow(clippy::needless_range_loop)]
 mod avx {
     use super::{LANES, Lane};
     use std::arch::x86_64::*;

@@ -61,7 +61,7 @@ pub fn matmul(accumulate: bool, a: &[f32], la: Layout, b: &[f32], lb: Layout, c:
     assert!(la.fits(a.len()) && lb.fits(b.len()) && lc.fits(c.len()), "a layout leaves its slice");
     assert!(lc.row_stride >= lc.cols * lc.col_stride || lc.col_stride >= lc.rows * lc.row_stride, "c overlaps itself");
     #[cfg(target_arch = "x86_64")]
-    if super::microkernel::fits(lb, lc) {
+    if la.cols > 0 && super::microkernel::fits(lb, lc) {
         // SAFETY: `microkernel::fits`, and the assertions above for the layouts.
         return unsafe { super::microkernel::product(accumulate, a, la, b, lb, c, lc) };
     }

@@ -189,17 +189,7 @@ impl Weight {
 
     /// Gᵀ dU G: the gradient of `weight [co, ci, 3, 3]` from that of U.
     pub fn gradient(du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
-        let (pi, po) = (padded(ci), padded(co));
-        let half = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
-        for (i, dg) in dweight.as_chunks_mut::<9>().0.iter_mut().enumerate() {
-            let at = i % ci * po + i / ci;
-            let d = |row: usize, col: usize| du[(row * 4 + col) * pi * po + at];
-            let columns: [[f32; 3]; 4] = std::array::from_fn(|j| half([d(0, j), d(1, j), d(2, j), d(3, j)]));
-            for row in 0..3 {
-                let line = half([columns[0][row], columns[1][row], columns[2][row], columns[3][row]]);
-                dg[row * 3..row * 3 + 3].copy_from_slice(&line);
-            }
-        }
+        weight_gradient(du.as_chunks().0, ci, co, dweight);
     }
 }
 
@@ -274,7 +264,7 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
     }
 }
 
-/// Rows of the matrix products: two at least, since a product of one row adds up in another order.
+/// Rows of the matrix products: two at least, since the `gemm` crate adds a product of one row up in another order.
 fn at_least_two(tiles: usize) -> usize {
     tiles.max(2)
 }
@@ -356,7 +346,35 @@ vectorized! {
         }
     }
 
-    /// The same for the gradient of x: product p of channels (o, i) at `u[(p * padded co + o) * padded ci + i]`, taps
+    /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
+    fn weight_gradient(du: &[Lane], ci: usize, co: usize, dweight: &mut [f32]) {
+        let vectors = padded(co) / LANES;
+        let step = padded(ci) * vectors;
+        for o in (0..co).step_by(LANES) {
+            let dweight = &mut dweight[o * ci * 9..];
+            let lanes = LANES.min(co - o);
+            for i in 0..ci {
+                let d = &du[i * vectors + o / LANES..][..15 * step + 1];
+                let c0 = weight_back_line(d[0], d[4 * step], d[8 * step], d[12 * step]);
+                let c1 = weight_back_line(d[step], d[5 * step], d[9 * step], d[13 * step]);
+                let c2 = weight_back_line(d[2 * step], d[6 * step], d[10 * step], d[14 * step]);
+                let c3 = weight_back_line(d[3 * step], d[7 * step], d[11 * step], d[15 * step]);
+                let mut row = 0;
+                while row < 3 {
+                    let line = weight_back_line(c0[row], c1[row], c2[row], c3[row]);
+                    for lane in 0..lanes {
+                        let taps = &mut dweight[(lane * ci + i) * 9 + row * 3..][..3];
+                        taps[0] = line[0][lane];
+                        taps[1] = line[1][lane];
+                        taps[2] = line[2][lane];
+                    }
+                    row += 1;
+                }
+            }
+        }
+    }
+
+    /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at `u[(p * padded co + o) * padded ci + i]`, taps
     /// reversed.
     fn transform_flipped(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
         let vectors = padded(ci) / LANES;
@@ -480,6 +498,13 @@ fn weight_products(g: &[Lane; 9], step: usize, u: &mut [Lane]) {
 fn weight_line(a: Lane, b: Lane, c: Lane) -> [Lane; 4] {
     let outer = add(a, c);
     [a, halved(add(outer, b)), halved(sub(outer, b)), c]
+}
+
+/// Gᵀ of a line of four.
+#[inline(always)]
+fn weight_back_line(a: Lane, b: Lane, c: Lane, d: Lane) -> [Lane; 3] {
+    let inner = halved(add(b, c));
+    [add(a, inner), halved(sub(b, c)), add(inner, d)]
 }
 
 #[inline(always)]

@@ -178,34 +178,32 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     pub fn length(&self, number: usize, k: &[u8], progress: &mut dyn FnMut(usize)) -> Result<Vec<f64>, CodecError> {
         let dims = self.plan.shape.dims();
         let mut bits = vec![0.0; k.len() / dims];
-        let mut draw = |i: usize, from: Posterior, quantile: u32| {
+        let draw = |bits: &mut [f64], i: usize, from: Posterior, quantile: u32| {
             let (z, taken) = from.draw(quantile)?;
             bits[i / dims] -= taken;
             Ok::<_, CodecError>(z)
         };
         let words = self.masks(number, 0, k.len());
-        let mut chain = Vec::with_capacity(self.points.len());
-        let z_0: Result<Vec<i32>, _> = (0..k.len()).map(|i| draw(i, self.encoded(k[i]), words[i])).collect();
-        chain.push(z_0?);
-        for t in 1..self.points.len() {
-            let words = self.masks(number, t, k.len());
-            let z_t: Result<Vec<i32>, _> =
-                (0..k.len()).map(|i| draw(i, self.up(t, chain[t - 1][i]), words[i])).collect();
-            chain.push(z_t?);
-        }
+        let z_0: Result<Vec<i32>, _> = (0..k.len()).map(|i| draw(&mut bits, i, self.encoded(k[i]), words[i])).collect();
+        let mut z_s = z_0?;
         let mut levels = self.levels();
-        for (i, (&z_0, &k)) in chain[0].iter().zip(k).enumerate() {
+        for (i, (&z_0, &k)) in z_s.iter().zip(k).enumerate() {
             levels.set(self.y(z_0));
             bits[i / dims] += levels.interval(k.into()).expect("levels were checked").bits();
         }
         for t in 1..self.points.len() {
-            let eps_hat = self.eps_hat(t, self.floats(t, &chain[t]));
-            for (i, (&z_s, &z_t)) in chain[t - 1].iter().zip(&chain[t]).enumerate() {
+            let words = self.masks(number, t, k.len());
+            let z_t: Result<Vec<i32>, _> =
+                (0..k.len()).map(|i| draw(&mut bits, i, self.up(t, z_s[i]), words[i])).collect();
+            let z_t = z_t?;
+            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            for (i, (&z_s, &z_t)) in z_s.iter().zip(&z_t).enumerate() {
                 bits[i / dims] += self.down(t, z_t, eps_hat[i])?.bits(z_s);
             }
+            z_s = z_t;
             progress(k.len() / dims);
         }
-        for (i, &z) in chain[self.plan.steps()].iter().enumerate() {
+        for (i, &z) in z_s.iter().enumerate() {
             bits[i / dims] += self.prior().bits(z);
         }
         Ok(bits)

@@ -38,7 +38,8 @@ pub struct Overhead {
 /// evaluations an image and step; `progress` hears of those done and to do.
 ///
 /// # Errors
-/// As of [`encode_segment`](super::encode_segment).
+/// As of [`encode_segment`](super::encode_segment); [`CodecError::Plan`] if the plan's bins are hardly coarser than those
+/// that stand for real numbers.
 pub fn overhead<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     plan: &Plan,
@@ -46,6 +47,10 @@ pub fn overhead<N: ScoreNetwork>(
     device: &Device,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Overhead, CodecError> {
+    if plan.bins_per_sigma > FINE / 4 {
+        let reason = format!("{} bins per sigma, expected at most {} to compare", plan.bins_per_sigma, FINE / 4);
+        return Err(CodecError::Plan { reason });
+    }
     let fine = Plan { bins_per_sigma: FINE, ..plan.clone() };
     let dims = plan.shape.dims();
     let (mut done, total) = (0, 2 * plan.steps() * (bytes.len() / dims.max(1)));

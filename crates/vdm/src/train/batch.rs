@@ -10,7 +10,7 @@ use burn::module::ModuleDisplay;
 use burn::tensor::Tensor;
 use vdm_kernels::{rng::Philox, teams};
 
-/// Stream of the parts's dropout seed.
+/// Stream of the parts' dropout seeds.
 const PART_SEEDS: u64 = u64::MAX - 2;
 
 /// A batch and all that is random in a forward pass over it; its tensors are on a device without autodiff.
@@ -45,12 +45,16 @@ impl Batch {
 /// With [`ScheduleObjective::Variance`] the schedule's shape gets the gradient of [`reduce_variance`] instead.
 ///
 /// On the CPU the batch is cut into parts, each with a forward and a backward pass of its own: they need no threads to
-/// wait for each other, and only as many parts as there are teams of threads are in memory at a time. The gradient is
+/// wait for each other, and the graphs of only as many parts as there are teams of threads are in memory at a time (the
+/// parts' gradients are until they are added up: eight at most). The gradient is
 /// the sum of the parts' in their order; how the batch is cut does not depend on the threads, so neither does a bit of
 /// the gradient.
 ///
 /// # Errors
 /// See [`reduce_variance`] and [`VariationalDiffusion::loss_with_tape`].
+///
+/// # Panics
+/// If the batch is empty.
 pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
     model: &VariationalDiffusion<N>,
     batch: Batch,

@@ -573,7 +573,7 @@ impl Trainer {
         }
     }
 
-    /// Saves the state, if it is one to go on from: if the next step's loss is finite.
+    /// Saves the state, if it is one to go on from: if the bound of the next step's images, without dropout, is finite.
     fn save(&mut self) -> Result<(), TrainError> {
         let batch = self.batch(0, self.config.train.batch_size)?;
         let model = self.model().valid();
