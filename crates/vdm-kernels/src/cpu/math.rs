@@ -109,7 +109,7 @@ pub fn sin_cos_turns(u: f32) -> (f32, f32) {
     (f32::from_bits(a.to_bits() ^ sign_sin), f32::from_bits(b.to_bits() ^ sign_cos))
 }
 
-/// Σ f(i) for i in 0..n, in a fixed order: [`LANES`] partial sums in `f32`, added up as a tree.
+/// Σ f(i) for i in 0..n, in a fixed order: 32 partial sums in `f32`, added up as a tree.
 #[inline(always)]
 pub fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f64 {
     let mut lanes = [0f32; LANES];

@@ -1,4 +1,4 @@
-//! The one door to matrix products, by [`super::microkernel`] or the `gemm` crate: bounds are checked here, so that
+//! The one door to matrix products, by a kernel of our own or the `gemm` crate: bounds are checked here, so that
 //! callers stay safe code.
 
 use gemm::Parallelism;
