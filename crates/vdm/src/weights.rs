@@ -4,10 +4,25 @@
 //! an unknown and a wrongly shaped tensor are each an error.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData, bf16, f16};
+use burn::tensor::{Device, Gradients, Tensor, TensorData, bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Makes a module with the device's random numbers from `seed` on; nobody else who uses this function draws meanwhile.
+///
+/// Burn's CPU backend has one generator for the whole process: without this, a model that another thread makes at the
+/// same time would take numbers from the middle of this one's.
+pub fn seeded<M: Module>(device: &Device, seed: u64, make: impl FnOnce() -> M) -> M {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(seed);
+    let module = make();
+    // Parameters are drawn when first read: read them all now, in one fixed order.
+    let _ = export(&module);
+    module
+}
 
 /// One tensor on the host.
 #[derive(Clone, Debug, PartialEq)]

@@ -89,6 +89,20 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
     assert_eq!(steps(&whole), steps(&parts));
 }
 
+/// Burn's generator is one for the whole process: threads that made models at once took numbers from each other.
+#[test]
+fn models_made_at_the_same_time_have_the_weights_of_their_seeds() {
+    let device = Device::flex();
+    let config = config(1, &[]);
+    let data = few_digits(&config);
+    let weights = || vdm::weights::export(&config.init(data.train.shape(), data.train.vocabulary(), &device));
+    let alone = weights();
+    std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..4).map(|_| scope.spawn(|| [(); 8].map(|()| weights()))).collect();
+        assert!(makers.into_iter().flat_map(|maker| maker.join().unwrap()).all(|found| found == alone));
+    });
+}
+
 #[test]
 fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,7 +153,9 @@ fn control_signals_reach_training_evaluation_and_sampling() {
     let settings = vdm::DiffusionSettings::new(data.train.vocabulary(), &schedule);
     let ctrl = ControlConfig::Sequence { dim: 3 };
     let network = UNetConfig { ctrl, use_cond: true, chn_mult: vec![1, 2], attn_dim: 16, ..UNetConfig::new(1, 16) };
-    let mut model = vdm::VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings);
+    let mut model = vdm::weights::seeded(&autodiff, 0, || {
+        vdm::VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings)
+    });
     // The label as a sequence of two vectors.
     let tell = |set: &vdm::data::ImageDataset, indices: &[usize], device: &Device| {
         let tokens = indices.iter().flat_map(|&i| {

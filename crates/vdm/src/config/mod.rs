@@ -352,17 +352,15 @@ impl Config {
     /// # Panics
     /// If [`validate`](Self::validate) fails.
     pub fn init(&self, shape: ImageShape, vocabulary: Vocabulary, device: &Device) -> VariationalDiffusion<AnyNetwork> {
-        device.seed(self.seed);
         let settings = DiffusionSettings {
             vocabulary,
             timesteps: (self.train.timesteps > 0).then_some(self.train.timesteps),
             configured_endpoints: (self.schedule.gamma_0, self.schedule.gamma_1),
             time_normalization: self.model.time_normalization,
         };
-        let (schedule, network) = (self.schedule.init(device), self.network(shape.channels).init(device));
-        let model = VariationalDiffusion::new(schedule, network, settings);
-        // Parameters are drawn when first read: read them all now, in one fixed order.
-        let _ = crate::weights::export(&model);
-        model
+        crate::weights::seeded(device, self.seed, || {
+            let (schedule, network) = (self.schedule.init(device), self.network(shape.channels).init(device));
+            VariationalDiffusion::new(schedule, network, settings)
+        })
     }
 }
