@@ -46,9 +46,8 @@ impl Batch {
 ///
 /// On the CPU the batch is cut into parts, each with a forward and a backward pass of its own: they need no threads to
 /// wait for each other, and the graphs of only as many parts as there are teams of threads are in memory at a time (the
-/// parts' gradients are until they are added up: eight at most). The gradient is
-/// the sum of the parts' in their order; how the batch is cut does not depend on the threads, so neither does a bit of
-/// the gradient.
+/// parts' gradients are until they are added up: eight at most). The gradient is the sum of the parts' in their order;
+/// how the batch is cut does not depend on the threads, so neither does a bit of the gradient.
 ///
 /// # Errors
 /// See [`reduce_variance`] and [`VariationalDiffusion::loss_with_tape`].
