@@ -73,7 +73,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<()> {
     let preset = format!("{:?}", args.preset).to_lowercase();
     let object = json!({
         "what": format!("vdm {} {what} {preset}", env!("CARGO_PKG_VERSION")),
-        "median_ms": round(times[times.len() / 2]),
+        "median_ms": round(median(times.clone())),
         "min_ms": round(times[0]),
         "reduce_variance_ms": variance_ms.map(round),
         "runs": times.len(),
@@ -142,7 +142,7 @@ impl TrainStep {
 fn reduce_variance_ms(model: &VariationalDiffusion<ScoreUNet>, shape: [usize; 4], device: &Device) -> f64 {
     let k = random_images(shape, &device.clone().autodiff());
     let weight = bits_per_dim(1.0, shape[1..].iter().product()) / shape[0] as f64;
-    let mut times: Vec<f64> = (0..5)
+    let times = (0..5)
         .map(|seed| {
             let told = Conditioning::default();
             let loss = model.draw_loss_with_tape(k.clone(), seed, &told, Mode::Train { dropout_seed: seed });
@@ -155,6 +155,11 @@ fn reduce_variance_ms(model: &VariationalDiffusion<ScoreUNet>, shape: [usize; 4]
             1e3 * started.elapsed().as_secs_f64()
         })
         .collect();
+    median(times)
+}
+
+/// The middle one of some times.
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

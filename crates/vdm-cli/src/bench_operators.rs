@@ -1,6 +1,6 @@
 //! `vdm bench operators`: every fused operator beside the same composed of Burn's own, at the sizes of a preset.
 
-use crate::bench::{machine, round, timed};
+use crate::bench::{machine, median, round, timed};
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
@@ -93,7 +93,7 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
     // Those without a backward pass.
     let dims = s.channels * pixels;
     let mut add = |operator: &str, shape: String, f: &mut dyn FnMut(bool)| {
-        let [fused_ms, composed_ms] = [true, false].map(|fused| median(seconds, || f(fused)));
+        let [fused_ms, composed_ms] = [true, false].map(|fused| median(timed(seconds, || f(fused))));
         rows.push(Row { operator: operator.into(), shape, pass: "forward", fused_ms, composed_ms });
     };
     let eps = normals(0, &[b, dims], device).reshape([b, dims]);
@@ -155,7 +155,7 @@ fn both(
         let on = if pass == "forward" { device.clone() } else { device.clone().autodiff() };
         let inputs: [Tensor<1>; 3] = std::array::from_fn(|i| normals(i as u64, &shapes[i], &on));
         let [fused_ms, composed_ms] = [true, false].map(|fused| {
-            median(seconds, || {
+            median(timed(seconds, || {
                 if pass == "forward" {
                     let _ = apply(inputs.clone(), fused).device().sync();
                 } else {
@@ -163,16 +163,11 @@ fn both(
                     let gradients = apply(leaves.clone(), fused).sum().backward();
                     let _ = leaves.map(|t| t.grad(&gradients));
                 }
-            })
+            }))
         });
         let pass = if pass == "forward" { pass } else { "with back" };
         rows.push(Row { operator: operator.into(), shape: shape.clone(), pass, fused_ms, composed_ms });
     }
-}
-
-fn median(seconds: f64, f: impl FnMut()) -> f64 {
-    let times = timed(seconds, f);
-    times[times.len() / 2]
 }
 
 /// Normal numbers, flattened.

@@ -265,6 +265,19 @@ macro_rules! register {
     };
 }
 
+/// Registers the gradients of a convolution's input, where it is wanted, weight and bias.
+macro_rules! register_conv2d {
+    ($grads:ident, [$px:expr, $pw:expr, $pb:expr], $saved:expr, $dy:expr) => {
+        let [x, weight, bias] = $saved;
+        let px = $px;
+        let (dx, dw, db) = B::conv2d_backward(x, weight, bias, $dy, px.is_some());
+        if let (Some(node), Some(dx)) = (px, dx) {
+            $grads.register::<B>(node.id, dx);
+        }
+        register!($grads, [$pw, $pb], [dw, db]);
+    };
+}
+
 impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
@@ -273,13 +286,8 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             type State = [FloatTensor<B>; 3];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let [x, weight, bias] = ops.state;
-                let [px, pw, pb] = ops.parents;
-                let (dx, dw, db) = B::conv2d_backward(x, weight, bias, dy, px.is_some());
-                if let (Some(node), Some(dx)) = (px, dx) {
-                    grads.register::<B>(node.id, dx);
-                }
-                register!(grads, [pw, pb], [dw, db]);
+                let [x, weight, bias] = ops.parents;
+                register_conv2d!(grads, [x, weight, bias], ops.state, dy);
             }
         }
         let nodes = [x.node(), weight.node(), bias.node()];
@@ -305,13 +313,9 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             type State = [FloatTensor<B>; 3];
             fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let [x, weight, bias] = ops.state;
-                let [px, pw, pb, pt] = ops.parents;
-                let (dx, dw, db) = B::conv2d_backward(x, weight, bias, dy.clone(), px.is_some());
-                if let (Some(node), Some(dx)) = (px, dx) {
-                    grads.register::<B>(node.id, dx);
-                }
-                register!(grads, [pw, pb, pt], [dw, db, dy]);
+                let [x, weight, bias, to] = ops.parents;
+                register_conv2d!(grads, [x, weight, bias], ops.state, dy.clone());
+                register!(grads, [to], [dy]);
             }
         }
         let nodes = [x.node(), weight.node(), bias.node(), to.node()];

@@ -4,7 +4,7 @@
 //! partial weight gradient, and the partial sums are added in order.
 
 use super::math;
-use super::matmul::{Layout, matmul};
+use super::matmul::{Layout, matmul, transpose};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
 
@@ -68,16 +68,11 @@ impl Prepared {
 
     /// The weight of the gradient for x: outputs and inputs exchanged, taps in reverse order.
     fn flipped(s: &Spec, weight: &[f32]) -> Self {
-        if s.k == 3 {
-            return Self::Winograd(Weight::flipped(weight, s.ci, s.co));
+        if s.k == 1 {
+            Self::Pointwise(transpose(weight, s.ci))
+        } else {
+            Self::Winograd(Weight::flipped(weight, s.ci, s.co))
         }
-        let mut transposed = vec![0f32; weight.len()];
-        for (o, row) in weight.chunks_exact(s.ci).enumerate() {
-            for (i, w) in row.iter().enumerate() {
-                transposed[i * s.co + o] = *w;
-            }
-        }
-        Self::Pointwise(transposed)
     }
 }
 
@@ -114,20 +109,16 @@ pub fn backward(
     let flipped = Prepared::flipped(s, weight);
     let n = s.together();
     let mut partial = vec![0f32; groups * part];
-    // An empty slice for every group where no dx is wanted keeps one loop for both cases.
-    let mut dx_groups: Vec<&mut [f32]> = dx.chunks_mut(group * s.ci * pixels).collect();
-    dx_groups.resize_with(groups, Default::default);
     partial
         .par_chunks_mut(part)
-        .zip(dx_groups)
+        .zip(chunks_or_empty(dx, group * s.ci * pixels, groups))
         .zip(x.par_chunks(group * s.ci * pixels))
         .zip(dy.par_chunks(group * s.co * pixels))
         .for_each(|(((dw, dx), x), dy)| {
             Scratch::with(|scratch| {
-                // As above: an empty slice for every block where no dx is wanted.
-                let mut dx_blocks: Vec<&mut [f32]> = dx.chunks_mut(n * s.ci * pixels).collect();
-                dx_blocks.resize_with(x.len().div_ceil(n * s.ci * pixels), Default::default);
-                let blocks = x.chunks(n * s.ci * pixels).zip(dy.chunks(n * s.co * pixels));
+                let size = n * s.ci * pixels;
+                let dx_blocks = chunks_or_empty(dx, size, x.len().div_ceil(size));
+                let blocks = x.chunks(size).zip(dy.chunks(n * s.co * pixels));
                 for ((x, dy), dx) in blocks.zip(dx_blocks) {
                     match &flipped {
                         Prepared::Winograd(flipped) => {
@@ -160,6 +151,13 @@ pub fn backward(
     for (i, dy) in dy.chunks_exact(pixels).enumerate() {
         dbias[if shared { i % s.co } else { i }] += math::sum(dy) as f32;
     }
+}
+
+/// The `count` chunks of `size` of a gradient, or as many empty slices where none is wanted: one loop for both cases.
+fn chunks_or_empty(dx: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
+    let mut chunks: Vec<&mut [f32]> = dx.chunks_mut(size).collect();
+    chunks.resize_with(count, Default::default);
+    chunks
 }
 
 /// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only for

@@ -72,7 +72,7 @@ pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], 
             let slabs = y.chunks_exact_mut(slab).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(slab));
             for (i, ((y, stats), x)) in slabs.enumerate() {
                 let c = s.channels_of(run * n + i);
-                let mask = if mask.is_empty() { mask } else { &mask[i * slab..][..slab] };
+                let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
                 forward_slab(s, x, &gamma[c.clone()], &beta[c], mask, y, stats);
             }
         },
@@ -107,7 +107,7 @@ pub fn backward(
             for (i, (dx, partial)) in dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2)).enumerate()
             {
                 let (c, at) = (s.channels_of(run * n + i), i * slab);
-                let mask = if mask.is_empty() { mask } else { &mask[at..][..slab] };
+                let mask = mask.get(at..at + slab).unwrap_or_default();
                 let (x, dy, stats) = (&x[at..][..slab], &dy[at..][..slab], &stats[2 * i..][..2]);
                 backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
             }

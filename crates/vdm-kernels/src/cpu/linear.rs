@@ -3,7 +3,7 @@
 //! The rows are the conditioning vectors of a batch: a few hundredths of a step's work, so one thread does them.
 
 use super::math::{sum_by, vectorized};
-use super::matmul::{Layout, is_by_rows, matmul};
+use super::matmul::{Layout, is_by_rows, matmul, transpose};
 
 /// `x [n, i]`, `w [i, o]`, `b [o]` -> `y [n, o]`.
 pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {
@@ -22,13 +22,7 @@ pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32
 pub fn backward(x: &[f32], w: &[f32], dy: &[f32], i: usize, o: usize, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
     let (lx, lw, ly) = layouts(x, i, o);
     if is_by_rows(lw.transposed_copy(), lx) {
-        let mut transposed = vec![0f32; w.len()];
-        for (a, row) in w.chunks_exact(o).enumerate() {
-            for (b, w) in row.iter().enumerate() {
-                transposed[b * i + a] = *w;
-            }
-        }
-        matmul(false, dy, ly, &transposed, lw.transposed_copy(), dx, lx);
+        matmul(false, dy, ly, &transpose(w, o), lw.transposed_copy(), dx, lx);
     } else {
         dx_rows(w, dy, i, o, dx);
     }

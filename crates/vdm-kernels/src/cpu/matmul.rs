@@ -41,6 +41,19 @@ impl Layout {
     }
 }
 
+/// A copy of the dense `x [rows, cols]` with rows and columns exchanged; its layout is
+/// [`transposed_copy`](Layout::transposed_copy).
+pub fn transpose(x: &[f32], cols: usize) -> Vec<f32> {
+    let rows = x.len() / cols;
+    let mut out = vec![0f32; x.len()];
+    for (r, row) in x.chunks_exact(cols).enumerate() {
+        for (c, x) in row.iter().enumerate() {
+            out[c * rows + r] = *x;
+        }
+    }
+    out
+}
+
 /// Whether [`matmul`] with these layouts of b and c gives each row of c a result that does not depend on the number of
 /// rows. The `gemm` crate adds a single row up in another order than many.
 pub fn is_by_rows(lb: Layout, lc: Layout) -> bool {

@@ -8,11 +8,10 @@
 //! Every element of the result is one chain of fused multiply-adds in the order of the inner dimension, whatever the
 //! number of rows and columns.
 
+use super::lanes::LANES;
 use super::matmul::Layout;
 use std::arch::x86_64::*;
 
-/// Floats of a vector.
-const LANES: usize = 8;
 /// Rows of a register tile; with two vectors a row it takes 12 of the 16 registers.
 const ROWS: usize = 6;
 /// A right factor with rows at least so far apart is copied.

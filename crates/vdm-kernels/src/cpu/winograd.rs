@@ -374,8 +374,8 @@ vectorized! {
         }
     }
 
-    /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at `u[(p * padded co + o) * padded ci + i]`, taps
-    /// reversed.
+    /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at
+    /// `u[(p * padded co + o) * padded ci + i]`, taps reversed.
     fn transform_flipped(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
         let vectors = padded(ci) / LANES;
         let step = padded(co) * vectors;
