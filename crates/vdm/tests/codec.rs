@@ -2,15 +2,16 @@
 
 use burn::tensor::Device;
 use proptest::prelude::*;
+use vdm::ImageShape;
 use vdm::codec::container::{MAGIC, VERSION};
 use vdm::codec::{
     CodecError, CodecOptions, CodedSegment, CompressReport, Container, FileEntry, FileKind, Segment, Steps,
     choose_steps, compress, decompress, decompress_range,
 };
-use vdm::data::{ImageDataset, ImageShape};
-use vdm::encoding::Vocabulary;
+use vdm::data::ImageDataset;
+use vdm::diffusion::Vocabulary;
 use vdm::nn::{ScoreUNet, ScoreUNetConfig};
-use vdm::schedule::ScheduleConfig;
+use vdm::schedule::{Endpoints, ScheduleConfig};
 use vdm::{DiffusionSettings, VariationalDiffusion, weights};
 use vdm_kernels::rng::Philox;
 
@@ -20,14 +21,14 @@ const LEVELS: usize = 17;
 /// An untrained model whose parameters are all at work; always the same for a seed.
 fn model(seed: u64) -> VariationalDiffusion<ScoreUNet> {
     let device = Device::flex();
-    let schedule = ScheduleConfig { gamma_0: -8.0, ..Default::default() };
+    let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 });
     let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) }.init(&device);
     let mut values = weights::export(&network);
     for (i, tensor) in values.values_mut().enumerate() {
         Philox::new(seed, i as u64).normal(0, &mut tensor.data);
         tensor.data.iter_mut().for_each(|w| *w *= 0.3);
     }
-    let settings = DiffusionSettings::new(Vocabulary::new(LEVELS).unwrap(), &schedule);
+    let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(LEVELS).unwrap(), &schedule);
     VariationalDiffusion::new(schedule.init(&device), weights::import(network, &values).unwrap(), settings)
 }
 
@@ -65,7 +66,7 @@ fn coded_with_report(
 }
 
 fn decoded(model: &VariationalDiffusion<ScoreUNet>, container: &Container) -> Result<Vec<u8>, CodecError> {
-    decompress(model, SHAPE, container, &Device::flex(), &mut |_, _| {})
+    decompress(model, container, &Device::flex(), &mut |_, _| {})
 }
 
 /// A container with every kind of file, whose streams nothing could decode.
@@ -347,12 +348,12 @@ fn any_range_is_the_same_images() {
         assert_eq!(container.segments.len(), if restart_every == 0 { 1 } else { 7usize.div_ceil(restart_every) });
         for first in 0..=7 {
             for count in 0..=7 - first {
-                let range = decompress_range(&model, SHAPE, &container, first, count, &device, &mut |_, _| {}).unwrap();
+                let range = decompress_range(&model, &container, first, count, &device, &mut |_, _| {}).unwrap();
                 assert_eq!(range, images.bytes()[first * SHAPE.dims()..(first + count) * SHAPE.dims()]);
             }
         }
         for (first, count) in [(0, 8), (7, 1), (8, 0), (usize::MAX, 2)] {
-            let error = decompress_range(&model, SHAPE, &container, first, count, &device, &mut |_, _| {}).unwrap_err();
+            let error = decompress_range(&model, &container, first, count, &device, &mut |_, _| {}).unwrap_err();
             assert_eq!(error, CodecError::Range { first, count, images: 7 });
         }
     }
@@ -365,8 +366,7 @@ fn a_range_decodes_its_own_segments_only() {
     container.segments[0].segment.words[0] ^= 1;
     assert!(decoded(&model, &container).is_err());
     let mut heard = Vec::new();
-    let range =
-        decompress_range(&model, SHAPE, &container, 3, 2, &device, &mut |done, total| heard.push((done, total)));
+    let range = decompress_range(&model, &container, 3, 2, &device, &mut |done, total| heard.push((done, total)));
     assert_eq!(range.unwrap(), images.bytes()[3 * 16..5 * 16]);
     assert!(heard.is_sorted());
     assert_eq!(heard.last(), Some(&(12, 12)), "two segments of two images in three steps");

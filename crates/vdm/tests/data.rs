@@ -1,6 +1,7 @@
 //! The loaders on published files, where a machine has them.
 
-use vdm::data::{ImageShape, Split, load_idx_split};
+use vdm::ImageShape;
+use vdm::data::{Split, load_idx_split};
 
 /// Set this to the folder of the four Fashion-MNIST files to run the test.
 const FASHION_MNIST: &str = "VDM_FASHION_MNIST";

@@ -3,19 +3,18 @@
 use burn::tensor::Device;
 use std::path::Path;
 use vdm::config::{Config, resolve};
-use vdm::eval::{EvalError, EvalOptions, evaluate, evaluate_conditioned};
-use vdm::nn::{Conditioning, ConditioningError};
-use vdm::sample::{DecoderRule, SampleOptions, sample};
-use vdm::train::{
-    Checkpoint, Datasets, EvalLine, Observer, Outcome, RunDir, StepLine, TrainError, Trainer, load_model,
-};
+use vdm::likelihood::{Bound, EvalError, EvalOptions, evaluate, evaluate_conditioned};
+use vdm::nn::{AnyNetworkConfig, Conditioning, ConditioningError};
+use vdm::run::{Checkpoint, EvalLine, RunDir, StepLine, load_model};
+use vdm::sample::{Ancestral, DecoderRule, SampleOptions, sample};
+use vdm::schedule::Schedule;
+use vdm::train::{Datasets, Observer, Outcome, TrainError, Trainer};
 
 fn config(steps: u64, more: &[&str]) -> Config {
     let steps = format!("train.steps={steps}");
     let mut sets: Vec<String> = [
         steps.as_str(),
         "model.n_embd=32",
-        "model.n_layer=1",
         "train.batch_size=8",
         "train.eval_every=0",
         "train.sample_every=0",
@@ -27,6 +26,9 @@ fn config(steps: u64, more: &[&str]) -> Config {
     ]
     .map(String::from)
     .into();
+    if !more.contains(&"model.kind=unet") {
+        sets.push("model.n_layer=1".into());
+    }
     sets.extend(more.iter().map(|s| s.to_string()));
     resolve("digits", None, &sets).unwrap()
 }
@@ -68,15 +70,15 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
     let more = ["data.augment=true", "train.accumulate=2", "train.grad_clip=1.0", "train.warmup=7"];
     let config = config(12, &more);
     let whole = RunDir::new(dir.path().join("whole"));
-    Trainer::new(config.clone(), whole.clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    Trainer::new(config.clone(), whole.clone(), few_digits(&config), &device).unwrap().train(&mut never()).unwrap();
 
     let parts = RunDir::new(dir.path().join("parts"));
     let mut first = Trainer::new(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
-    assert_eq!(first.run(&mut StopAfter(5)).unwrap(), Outcome::Stopped { step: 5 });
+    assert_eq!(first.train(&mut StopAfter(5)).unwrap(), Outcome::Stopped { step: 5 });
     drop(first);
     let mut second = Trainer::resume(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
     assert_eq!(second.step(), 5);
-    second.run(&mut never()).unwrap();
+    second.train(&mut never()).unwrap();
 
     // Weights, optimiser, average, step: all of it.
     assert_eq!(last(&whole), last(&parts));
@@ -108,7 +110,7 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
     let more = [
-        "model.network=unet",
+        "model.kind=unet",
         "model.chn_mult=[1, 2]",
         "model.self_conditioning=true",
         "model.classes=10",
@@ -119,24 +121,27 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     ];
     let config = config(8, &more);
     let runs = ["whole", "parts"].map(|name| RunDir::new(dir.path().join(name)));
-    Trainer::new(config.clone(), runs[0].clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    Trainer::new(config.clone(), runs[0].clone(), few_digits(&config), &device).unwrap().train(&mut never()).unwrap();
     let mut first = Trainer::new(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap();
-    first.run(&mut StopAfter(3)).unwrap();
+    first.train(&mut StopAfter(3)).unwrap();
     drop(first);
-    Trainer::resume(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    Trainer::resume(config.clone(), runs[1].clone(), few_digits(&config), &device)
+        .unwrap()
+        .train(&mut never())
+        .unwrap();
     assert_eq!(last(&runs[0]), last(&runs[1]));
 
     // The classes matter: without them the same model's bound is another.
     let (model, _) = load_model(&config, runs[0].last(), &device).unwrap();
     let data = few_digits(&config).test;
     let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
-    let with = evaluate(&model, &data, &options, &device, |_, _| {}).unwrap();
+    let with = evaluate(&model, &Bound, &data, &options, &device, &mut |_, _| {}).unwrap();
     let nothing = |_: &[usize]| Conditioning::default();
-    let without = evaluate_conditioned(&model, &data, nothing, &options, &device, |_, _| {}).unwrap();
+    let without = evaluate_conditioned(&model, &Bound, &data, nothing, &options, &device, &mut |_, _| {}).unwrap();
     assert!((with.bpd - without.bpd).abs() > 1e-6, "{} {}", with.bpd, without.bpd);
     let wrong = |_: &[usize]| Conditioning::of_classes([Some(1)]);
     assert!(matches!(
-        evaluate_conditioned(&model, &data, wrong, &options, &device, |_, _| {}),
+        evaluate_conditioned(&model, &Bound, &data, wrong, &options, &device, &mut |_, _| {}),
         Err(EvalError::Conditioning(ConditioningError::Count { .. }))
     ));
 }
@@ -145,14 +150,19 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
 #[test]
 fn control_signals_reach_training_evaluation_and_sampling() {
     use vdm::nn::{Control, ControlConfig, Mode, UNetConfig};
-    use vdm::schedule::ScheduleConfig;
+    use vdm::schedule::{Endpoints, ScheduleConfig};
     use vdm::train::{GradientSum, Optimizer};
     let (device, autodiff) = (Device::flex(), Device::flex().autodiff());
     let data = few_digits(&config(1, &[]));
-    let schedule = ScheduleConfig { gamma_0: -8.0, ..Default::default() };
-    let settings = vdm::DiffusionSettings::new(data.train.vocabulary(), &schedule);
-    let ctrl = ControlConfig::Sequence { dim: 3 };
-    let network = UNetConfig { ctrl, use_cond: true, chn_mult: vec![1, 2], attn_dim: 16, ..UNetConfig::new(1, 16) };
+    let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 });
+    let settings = vdm::DiffusionSettings::new(data.train.shape(), data.train.vocabulary(), &schedule);
+    let network = UNetConfig {
+        control: ControlConfig::Sequence { dim: 3 },
+        self_conditioning: true,
+        chn_mult: vec![1, 2],
+        attn_dim: 16,
+        ..UNetConfig::new(1, 16)
+    };
     let mut model = vdm::weights::seeded(&autodiff, 0, || {
         vdm::VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings)
     });
@@ -172,7 +182,7 @@ fn control_signals_reach_training_evaluation_and_sampling() {
     let recipe = config(1, &["train.warmup=1"]).train;
     for step in 1..=4 {
         let batch: Vec<usize> = (0..8).map(|i| 8 * (step as usize - 1) + i).collect();
-        let k = vdm::eval::batch_tensor(&data.train, &batch, &autodiff);
+        let k = data.train.batch(&batch, &autodiff);
         let told = tell(&data.train, &batch, &autodiff);
         let loss = model.draw_loss(k, step, &told, Mode::Train { dropout_seed: step });
         let gradients = (loss.total().mean() * vdm::bits_per_dim(1.0, 64)).backward();
@@ -187,7 +197,7 @@ fn control_signals_reach_training_evaluation_and_sampling() {
         let options = EvalOptions { repeats: 1, batch_size, seed: 0 };
         let conditioning =
             |indices: &[usize]| if told { tell(&data.test, indices, &device) } else { Conditioning::default() };
-        evaluate_conditioned(&model, &data.test, conditioning, &options, &device, |_, _| {}).unwrap().bpd
+        evaluate_conditioned(&model, &Bound, &data.test, conditioning, &options, &device, &mut |_, _| {}).unwrap().bpd
     };
     assert_ne!(bound(true, 5), bound(false, 5));
     assert_eq!(bound(true, 5), bound(true, 3), "estimates of x and control depend on no other image");
@@ -198,8 +208,8 @@ fn control_signals_reach_training_evaluation_and_sampling() {
             let indices: Vec<usize> = numbers.map(|n| n as usize).collect();
             if told { tell(&data.test, &indices, &device) } else { Conditioning::default() }
         };
-        let shape = data.test.shape();
-        vdm::sample::sample_conditioned(&model, shape, 0..4, conditioning, &options, &device, |_, _| {}).unwrap()
+        vdm::sample::sample_conditioned(&model, &Ancestral, 0..4, conditioning, &options, &device, &mut |_, _| {})
+            .unwrap()
     };
     assert_ne!(images(true), images(false));
 }
@@ -214,7 +224,7 @@ fn what_does_not_fit_the_images_is_refused_before_training() {
         assert!(!run.path().exists(), "nothing is written");
         error.to_string()
     };
-    let message = error(&["model.network=unet", "model.chn_mult=[1, 1, 1, 1, 1]"]);
+    let message = error(&["model.kind=unet", "model.chn_mult=[1, 1, 1, 1, 1]"]);
     assert!(message.contains("8x8") && message.contains("divisible by 16"), "{message}");
     let message = error(&["model.classes=4"]);
     assert!(message.contains("10 classes") && message.contains("model.classes = 4"), "{message}");
@@ -229,7 +239,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     let data = Datasets::load(&config).unwrap();
     let data = Datasets { test: data.test.subset(0..64).unwrap(), ..data };
     let mut trainer = Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap();
-    let Outcome::Finished(e) = trainer.run(&mut never()).unwrap() else { panic!("it was not stopped") };
+    let Outcome::Finished(e) = trainer.train(&mut never()).unwrap() else { panic!("it was not stopped") };
     assert!(e.bpd < 4.5, "{e:?}");
     assert!((e.prior + e.reconstruction + e.diffusion - e.bpd).abs() < 1e-12);
     for path in [run.config(), run.metrics(), run.best(), run.samples(60), run.samples(120), run.evaluation()] {
@@ -246,7 +256,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     let options = EvalOptions { repeats: 24, batch_size: 32, seed: 1 };
     let bound = |timesteps: Option<usize>| {
         let (model, _) = load_model(&config, run.last(), &device).unwrap();
-        evaluate(&model.with_timesteps(timesteps), &data.test, &options, &device, |_, _| {}).unwrap()
+        evaluate(&model.with_timesteps(timesteps), &Bound, &data.test, &options, &device, &mut |_, _| {}).unwrap()
     };
     let (t4, t16, t256, continuous) = (bound(Some(4)), bound(Some(16)), bound(Some(256)), bound(None));
     assert!(t4.bpd > t16.bpd && t16.bpd > t256.bpd, "{} {} {}", t4.bpd, t16.bpd, t256.bpd);
@@ -256,16 +266,16 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     assert!(t256.bpd - continuous.bpd < t16.bpd - continuous.bpd);
 
     // Nothing depends on the batch: the evaluation, bit for bit, and every image.
-    let (model, checkpoint) = load_model(&config, run.last(), &device).unwrap();
+    let (model, _) = load_model(&config, run.last(), &device).unwrap();
     let evaluation = |batch_size| {
         let options = EvalOptions { repeats: 2, batch_size, seed: 3 };
-        evaluate(&model, &data.test, &options, &device, |_, _| {}).unwrap()
+        evaluate(&model, &Bound, &data.test, &options, &device, &mut |_, _| {}).unwrap()
     };
     assert_eq!(evaluation(1), evaluation(7));
     for (decoder, clip) in [(DecoderRule::Argmax, false), (DecoderRule::Draw, true)] {
         let images = |first: u64, count: u64, batch_size| {
             let options = SampleOptions { steps: 5, clip, decoder, guidance: 1.0, seed: 9, batch_size };
-            sample(&model, checkpoint.shape, first..first + count, &options, &device, |_, _| {})
+            sample(&model, &Ancestral, first..first + count, &options, &device, &mut |_, _| {})
         };
         let (alone, together) = (images(0, 7, 1), images(0, 7, 7));
         assert_eq!(alone, together);
@@ -282,14 +292,14 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
     let config = config(50, &["train.lr=1e30", "train.checkpoint_every=1"]);
     let run = RunDir::new(dir.path().join("run"));
     let mut trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
-    let error = trainer.run(&mut never()).unwrap_err();
+    let error = trainer.train(&mut never()).unwrap_err();
     let TrainError::Diverged { step, kept, .. } = error else { panic!("{error}") };
     assert!(kept < step);
     assert_eq!(last(&run).step, kept);
     // What is kept is worth keeping: its bound is finite.
     let (model, _) = load_model(&config, run.last(), &device).unwrap();
     let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
-    evaluate(&model, &few_digits(&config).test, &options, &device, |_, _| {}).unwrap();
+    evaluate(&model, &Bound, &few_digits(&config).test, &options, &device, &mut |_, _| {}).unwrap();
     assert!(error.to_string().contains("train.lr"), "{error}");
 }
 
@@ -310,13 +320,14 @@ fn other_data_or_another_architecture_is_refused_on_resume() {
     let device = Device::flex();
     let config = config(2, &[]);
     let run = RunDir::new(dir.path().join("run"));
-    Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap().run(&mut never()).unwrap();
+    Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap().train(&mut never()).unwrap();
     let mut wider = config.clone();
-    wider.model.n_embd = 64;
+    let AnyNetworkConfig::Score(network) = &mut wider.model.network else { panic!("the preset's network") };
+    network.n_embd = 64;
     wider.train.steps = 4;
     let error = Trainer::resume(wider, run.clone(), few_digits(&config), &device).err().unwrap().to_string();
     assert!(error.contains("last.safetensors") && error.contains("shape"), "{error}");
-    let shape = vdm::data::ImageShape { channels: 1, height: 4, width: 4 };
+    let shape = vdm::ImageShape { channels: 1, height: 4, width: 4 };
     let other = vdm::data::ImageDataset::new("other", shape, 17, vec![0; 160], None).unwrap();
     let data = Datasets { train: other.clone(), test: other };
     let longer = self::config(4, &[]);
@@ -324,11 +335,20 @@ fn other_data_or_another_architecture_is_refused_on_resume() {
     assert!(error.contains("`other`") && error.contains("1x8x8") && error.contains("1x4x4"), "{error}");
 }
 
+/// What makes a schedule of this kind small, if it has a network: `features` units, or one layer of 8.
+fn small(kind: &str, features: usize) -> Option<String> {
+    match kind {
+        "schedule.kind=monotonic" => Some("schedule.hidden=[8]".into()),
+        kind if kind.ends_with("network") => Some(format!("schedule.features={features}")),
+        _ => None,
+    }
+}
+
 /// The gradient of the bound against a central difference along random directions, for every schedule, in continuous
 /// and in discrete time. Burn's tensors here are f32: with a step of 3e-3 the rounding of a loss near 10 (a few 1e-6)
 /// leaves the quotient an error near 1e-3, and the loss's curvature less; the bound allows ten times that.
 /// The monotonic network's gamma carries rounding errors of 6e-6, which the time embedding's factor 1000 makes errors of
-/// 1e-4 in the loss: ten times the bound for it; its own derivatives are checked more closely in `variance` and by the
+/// 1e-4 in the loss: ten times the bound for it; its own derivatives are checked more closely in `schedule::objective` and by the
 /// golden files.
 #[test]
 fn the_bounds_gradient_agrees_with_finite_differences() {
@@ -347,10 +367,10 @@ fn the_bounds_gradient_agrees_with_finite_differences() {
         for timesteps in [0, 20] {
             let kind = format!("schedule.kind={kind}");
             let timesteps = format!("train.timesteps={timesteps}");
-            let small = ["model.fourier=none", "schedule.features=16", "schedule.hidden=[8]"];
-            let config = config(1, &[&small[..], &[kind.as_str(), timesteps.as_str()]].concat());
+            let small = small(&kind, 16);
+            let config = config(1, &["model.fourier=none", &kind, &timesteps, small.as_deref().unwrap_or("seed=0")]);
             let data = few_digits(&config);
-            let vocabulary = vdm::encoding::Vocabulary::new(17).unwrap();
+            let vocabulary = vdm::diffusion::Vocabulary::new(17).unwrap();
             // Zero-initialised layers would hide what is behind them: start from random weights everywhere.
             let fresh = config.init(data.train.shape(), vocabulary, &device);
             let mut weights = export(&fresh);
@@ -370,7 +390,7 @@ fn the_bounds_gradient_agrees_with_finite_differences() {
                 out
             };
             weights = add(&weights, &noise_like(&weights, 1, 0.05), 1.0);
-            let k = vdm::eval::batch_tensor(&data.train, &[0, 1, 2, 3], &device);
+            let k = data.train.batch(&[0, 1, 2, 3], &device);
             let bits = |weights: &Weights| {
                 let model = import(fresh.clone(), weights).unwrap();
                 let loss = model.draw_loss(k.clone(), 5, &Conditioning::default(), Mode::Train { dropout_seed: 3 });
@@ -405,11 +425,12 @@ fn a_schedule_is_trained_for_less_variance() {
     let device = Device::flex();
     for kind in ["learned-linear", "pinned-network", "monotonic"] {
         let kind = format!("schedule.kind={kind}");
-        let small = ["schedule.features=8", "schedule.hidden=[8]", "train.accumulate=2"];
-        let config = config(4, &[&small[..], &[kind.as_str(), "schedule.objective=variance"]].concat());
+        let small = small(&kind, 8);
+        let more = ["train.accumulate=2", &kind, "schedule.objective=variance", small.as_deref().unwrap_or("seed=0")];
+        let config = config(4, &more);
         let data = few_digits(&config);
         let run = RunDir::new(dir.path().join(&kind));
-        Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap().run(&mut never()).unwrap();
+        Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap().train(&mut never()).unwrap();
         let checkpoint = last(&run);
         let fresh = export(&config.init(data.train.shape(), checkpoint.vocabulary, &device));
         // Endpoints and shape were both moved, and gamma still increases. (A shift of the shape, b1, has no effect.)

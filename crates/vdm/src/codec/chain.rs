@@ -7,6 +7,7 @@ use super::stack::BitStack;
 use super::{CodecError, Plan};
 use crate::VariationalDiffusion;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::random::MASKS;
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 use vdm_kernels::rng::Philox;
@@ -137,7 +138,6 @@ pub fn arithmetic_fingerprint<N: ScoreNetwork>(
 }
 
 /// Streams of the masks: the number of the batch and of the step, T <= 2^16, lie below. The supply's is another.
-const MASK_STREAM: u64 = 1 << 63;
 
 /// Everything that both directions need.
 pub(super) struct Chain<'a, N> {
@@ -300,7 +300,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     /// step would depend on that of another, and the latents would not be those that the model was trained on: on
     /// Gaussian noise that is independent from step to step. (The longer code that follows from it is 16 % in one test.)
     fn masks(&self, number: usize, t: usize, numbers: usize) -> Vec<u32> {
-        let stream = MASK_STREAM | (number as u64) << 24 | t as u64;
+        let stream = MASKS | (number as u64) << 24 | t as u64;
         let words = Philox::new(self.plan.seed, stream);
         let blocks = (0..numbers.div_ceil(4)).flat_map(|block| words.block(0, block as u32));
         blocks.take(numbers).collect()
@@ -382,10 +382,10 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::ImageShape;
-    use crate::encoding::Vocabulary;
+    use crate::ImageShape;
+    use crate::diffusion::Vocabulary;
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
-    use crate::schedule::ScheduleConfig;
+    use crate::schedule::{Endpoints, ScheduleConfig};
     use crate::{DiffusionSettings, weights};
     use proptest::prelude::*;
 
@@ -394,14 +394,14 @@ mod tests {
     /// An untrained model whose parameters are all at work; always the same for a seed.
     fn model(seed: u64) -> VariationalDiffusion<ScoreUNet> {
         let device = Device::flex();
-        let schedule = ScheduleConfig { gamma_0: -8.0, ..Default::default() };
+        let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 });
         let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) }.init(&device);
         let mut values = weights::export(&network);
         for (i, t) in values.values_mut().enumerate() {
             Philox::new(seed, i as u64).normal(0, &mut t.data);
             t.data.iter_mut().for_each(|w| *w *= 0.3);
         }
-        let settings = DiffusionSettings::new(Vocabulary::new(17).unwrap(), &schedule);
+        let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(17).unwrap(), &schedule);
         VariationalDiffusion::new(schedule.init(&device), weights::import(network, &values).unwrap(), settings)
     }
 
@@ -465,7 +465,7 @@ mod tests {
             })
             .collect();
         let bound = passes.iter().sum::<f64>() / passes.len() as f64;
-        let error = |values: &[f64]| crate::eval::standard_error(values).unwrap();
+        let error = |values: &[f64]| crate::stats::standard_error(values).unwrap();
         for stats in &lengths {
             let error = error(&stats.per_image_bits).hypot(error(&passes));
             let found = stats.net_bits / n as f64;

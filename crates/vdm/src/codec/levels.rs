@@ -1,13 +1,13 @@
 //! p(k | z_0) as intervals of 2^32 quantiles, exact to the last bit on every machine.
 
 use super::stack::{Interval, WHOLE};
-use crate::encoding::Vocabulary;
+use crate::diffusion::Vocabulary;
 
 /// Below e^-45 of the most probable level's probability, 2^32 quantiles hold nothing of it.
 const IRRELEVANT: f64 = 45.0;
 
 /// The decoder's distribution of one number: a softmax of -e^(-gamma_0) (y - x_k)² / 2 over all levels k, where
-/// y = z_0 / alpha_0 (VDM equation 17). Every level has at least one quantile, so all can be coded.
+/// y = z_0 / alpha_0 (VDM section 3.3). Every level has at least one quantile, so all can be coded.
 #[derive(Debug)]
 pub struct Levels {
     /// Quantiles below each level, and all of them.
@@ -82,7 +82,7 @@ mod tests {
             let k = found.level(quantile);
             prop_assert!(found.below[k] <= u64::from(quantile) && u64::from(quantile) < found.below[k + 1]);
             prop_assert!(found.interval(levels).is_none());
-            let p = vocabulary.probabilities((y * crate::encoding::alpha(gamma_0)) as f32, gamma_0);
+            let p = vocabulary.probabilities((y * crate::diffusion::process::alpha(gamma_0)) as f32, gamma_0);
             for (k, p) in p.iter().enumerate() {
                 let mass = found.below[k + 1] - found.below[k];
                 prop_assert!(mass >= 1 && found.interval(k).is_some());

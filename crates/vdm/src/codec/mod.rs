@@ -10,15 +10,32 @@
 //!   next one is drawn (Bit-Swap, Kingma, Abbeel and Ho 2019, arXiv 1905.06845): the stream must hold the bits of about
 //!   two latents at the start, not of T + 1.
 //! - *Bins.* z_t is a whole number of bins, which are as wide as the standard deviation of p(z_s|z_t), one step's noise,
-//!   over [`CodecOptions::bins_per_sigma`]. Rounding hardly costs anything: the widths cancel between drawing and coding,
+//!   divided by [`CodecOptions::bins_per_sigma`]. Rounding costs almost nothing: the widths cancel between drawing and coding,
 //!   and the masses of whole bins are exact under both. Two bins to a deviation cost less than 0.001 bits per dimension
 //!   against far finer ones (in a Gaussian model where both can be computed), and each halving of the width wants two
 //!   bits more per dimension to start with.
 //! - *Coder.* Asymmetric numeral systems on a stack, from `constriction`, with probabilities in 2^-32 and a state of 128
 //!   bits: with 64 bits, each symbol would lose 0.002 bits, and there are 2 T + 3 of them a dimension.
-//! - *First bits.* A stream starts on pseudo-random words, as many as it takes; since the receiver can make them too,
-//!   they are not stored, but what was drawn with them has to be paid. To need few, the first batches are small: a
-//!   batch draws about two latents of all its images before they leave anything.
+//! - *First bits.* A stream starts on pseudo-random words, as many as are needed. They are not stored, because the
+//!   receiver regenerates them, but the bits drawn from them count. To need few, the first batches are small: a batch
+//!   draws about two latents of all its images before they leave anything on the stack.
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use vdm::codec::{CodecOptions, FileEntry, FileKind, Steps, compress, decompress};
+//! use vdm::data::{Split, digits};
+//!
+//! let (device, images) = (Device::flex(), digits(Split::Test)?.subset(0..3)?);
+//! let config = vdm::config::preset("digits").unwrap();
+//! let model = config.init(images.shape(), images.vocabulary(), &device);
+//!
+//! let files = vec![FileEntry { name: "digits-idx3-ubyte".into(), kind: FileKind::Idx { images: 3 } }];
+//! let options = CodecOptions { steps: Steps::Uniform(4), ..Default::default() };
+//! let (container, report) = compress(&model, &images, files, &options, &device, &mut |_done, _total| {})?;
+//! assert!(report.net_bpd > 0.0);
+//! assert_eq!(decompress(&model, &container, &device, &mut |_done, _total| {})?, images.bytes());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Who can decode whose files
 //! Coding works only if both sides compute every probability to the last bit. Everything but the network is integer
@@ -33,29 +50,32 @@
 mod chain;
 pub mod container;
 mod error;
+mod fingerprint;
 mod gaussian;
 mod levels;
 mod overhead;
 mod plan;
 mod stack;
+mod steps;
 
 pub use chain::{Segment, SegmentStats, arithmetic_fingerprint, decode_segment, encode_segment};
-pub use container::{CodedSegment, Container, FileEntry, FileKind, Steps};
+pub use container::{CodedSegment, Container, FileEntry, FileKind};
 pub use error::CodecError;
+pub use fingerprint::model_fingerprint;
 pub use overhead::{Overhead, overhead};
-pub use plan::{Plan, cheapest_gammas};
+pub use plan::Plan;
+pub use steps::{Steps, cheapest_gammas, choose_steps};
 
-use crate::data::{ImageDataset, ImageShape};
-use crate::eval::{batch_tensor, standard_error};
-use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::schedule::NoiseSchedule;
-use crate::{Noise, VariationalDiffusion};
-use burn::tensor::{Device, Tensor};
+use crate::VariationalDiffusion;
+use crate::data::ImageDataset;
+use crate::diffusion::Vocabulary;
+use crate::nn::ScoreNetwork;
+use crate::progress::Progress;
+use crate::stats::standard_error;
+use burn::tensor::Device;
 use container::check_files;
-use plan::first_bytes;
+use fingerprint::{machine, pixel_hash};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use vdm_kernels::rng::Philox;
 
 /// How to code.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,7 +150,7 @@ pub fn compress<N: ScoreNetwork>(
     files: Vec<FileEntry>,
     options: &CodecOptions,
     device: &Device,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut Progress,
 ) -> Result<(Container, CompressReport), CodecError> {
     let (shape, n, dims) = (images.shape(), images.len(), images.shape().dims());
     check_files(&files, shape, n as u64).map_err(|reason| CodecError::Images { reason })?;
@@ -196,33 +216,31 @@ pub fn compress<N: ScoreNetwork>(
 /// See [`CodecError`].
 pub fn decompress<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
-    shape: ImageShape,
     container: &Container,
     device: &Device,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut Progress,
 ) -> Result<Vec<u8>, CodecError> {
-    decompress_range(model, shape, container, 0, container.images(), device, progress)
+    decompress_range(model, container, 0, container.images(), device, progress)
 }
 
-/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; nothing is returned unless
-/// model, arithmetic and the checksums of all their pixels are right. `shape` is that of the images that the model was
-/// trained on: a file may claim another, and is not believed.
+/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; nothing is
+/// returned unless model, arithmetic and the checksums of all their pixels are right.
 ///
 /// # Errors
 /// See [`CodecError`].
 pub fn decompress_range<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
-    shape: ImageShape,
     container: &Container,
     first: usize,
     count: usize,
     device: &Device,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut Progress,
 ) -> Result<Vec<u8>, CodecError> {
     let images = container.images();
     let Some(end) = first.checked_add(count).filter(|&end| end <= images) else {
         return Err(CodecError::Range { first, count, images });
     };
+    let shape = model.shape();
     if container.shape != shape {
         let reason = format!("the file holds images of {}, the model is for images of {shape}", container.shape);
         return Err(CodecError::Images { reason });
@@ -273,83 +291,11 @@ pub fn decompress_range<N: ScoreNetwork>(
     Ok(out)
 }
 
-/// The first 16 bytes of the SHA-256 of all weights, by name, and of the model's settings. What else a network's
-/// configuration decides, such as its groups, shows in [`arithmetic_fingerprint`].
-pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u8; 16] {
-    let settings = model.settings();
-    let (start, end) = settings.configured_endpoints;
-    let mut hash = Sha256::new();
-    hash.update((settings.vocabulary.levels() as u64).to_le_bytes());
-    hash.update([settings.time_normalization as u8]);
-    hash.update([start, end].map(f64::to_le_bytes).concat());
-    // Of a schedule without weights these are all; others have theirs below.
-    let fixed = match &model.schedule {
-        NoiseSchedule::FixedLinear(_) => Some("linear".to_string()),
-        NoiseSchedule::FixedCurve(curve) => Some(format!("{:?}", curve.shape)),
-        _ => None,
-    };
-    if let Some(kind) = fixed {
-        hash.update(kind.as_bytes());
-        let gamma = model.schedule.to_host();
-        hash.update([0.0, 1.0].map(|t| gamma.gamma(t).to_le_bytes()).concat());
-    }
-    let [schedule, network] = [crate::weights::export(&model.schedule), crate::weights::export(&model.network)];
-    for (name, t) in schedule.into_iter().chain(network) {
-        hash.update((name.len() as u64).to_le_bytes());
-        hash.update(name.as_bytes());
-        for side in std::iter::once(t.shape.len()).chain(t.shape) {
-            hash.update((side as u64).to_le_bytes());
-        }
-        for x in t.data {
-            hash.update(x.to_le_bytes());
-        }
-    }
-    first_bytes(hash)
-}
-
-/// The `steps` steps that cost least on `images`, among `points` that are evenly spaced in time: see
-/// [`cheapest_gammas`]. Takes `points` network evaluations an image.
-///
-/// # Errors
-/// [`CodecError::Plan`] if there are not more points than steps; [`CodecError::NotFinite`].
-pub fn choose_steps<N: ScoreNetwork>(
-    model: &VariationalDiffusion<N>,
-    images: &ImageDataset,
-    points: usize,
-    steps: usize,
-    device: &Device,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Steps, CodecError> {
-    let schedule = model.schedule.to_host();
-    let vocabulary = model.settings().vocabulary;
-    let indices: Vec<usize> = (0..images.len()).collect();
-    let mut error_at = Vec::with_capacity(points + 1);
-    for point in 0..=points {
-        let gamma = schedule.gamma(point as f64 / points.max(1) as f64);
-        let mut total = 0.0;
-        for batch in indices.chunks(32) {
-            let x = vocabulary.encode(batch_tensor(images, batch, device));
-            let streams: Vec<Philox> = batch.iter().map(|&i| Philox::new(point as u64, i as u64)).collect();
-            let eps = Noise::draw(&streams, images.shape(), device).eps;
-            let gammas = Tensor::full([batch.len()], gamma, device);
-            let z = model.diffuse(x, gammas.clone(), eps.clone());
-            let difference = model.predict_noise(z, gammas, &Conditioning::default(), Mode::Eval) - eps;
-            total += (difference.clone() * difference).sum().into_data().iter::<f64>().sum::<f64>();
-        }
-        if !total.is_finite() {
-            return Err(CodecError::NotFinite { what: "the predicted noise", step: 0 });
-        }
-        error_at.push((gamma, total / indices.len().max(1) as f64));
-        progress(point + 1, points + 1);
-    }
-    Ok(Steps::Listed(cheapest_gammas(&error_at, steps)?))
-}
-
 /// The plan that a container describes, for this model.
 fn plan_of<N: ScoreNetwork>(container: &Container, model: &VariationalDiffusion<N>) -> Result<Plan, CodecError> {
     let gammas = container.steps.gammas(&model.schedule);
     let levels = container.levels;
-    let vocabulary = crate::encoding::Vocabulary::new(levels)
+    let vocabulary = Vocabulary::new(levels)
         .ok_or_else(|| CodecError::Plan { reason: format!("{levels} levels, expected 2 to 256") })?;
     let plan = Plan {
         gammas,
@@ -362,32 +308,4 @@ fn plan_of<N: ScoreNetwork>(container: &Container, model: &VariationalDiffusion<
     plan.validate()?;
     model.network.check_shape(plan.shape).map_err(|reason| CodecError::Plan { reason })?;
     Ok(plan)
-}
-
-impl Plan {
-    /// The plan of segment `number`: streams start with different bits.
-    fn of_segment(&self, number: usize) -> Self {
-        Self { seed: self.seed.wrapping_add(number as u64), ..self.clone() }
-    }
-}
-
-fn pixel_hash(bytes: &[u8]) -> [u8; 8] {
-    first_bytes(Sha256::new_with_prefix(bytes))
-}
-
-/// The processor, as far as it decides how sums are rounded.
-fn machine() -> String {
-    let mut text = std::env::consts::ARCH.to_string();
-    #[cfg(target_arch = "x86_64")]
-    for (feature, found) in [
-        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-        ("fma", std::arch::is_x86_feature_detected!("fma")),
-        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-    ] {
-        if found {
-            text.push('+');
-            text.push_str(feature);
-        }
-    }
-    text
 }

@@ -1,7 +1,7 @@
 //! What bins cost: the length of the code against the bound.
 //!
-//! Both are noisy, so that their difference would drown in the noise of any affordable number of images: an image's
-//! length varies by the root of twice its nats. So both come from one experiment: the latents are drawn twice with the
+//! Both are noisy, and their difference is smaller than the noise of any affordable number of images: an image's length
+//! has a standard deviation of the square root of twice its nats. So both come from one experiment: the latents are drawn twice with the
 //! same random quantiles, once in the bins of the plan and once in bins so fine that they are real numbers in all but
 //! name. The lengths are then nearly the same function of the same noise, and the noise nearly cancels. The mean of the
 //! length in fine bins is the bound.
@@ -9,8 +9,9 @@
 use super::chain::Chain;
 use super::{CodecError, Plan};
 use crate::VariationalDiffusion;
-use crate::eval::standard_error;
 use crate::nn::ScoreNetwork;
+use crate::progress::Progress;
+use crate::stats::standard_error;
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -45,7 +46,7 @@ pub fn overhead<N: ScoreNetwork>(
     plan: &Plan,
     bytes: &[u8],
     device: &Device,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut Progress,
 ) -> Result<Overhead, CodecError> {
     if plan.bins_per_sigma > FINE / 4 {
         let reason = format!("{} bins per sigma, expected at most {} to compare", plan.bins_per_sigma, FINE / 4);

@@ -1,8 +1,8 @@
 //! The steps of the chain and the grids of its latents: all but the weights that decides a probability.
 
 use super::CodecError;
-use crate::data::ImageShape;
-use crate::encoding::Vocabulary;
+use crate::diffusion::Vocabulary;
+use crate::shape::ImageShape;
 use sha2::{Digest, Sha256};
 
 /// Most steps T.
@@ -73,6 +73,11 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+
+    /// The plan of segment `number`: streams start with different bits.
+    pub(super) fn of_segment(&self, number: usize) -> Self {
+        Self { seed: self.seed.wrapping_add(number as u64), ..self.clone() }
     }
 
     /// The scalars of every point of the schedule.
@@ -163,55 +168,9 @@ pub(super) struct Step {
     pub down_inverse_sigma: f64,
 }
 
-/// Of the points gamma of `error_at`, those of the chain of `steps` steps that costs least: which minimises
-/// sum of 1/2 expm1(gamma_i - gamma_{i-1}) m(gamma_i) (the diffusion loss in T steps), where m(gamma) is the network's
-/// squared error in nats, `||eps - eps_hat||²`, measured beforehand. The first and the last point are kept.
-///
-/// Takes time in proportion to n² `steps`.
-///
-/// # Errors
-/// [`CodecError::Plan`] if there are not more points than steps, or they do not increase.
-pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>, CodecError> {
-    let n = error_at.len();
-    if steps == 0 || n <= steps {
-        let reason = format!("{steps} steps cannot be chosen among {n} points; expected more points than steps");
-        return Err(CodecError::Plan { reason });
-    }
-    if error_at.iter().any(|(gamma, error)| !gamma.is_finite() || !error.is_finite())
-        || error_at.windows(2).any(|pair| pair[0].0 >= pair[1].0)
-    {
-        return Err(CodecError::Plan { reason: "the points must be finite and increase".into() });
-    }
-    let cost = |from: usize, to: usize| 0.5 * (error_at[to].0 - error_at[from].0).exp_m1() * error_at[to].1;
-    // least[j]: the cost of the best chain of the steps so far from point 0 to point j; before[..][j]: its last but one.
-    let mut least: Vec<f64> = (0..n).map(|j| if j == 0 { 0.0 } else { f64::INFINITY }).collect();
-    let mut before = Vec::with_capacity(steps);
-    for _ in 0..steps {
-        let reachable: Vec<(usize, f64)> =
-            least.iter().copied().enumerate().filter(|(_, total)| total.is_finite()).collect();
-        let best_into = |to: usize| {
-            let ways = reachable.iter().filter(|(from, _)| *from < to);
-            let ways = ways.map(|&(from, total)| (total + cost(from, to), from));
-            ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
-        };
-        let next: Vec<(f64, usize)> = (0..n).map(best_into).collect();
-        least = next.iter().map(|(total, _)| *total).collect();
-        before.push(next.into_iter().map(|(_, from)| from).collect::<Vec<usize>>());
-    }
-    let mut at = n - 1;
-    let mut chosen = vec![error_at[at].0];
-    for before in before.iter().rev() {
-        at = before[at];
-        chosen.push(error_at[at].0);
-    }
-    chosen.reverse();
-    Ok(chosen)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn plan(gammas: Vec<f64>) -> Plan {
         Plan {
@@ -265,38 +224,5 @@ mod tests {
             variance = a * a * variance + pair[1].sigma.powi(2) * pair[1].c;
             assert!((variance / pair[1].sigma.powi(2) - 1.0).abs() < 1e-12);
         }
-    }
-
-    fn cost(error_at: &[(f64, f64)], gammas: &[f64]) -> f64 {
-        let error = |gamma: f64| error_at.iter().find(|(g, _)| *g == gamma).unwrap().1;
-        gammas.windows(2).map(|pair| 0.5 * (pair[1] - pair[0]).exp_m1() * error(pair[1])).sum()
-    }
-
-    proptest! {
-        #[test]
-        fn no_other_choice_is_cheaper(
-            gaps in prop::collection::vec(0.1..2.0f64, 8), errors in prop::collection::vec(0.0..10.0f64, 8), steps in 1usize..7,
-        ) {
-            let mut gamma = -4.0;
-            let error_at: Vec<(f64, f64)> = gaps.iter().zip(&errors).map(|(gap, &m)| { gamma += gap; (gamma, m) }).collect();
-            let chosen = cheapest_gammas(&error_at, steps).unwrap();
-            prop_assert_eq!(chosen.len(), steps + 1);
-            let best = cost(&error_at, &chosen);
-            // All choices of the points between the ends.
-            for bits in 0u32..1 << 6 {
-                if bits.count_ones() as usize == steps - 1 {
-                    let inner = (1..7).filter(|i| bits >> (i - 1) & 1 == 1);
-                    let gammas: Vec<f64> = [0].into_iter().chain(inner).chain([7]).map(|i: usize| error_at[i].0).collect();
-                    prop_assert!(best <= cost(&error_at, &gammas) + 1e-12);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn points_that_cannot_be_chosen_among_are_errors() {
-        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, 1.0)], 2).is_err());
-        assert!(cheapest_gammas(&[(0.0, 1.0), (0.0, 1.0)], 1).is_err());
-        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, f64::NAN)], 1).is_err());
     }
 }

@@ -12,6 +12,7 @@
 //! cost cannot be measured.
 
 use super::error::CodecError;
+use crate::random::FIRST_BITS;
 use constriction::Stack;
 use constriction::backends::{ReadWords, WriteWords};
 use constriction::stream::model::{DecoderModel, EncoderModel, EntropyModel};
@@ -30,9 +31,6 @@ pub const WHOLE: u64 = 1 << PRECISION;
 
 /// Bits of a word of the stack.
 const WORD_BITS: f64 = 32.0;
-
-/// Stream of the words below the stack.
-const SUPPLY_STREAM: u64 = 0x5645_524D_5F42_4954;
 
 /// The quantiles that stand for a symbol: as large a part of all 2^32 as the symbol is probable.
 ///
@@ -154,7 +152,7 @@ pub struct BitStack {
 impl BitStack {
     /// The encoder's stack at its start: a state, and no words of its own. All is a function of `seed`.
     pub fn new(seed: u64) -> Self {
-        let below = Philox::new(seed, SUPPLY_STREAM);
+        let below = Philox::new(seed, FIRST_BITS);
         let state = first_state(&below);
         let supply = Supply { words: Vec::new(), below: Some(below), taken: 0 };
         Self { coder: AnsCoder::from_raw_parts(supply, state), ideal_bits: 0.0, first_bits: (state as f64).log2() }
@@ -226,7 +224,7 @@ impl BitStack {
 
     /// Whether a decoder is where the encoder of this `seed` started: on words that are those below its stack.
     pub fn is_at_start(&self, seed: u64) -> bool {
-        let below = Philox::new(seed, SUPPLY_STREAM);
+        let below = Philox::new(seed, FIRST_BITS);
         let words = self.coder.bulk().words.iter().rev();
         self.coder.state() == first_state(&below) && words.zip(0..).all(|(&word, n)| word == word_below(&below, n))
     }

@@ -1,6 +1,6 @@
 //! Presets, files and single keys laid over each other, with every key checked by name.
 
-use super::{Config, PRESETS, preset};
+use super::{Config, PRESETS, VERSION, old, preset};
 use toml::{Table, Value};
 
 /// Why there is no configuration.
@@ -52,17 +52,21 @@ pub enum ConfigError {
         /// The range.
         expected: String,
     },
-    /// Values that do not go together in the section `schedule`, or not with those of other sections.
-    #[error("section `schedule`: {reason}")]
-    Schedule {
+    /// Values that do not go together in one section, or not with those of other sections.
+    #[error("section `{section}`: {reason}")]
+    Section {
+        /// The section.
+        section: &'static str,
         /// What is wrong.
         reason: String,
     },
-    /// Values that do not go together in the section `model`.
-    #[error("section `model`: {reason}")]
-    Model {
-        /// What is wrong.
-        reason: String,
+    /// Keys of another version of this program.
+    #[error(
+        "version = {found}: this program reads configurations of the versions 1 and {VERSION}; use the program that wrote it"
+    )]
+    Version {
+        /// The version found.
+        found: String,
     },
 }
 
@@ -70,7 +74,11 @@ fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or(String::new(), |n| format!(", did you mean `{n}`?"))
 }
 
-/// The configuration that `preset`, then `file` (its name and text), then each `key=value` of `sets` give.
+/// The keys that decide which other keys their section has.
+const KINDS: [(&str, &str); 3] = [("data", "source"), ("model", "kind"), ("schedule", "kind")];
+
+/// The configuration that `preset`, then `file` (its name and text), then each `key=value` of `sets` give. Among the
+/// sets, those that choose a kind come first.
 ///
 /// # Errors
 /// See [`ConfigError`]; the values are checked too ([`Config::validate`]).
@@ -81,20 +89,48 @@ pub fn resolve(name: &str, file: Option<(&str, &str)>, sets: &[String]) -> Resul
     };
     let mut config = found;
     if let Some((place, text)) = file {
-        let table: Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| ConfigError::Syntax { place: place.into(), reason: e.to_string() })?;
-        config = overlay(config, table, place)?;
+        config = overlay(config, parse(place, text)?, place)?;
     }
+    let mut layers = Vec::with_capacity(sets.len());
     for set in sets {
         let place = format!("--set {set}");
         let Some((key, value)) = set.split_once('=') else {
             return Err(ConfigError::Syntax { place, reason: "expected key=value, e.g. train.lr=1e-3".into() });
         };
-        config = overlay(config, single(key.trim(), value.trim()), &place)?;
+        let chooses = KINDS.iter().any(|(section, kind)| key.trim() == format!("{section}.{kind}"));
+        layers.push((!chooses, single(key.trim(), value.trim()), place));
+    }
+    // Stable: otherwise in the order in which they were given.
+    layers.sort_by_key(|(later, ..)| *later);
+    for (_, table, place) in layers {
+        config = overlay(config, table, &place)?;
     }
     config.validate()?;
     Ok(config)
+}
+
+/// The configuration in the text of a run's `config.toml`, of this version or of version 1; `place` names the file.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn resolve_run(place: &str, text: &str) -> Result<Config, ConfigError> {
+    let table = parse(place, text)?;
+    let table = match table.get("version") {
+        None => old::upgrade(table),
+        Some(Value::Integer(version)) if *version == i64::from(VERSION) => table,
+        Some(other) => return Err(ConfigError::Version { found: other.to_string() }),
+    };
+    let Some(base) = preset("digits") else {
+        return Err(ConfigError::Preset { name: "digits".into(), nearest: None });
+    };
+    // A run's configuration has every key, so it does not matter which preset lies under it.
+    let config = overlay(base, table, place)?;
+    config.validate()?;
+    Ok(config)
+}
+
+fn parse(place: &str, text: &str) -> Result<Table, ConfigError> {
+    text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax { place: place.into(), reason: e.to_string() })
 }
 
 /// `a.b=value` as a table; a value that is not TOML is taken as a string.
@@ -112,6 +148,11 @@ fn single(key: &str, value: &str) -> Table {
 /// `config` with the values of `table`, each of which must name a key of `config` and have its type.
 fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigError> {
     let mut base = to_table(&config);
+    for (section, kind) in KINDS {
+        if let Some(chosen) = table.get(section).and_then(|t| t.get(kind)) {
+            base = with_kind(base, section, kind, chosen, place)?;
+        }
+    }
     let mut keys = Vec::new();
     leaves(&base, "", &mut keys);
     let mut changes = Vec::new();
@@ -123,7 +164,8 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
             continue;
         }
         let Some((_, old)) = keys.iter().find(|(k, _)| *k == key) else {
-            let nearest = closest(&key, keys.iter().map(|(k, _)| k.clone()));
+            let renamed = old::RENAMED.iter().find(|(old, _)| *old == key).map(|(_, new)| new.to_string());
+            let nearest = renamed.or_else(|| closest(&key, keys.iter().map(|(k, _)| k.clone())));
             return Err(ConfigError::UnknownKey { place: place.into(), key, nearest });
         };
         let value = match (old, value) {
@@ -145,6 +187,33 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
     }
     Config::deserialize_table(base)
         .map_err(|e| ConfigError::Syntax { place: place.into(), reason: e.message().to_string() })
+}
+
+/// `base` with the section's kind changed to `chosen`: keys that both kinds have keep their values, the others get the
+/// new kind's defaults.
+fn with_kind(mut base: Table, section: &str, kind: &str, chosen: &Value, place: &str) -> Result<Table, ConfigError> {
+    let Some(Value::Table(old)) = base.remove(section) else { return Ok(base) };
+    if old.get(kind) == Some(chosen) {
+        base.insert(section.into(), Value::Table(old));
+        return Ok(base);
+    }
+    let only_kind = Table::from_iter([(kind.to_string(), chosen.clone())]);
+    base.insert(section.into(), Value::Table(only_kind));
+    let fresh = Config::deserialize_table(base).map_err(|e| {
+        let reason = e.message().to_string();
+        ConfigError::Type { place: place.into(), key: format!("{section}.{kind}"), reason }
+    })?;
+    let mut base = to_table(&fresh);
+    if let Some(Value::Table(new)) = base.get_mut(section) {
+        for (key, value) in old.into_iter().filter(|(key, _)| key != kind) {
+            if let Some(place) = new.get_mut(&key)
+                && std::mem::discriminant(place) == std::mem::discriminant(&value)
+            {
+                *place = value;
+            }
+        }
+    }
+    Ok(base)
 }
 
 impl Config {
@@ -204,7 +273,9 @@ fn closest(word: &str, candidates: impl Iterator<Item = String>) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::MonotonicActivation;
+    use crate::data::DataSource;
+    use crate::nn::{AnyNetworkConfig, FourierFeatures};
+    use crate::schedule::{MonotonicActivation, ScheduleConfig};
 
     fn error(preset: &str, file: Option<(&str, &str)>, sets: &[&str]) -> String {
         let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
@@ -214,16 +285,114 @@ mod tests {
     #[test]
     fn later_layers_win() {
         let file = Some(("a.toml", "seed = 3\n[train]\nlr = 1\nsteps = 7"));
-        let config = resolve("digits", file, &["train.steps=9".into(), "data.dir=x y".into()]).unwrap();
+        let config = resolve("mnist", file, &["train.steps=9".into(), "data.dir=x y".into()]).unwrap();
         assert_eq!((config.seed, config.train.lr, config.train.steps), (3, 1.0, 9));
-        assert_eq!(config.data.dir, std::path::Path::new("x y"));
-        let config = resolve("digits", Some(("a.toml", "[train]\n[model]")), &["data.dir=2024".into()]).unwrap();
-        assert_eq!(config.data.dir, std::path::Path::new("2024"));
+        let dir = |config: Config| match config.data.source {
+            DataSource::Idx(source) => source.dir,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(dir(config), std::path::Path::new("x y"));
+        let config = resolve("mnist", Some(("a.toml", "[train]\n[model]")), &["data.dir=2024".into()]).unwrap();
+        assert_eq!(dir(config), std::path::Path::new("2024"));
         assert!(error("digits", Some(("a.toml", "[trian]")), &[]).contains("unknown key `trian`"));
-        let sets = ["schedule.kind=monotonic", "schedule.hidden=[8]", "schedule.activation=selu"].map(String::from);
-        let schedule = resolve("digits", None, &sets).unwrap().schedule;
-        assert_eq!(schedule.hidden, [8]);
-        assert_eq!(schedule.activation, MonotonicActivation::Selu);
+    }
+
+    /// Whatever the order in which keys are given.
+    #[test]
+    fn a_kind_brings_its_keys_and_keeps_the_values_of_common_ones() {
+        let sets = ["schedule.hidden=[8]", "schedule.kind=monotonic", "schedule.activation=selu"].map(String::from);
+        let schedule = resolve("digits", None, &sets).unwrap().schedule.schedule;
+        let ScheduleConfig::Monotonic(config) = schedule else { panic!("{schedule:?}") };
+        assert_eq!((config.hidden, config.activation), (vec![8], MonotonicActivation::Selu));
+        assert_eq!(config.gamma_0, -8.0, "the preset's, not the kind's default");
+        let file = "[schedule]\nfeatures = 9\nkind = \"network\"\n[model]\nkind = \"unet\"\nchn_mult = [1]";
+        let config = resolve("digits", Some(("a.toml", file)), &[]).unwrap();
+        assert!(matches!(config.schedule.schedule, ScheduleConfig::Network(n) if n.features == 9));
+        let message = error("digits", None, &["schedule.hidden=[8]"]);
+        assert!(message.contains("unknown key `schedule.hidden`"), "{message}");
+        let message = error("digits", None, &["model.network=unet"]);
+        assert!(message.contains("did you mean `model.kind`"), "{message}");
+        let message = error("digits", None, &["data.source=mnist"]);
+        assert!(message.contains("`data.source`") && message.contains("cifar10"), "{message}");
+    }
+
+    #[test]
+    fn a_run_says_its_version_and_others_are_refused() {
+        let config = resolve("digits", None, &[]).unwrap();
+        assert_eq!(resolve_run("config.toml", &config.to_toml()).unwrap(), config);
+        for version in ["3", "\"2\""] {
+            let text = config.to_toml().replace("version = 2", &format!("version = {version}"));
+            let error = resolve_run("config.toml", &text).unwrap_err().to_string();
+            assert!(error.contains(&format!("version = {version}")) && error.contains("1 and 2"), "{error}");
+        }
+    }
+
+    /// What the program wrote before there was a version.
+    #[test]
+    fn runs_of_version_1_are_read() {
+        let old = |network: &str, kind: &str| {
+            format!(
+                r#"
+seed = 3
+[data]
+augment = true
+channels = 1
+dir = ""
+size = 0
+skip_bad = false
+source = "digits"
+[model]
+attn_dim = 16
+chn_mult = [1, 2]
+classes = 10
+dropout = 0.1
+fourier = "paper"
+heads = 1
+n_embd = 16
+n_layer = 4
+network = "{network}"
+norm_groups = 8
+self_conditioning = {}
+time_normalization = "current"
+with_attention = true
+[schedule]
+activation = "selu"
+features = 7
+gamma_0 = -8.0
+gamma_1 = 5.0
+hidden = [5]
+kind = "{kind}"
+objective = "bound"
+[sample]
+steps = 9
+"#,
+                network == "unet"
+            )
+        };
+        let config = resolve_run("config.toml", &old("unet", "monotonic")).unwrap();
+        let sets = [
+            "seed=3",
+            "data.augment=true",
+            "model.kind=unet",
+            "model.attn_dim=16",
+            "model.chn_mult=[1, 2]",
+            "model.classes=10",
+            "model.n_fourier=[7, 8]",
+            "model.n_embd=16",
+            "model.self_conditioning=true",
+            "model.time_normalization=current",
+            "model.with_attention=true",
+            "schedule.kind=monotonic",
+            "schedule.hidden=[5]",
+            "schedule.activation=selu",
+            "sample.steps=9",
+        ]
+        .map(String::from);
+        assert_eq!(config, resolve("digits", None, &sets).unwrap());
+        let config = resolve_run("config.toml", &old("score", "pinned-network")).unwrap();
+        let AnyNetworkConfig::Score(network) = config.model.network else { panic!("{config:?}") };
+        assert_eq!((network.n_layer, network.fourier), (4, FourierFeatures::Paper));
+        assert!(matches!(config.schedule.schedule, ScheduleConfig::PinnedNetwork(n) if n.features == 7));
     }
 
     #[test]
@@ -252,7 +421,7 @@ mod tests {
     fn norm_groups_that_cancel_the_time_are_refused() {
         let message = error("digits", None, &["model.norm_groups=32"]);
         assert!(message.contains("norm_groups must be below n_embd"), "{message}");
-        let message = error("digits", None, &["model.network=unet", "model.norm_groups=32"]);
+        let message = error("digits", None, &["model.kind=unet", "model.norm_groups=32"]);
         assert!(message.contains("norm_groups must be below n_embd"), "{message}");
     }
 
@@ -267,7 +436,7 @@ mod tests {
         let message = error("digits", None, &["train.lr=0.0"]);
         assert!(message.contains("`train.lr`") && message.contains("above 0"), "{message}");
         let message = error("digits", None, &["schedule.gamma_1=-20"]);
-        assert!(message.contains("schedule.gamma_1") && message.contains("above schedule.gamma_0"), "{message}");
+        assert!(message.contains("`schedule`: gamma_1 = -20 must be above gamma_0 = -8"), "{message}");
         let message = error("digits", None, &["schedule.kind=monotonic", "schedule.activation=gelu"]);
         assert!(message.contains("`schedule`") && message.contains("elu, relu or selu"), "{message}");
         let message = error("digits", None, &["schedule.kind=monotonic", "schedule.hidden=[8, 0]"]);
@@ -279,10 +448,10 @@ mod tests {
         let message = error("digits", None, &["model.n_embd=33"]);
         assert!(message.contains("n_embd = 33") && message.contains("norm_groups = 8"), "{message}");
         let message = error("digits", None, &["model.self_conditioning=true"]);
-        assert!(message.contains("unet"), "{message}");
-        let message = error("digits", None, &["model.network=unet", "model.fourier=port"]);
-        assert!(message.contains("fourier"), "{message}");
-        let message = error("digits", None, &["model.network=unet", "model.chn_mult=[]"]);
+        assert!(message.contains("unknown key `model.self_conditioning`"), "{message}");
+        let message = error("imagenet32", None, &["data.size=33"]);
+        assert!(message.contains("`data`") && message.contains("8, 16, 32 or 64"), "{message}");
+        let message = error("digits", None, &["model.kind=unet", "model.chn_mult=[]"]);
         assert!(message.contains("chn_mult"), "{message}");
         assert!(error("digits", Some(("a.toml", "x = [")), &[]).contains("a.toml is not valid TOML"));
         assert!(error("digits", None, &["train.lr"]).contains("expected key=value"));

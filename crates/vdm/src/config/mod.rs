@@ -1,31 +1,38 @@
 //! The configuration of a run: presets in the library, a TOML file over them, single keys over that.
 //!
-//! Every key always has a value, so that `config.toml` in a run says everything about it.
+//! Every key always has a value, so that `config.toml` in a run says everything about it. Three sections are tables of
+//! their kind: `[data]` has the keys of its `source`, `[model]` and `[schedule]` those of their `kind`. Where a layer
+//! changes the kind, keys that both kinds have keep their values.
 
 mod layers;
+mod old;
 mod presets;
 
-pub use layers::{ConfigError, resolve};
+pub use layers::{ConfigError, resolve, resolve_run};
 pub use presets::{PRESETS, Preset, preset};
 
-use crate::data::{DataSource, ImageShape};
-use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusion};
-use crate::encoding::Vocabulary;
-use crate::nn::{AnyNetwork, AnyNetworkConfig, FourierFeatures, ScoreUNetConfig, UNetConfig};
-use crate::sample::DecoderRule;
+use crate::data::{DataSource, Source};
+use crate::diffusion::times::TimeSampling;
+use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusion, Vocabulary};
+use crate::nn::{AnyNetwork, AnyNetworkConfig};
+use crate::sample::{DecoderRule, SamplerKind};
 use crate::schedule::{ScheduleConfig, ScheduleObjective};
-use crate::times::TimeSampling;
+use crate::shape::ImageShape;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// Most images of a grid of samples.
 pub const MAX_GRID: usize = 4096;
+
+/// The version of the configuration's keys. Version 1 had no key `version`; [`resolve_run`] reads it.
+pub const VERSION: u32 = 2;
 
 /// Everything about a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The version of the keys: [`VERSION`].
+    pub version: u32,
     /// Seed of the initial weights, the data order, times, noises, dropout and augmentation.
     pub seed: u64,
     /// The images.
@@ -33,7 +40,7 @@ pub struct Config {
     /// The network.
     pub model: ModelConfig,
     /// The noise schedule.
-    pub schedule: ScheduleConfig,
+    pub schedule: ScheduleSection,
     /// Training.
     pub train: TrainConfig,
     /// Evaluation.
@@ -42,99 +49,37 @@ pub struct Config {
     pub sample: SampleConfig,
 }
 
-/// Where images come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceKind {
-    /// The 8x8 digits inside the program.
-    Digits,
-    /// IDX files in `dir`: MNIST, Fashion-MNIST.
-    Idx,
-    /// CIFAR-10 binary batches in `dir`.
-    Cifar10,
-    /// Downsampled ImageNet npz batches in `dir`, of side `size`.
-    Imagenet,
-    /// Image files in `dir`, resized and cropped to `size`, with `channels` channels.
-    Folder,
-}
-
 /// The images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// The kind of source.
-    pub source: SourceKind,
-    /// Folder of the files; unused by `digits`.
-    pub dir: PathBuf,
-    /// Side of the images in pixels, for `imagenet` (32 or 64) and `folder`.
-    pub size: usize,
-    /// Channels, for `folder`: 1 or 3.
-    pub channels: usize,
-    /// Skip unreadable files of a `folder` instead of stopping.
-    pub skip_bad: bool,
+    /// Where they come from: the key `source`, and the keys of that source.
+    #[serde(flatten)]
+    pub source: DataSource,
     /// Flip and rotate training images at random; the conditioning scalar says whether an image was changed.
+    #[serde(default)]
     pub augment: bool,
 }
 
-impl DataConfig {
-    /// The source as the data module knows it.
-    pub fn source(&self) -> DataSource {
-        let dir = self.dir.clone();
-        match self.source {
-            SourceKind::Digits => DataSource::Digits,
-            SourceKind::Idx => DataSource::Idx { dir },
-            SourceKind::Cifar10 => DataSource::Cifar10 { dir },
-            SourceKind::Imagenet => DataSource::Imagenet { dir, size: self.size },
-            SourceKind::Folder => {
-                DataSource::Folder { dir, size: self.size, channels: self.channels, skip_bad: self.skip_bad }
-            }
-        }
-    }
-}
-
-/// The families of networks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkKind {
-    /// The paper's, of constant resolution: a [`ScoreUNet`](crate::nn::ScoreUNet).
-    #[default]
-    Score,
-    /// One that halves the image from level to level: a [`UNet`](crate::nn::UNet).
-    Unet,
-}
-
-/// The network.
+/// The network, and how it is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// The family: `score` or `unet`.
-    pub network: NetworkKind,
-    /// Channels inside; a multiple of `norm_groups` and of `heads`. In a `unet`, those at full resolution.
-    pub n_embd: usize,
-    /// `score`: blocks on the way down; one more on the way up.
-    pub n_layer: usize,
-    /// `unet`: channels after each level, in units of `n_embd`; every level but the last halves the image.
-    pub chn_mult: Vec<usize>,
-    /// Dropout probability, in [0, 1).
-    pub dropout: f64,
-    /// Attention after every block or at every level, not only in the middle.
-    pub with_attention: bool,
-    /// Heads of every attention.
-    pub heads: usize,
-    /// `unet`: channels inside every attention; a multiple of `heads`.
-    pub attn_dim: usize,
-    /// Groups of every group normalisation: 32 in the paper. Below the channels they are made of, since groups of one
-    /// channel cancel the time and the class, which are added to whole channels before it.
-    pub norm_groups: usize,
-    /// Fourier features of z_t: `paper`, `port` (not in a `unet`) or `none`.
-    pub fourier: FourierFeatures,
-    /// `unet`: whether an estimate of x, from a first pass, is an input.
-    pub self_conditioning: bool,
-    /// Classes that the network is told apart, 0 for a model of images alone. `--class-conditional` sets it to the
-    /// number of classes of the data.
-    pub classes: usize,
+    /// The network: the key `kind`, and the keys of that network.
+    #[serde(flatten)]
+    pub network: AnyNetworkConfig,
     /// What the network's time is normalised by: `configured` or `current` endpoints.
+    #[serde(default)]
     pub time_normalization: TimeNormalization,
+}
+
+/// The noise schedule, and what it is trained for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleSection {
+    /// The schedule: the key `kind`, and the keys of that schedule.
+    #[serde(flatten)]
+    pub schedule: ScheduleConfig,
+    /// What the schedule's parameters are trained for: `bound` or `variance`.
+    #[serde(default)]
+    pub objective: ScheduleObjective,
 }
 
 /// Training.
@@ -203,9 +148,11 @@ pub struct EvalConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleConfig {
+    /// The sampler.
+    pub sampler: SamplerKind,
     /// Images of a grid.
     pub count: usize,
-    /// Steps T of ancestral sampling.
+    /// Steps T of sampling.
     pub steps: usize,
     /// Keep x_hat in [-1, 1].
     pub clip: bool,
@@ -219,11 +166,14 @@ impl Config {
     /// Says what is impossible about the values, if anything: the key, its value, and the range.
     ///
     /// # Errors
-    /// [`ConfigError::Value`], [`ConfigError::Schedule`] or [`ConfigError::Model`].
+    /// [`ConfigError::Version`], [`ConfigError::Value`] or [`ConfigError::Section`].
     pub fn validate(&self) -> Result<(), ConfigError> {
         let check = |key: &str, ok: bool, found: String, expected: &str| {
             if ok { Ok(()) } else { Err(ConfigError::Value { key: key.into(), found, expected: expected.into() }) }
         };
+        if self.version != VERSION {
+            return Err(ConfigError::Version { found: self.version.to_string() });
+        }
         let t = &self.train;
         let positive = |key: &str, value: u64| check(key, value > 0, value.to_string(), "at least 1");
         let size = |key: &str, value: usize, max: usize| {
@@ -243,9 +193,6 @@ impl Config {
         size("eval.batch_size", self.eval.batch_size, 1 << 16)?;
         size("sample.count", self.sample.count, MAX_GRID)?;
         size("sample.steps", self.sample.steps, 1 << 20)?;
-        size("schedule.features", self.schedule.features, 1 << 20)?;
-        size("model.n_embd", self.model.n_embd, 1 << 13)?;
-        check("model.n_layer", self.model.n_layer <= 1 << 10, self.model.n_layer.to_string(), "at most 1024")?;
         not_negative("sample.guidance", self.sample.guidance)?;
         above("train.lr", t.lr)?;
         above("train.adam_eps", t.adam_eps)?;
@@ -254,97 +201,44 @@ impl Config {
         unit("train.beta1", t.beta1)?;
         unit("train.beta2", t.beta2)?;
         unit("train.ema_decay", t.ema_decay)?;
-        unit("model.dropout", self.model.dropout)?;
         let p = t.label_dropout;
         check("train.label_dropout", (0.0..=1.0).contains(&p), p.to_string(), "in [0, 1]")?;
-        check("model.classes", self.model.classes <= 1 << 20, self.model.classes.to_string(), "at most 2^20")?;
-        size("model.attn_dim", self.model.attn_dim, 1 << 13)?;
-        size("model.norm_groups", self.model.norm_groups, 1 << 13)?;
-        size("model.heads", self.model.heads, 1 << 13)?;
-        let wide = self.model.chn_mult.iter().any(|&m| m > 64);
-        check("model.chn_mult", !wide, format!("{:?}", self.model.chn_mult), "numbers of at most 64")?;
-        let (start, end) = (self.schedule.gamma_0, self.schedule.gamma_1);
-        check("schedule.gamma_0", start.is_finite(), start.to_string(), "finite")?;
-        check("schedule.gamma_1", end.is_finite() && end > start, end.to_string(), "above schedule.gamma_0")?;
-        self.schedule.validate().map_err(|reason| ConfigError::Schedule { reason })?;
-        if self.schedule.objective == ScheduleObjective::Variance && t.timesteps > 0 {
-            let reason = format!(
-                "objective = \"variance\" needs train.timesteps = 0, not {}: only the continuous-time bound leaves the \
-                 schedule's shape free",
-                t.timesteps
-            );
-            return Err(ConfigError::Schedule { reason });
-        }
-        let side = self.data.size;
-        match self.data.source {
-            SourceKind::Imagenet => check("data.size", side == 32 || side == 64, side.to_string(), "32 or 64")?,
-            SourceKind::Folder => {
-                check("data.size", (1..=1024).contains(&side), side.to_string(), "in 1..=1024")?;
-                let c = self.data.channels;
-                check("data.channels", c == 1 || c == 3, c.to_string(), "1 (grey) or 3 (RGB)")?;
-            }
-            _ => {}
-        }
-        self.network_options()?;
-        self.network(1).validate().map_err(|reason| ConfigError::Model { reason })
+        let section = |section: &'static str, found: Result<(), String>| {
+            found.map_err(|reason| ConfigError::Section { section, reason })
+        };
+        section("data", self.data.source.check().map_err(|e| e.to_string()))?;
+        section("model", self.model.network.validate())?;
+        section("schedule", self.schedule.schedule.validate())?;
+        section("schedule", self.check_objective())
     }
 
-    /// Refuses options of one family of networks in the other, which would have no effect.
-    fn network_options(&self) -> Result<(), ConfigError> {
-        let model = &self.model;
-        let reason = match model.network {
-            NetworkKind::Score if model.self_conditioning => "self_conditioning = true needs network = \"unet\"",
-            // A normalisation of one channel takes away whatever was added to all of its pixels.
-            NetworkKind::Score if model.norm_groups == model.n_embd => {
-                "norm_groups must be below n_embd: groups of one channel cancel the time and the class"
-            }
-            NetworkKind::Unet if model.norm_groups == model.n_embd && model.chn_mult.contains(&1) => {
-                "norm_groups must be below n_embd where chn_mult has a 1: groups of one channel cancel the time and the \
-                 class"
-            }
-            NetworkKind::Unet if model.fourier == FourierFeatures::Port => {
-                "fourier = \"port\" is for network = \"score\"; use \"paper\" or \"none\""
-            }
-            _ => return Ok(()),
-        };
-        Err(ConfigError::Model { reason: reason.into() })
+    /// Says why the schedule cannot be trained for its objective, if so.
+    fn check_objective(&self) -> Result<(), String> {
+        if self.schedule.objective == ScheduleObjective::Bound {
+            return Ok(());
+        }
+        if let ScheduleConfig::Network(_) = self.schedule.schedule {
+            let reason = "objective = \"variance\" needs endpoints that do not move with the shape between them; use \
+                          kind = \"pinned-network\" instead of \"network\"";
+            return Err(reason.into());
+        }
+        if self.train.timesteps > 0 {
+            return Err(format!(
+                "objective = \"variance\" needs train.timesteps = 0, not {}: only the continuous-time bound leaves the \
+                 schedule's shape free",
+                self.train.timesteps
+            ));
+        }
+        Ok(())
     }
 
     /// Says why images of this shape do not fit the network, if they do not.
     ///
     /// # Errors
-    /// [`ConfigError::Model`].
+    /// [`ConfigError::Section`].
     pub fn validate_shape(&self, shape: ImageShape) -> Result<(), ConfigError> {
-        let fits = self.network(shape.channels).validate_image(shape.height, shape.width);
-        fits.map_err(|reason| ConfigError::Model { reason })
-    }
-
-    /// The network's configuration for images of `channels` channels.
-    pub fn network(&self, channels: usize) -> AnyNetworkConfig {
-        let model = &self.model;
-        match model.network {
-            NetworkKind::Score => AnyNetworkConfig::Score(ScoreUNetConfig {
-                dropout: model.dropout,
-                with_attention: model.with_attention,
-                fourier: model.fourier,
-                classes: model.classes,
-                norm_groups: model.norm_groups,
-                heads: model.heads,
-                ..ScoreUNetConfig::new(channels, model.n_embd, model.n_layer)
-            }),
-            NetworkKind::Unet => AnyNetworkConfig::UNet(UNetConfig {
-                dropout: model.dropout,
-                attn_dim: model.attn_dim,
-                use_cond: model.self_conditioning,
-                classes: model.classes,
-                use_attn: model.with_attention,
-                chn_mult: model.chn_mult.clone(),
-                n_fourier: if model.fourier == FourierFeatures::None { Vec::new() } else { vec![7, 8] },
-                num_group: model.norm_groups,
-                num_heads: model.heads,
-                ..UNetConfig::new(channels, model.n_embd)
-            }),
-        }
+        let fits = self.model.network.validate_shape(shape);
+        fits.map_err(|reason| ConfigError::Section { section: "model", reason })
     }
 
     /// A freshly initialised model for images of this shape and vocabulary; the same for the same `seed`.
@@ -352,14 +246,14 @@ impl Config {
     /// # Panics
     /// If [`validate`](Self::validate) fails.
     pub fn init(&self, shape: ImageShape, vocabulary: Vocabulary, device: &Device) -> VariationalDiffusion<AnyNetwork> {
+        let schedule = &self.schedule.schedule;
         let settings = DiffusionSettings {
-            vocabulary,
             timesteps: (self.train.timesteps > 0).then_some(self.train.timesteps),
-            configured_endpoints: (self.schedule.gamma_0, self.schedule.gamma_1),
             time_normalization: self.model.time_normalization,
+            ..DiffusionSettings::new(shape, vocabulary, schedule)
         };
         crate::weights::seeded(device, self.seed, || {
-            let (schedule, network) = (self.schedule.init(device), self.network(shape.channels).init(device));
+            let (schedule, network) = (schedule.init(device), self.model.network.init(shape.channels, device));
             VariationalDiffusion::new(schedule, network, settings)
         })
     }

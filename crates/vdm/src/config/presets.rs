@@ -1,8 +1,9 @@
 //! The presets: one for each data set, the large ones with the paper's recipes (VDM appendix B).
 
-use super::{Config, DataConfig, EvalConfig, ModelConfig, NetworkKind, SampleConfig, SourceKind, TrainConfig};
-use crate::nn::FourierFeatures;
-use crate::schedule::{ScheduleConfig, ScheduleKind};
+use super::{Config, DataConfig, EvalConfig, ModelConfig, SampleConfig, ScheduleSection, TrainConfig, VERSION};
+use crate::data::{Cifar10Source, DataSource, DigitsSource, IdxSource, ImagenetSource};
+use crate::nn::{AnyNetworkConfig, FourierFeatures, ScoreUNetConfig};
+use crate::schedule::{Endpoints, NetworkScheduleConfig, ScheduleConfig};
 
 /// A preset's name and what it is for.
 #[derive(Clone, Copy, Debug)]
@@ -38,34 +39,31 @@ pub fn preset(name: &str) -> Option<Config> {
     PRESETS.iter().find(|p| p.name == name).map(|p| (p.config)())
 }
 
+fn score(config: ScoreUNetConfig) -> ModelConfig {
+    ModelConfig { network: AnyNetworkConfig::Score(config), time_normalization: Default::default() }
+}
+
+fn plain(source: DataSource) -> DataConfig {
+    DataConfig { source, augment: false }
+}
+
+fn schedule(schedule: ScheduleConfig) -> ScheduleSection {
+    ScheduleSection { schedule, objective: Default::default() }
+}
+
 /// The smallest real task: what `vdm train` does without arguments.
 fn digits() -> Config {
     Config {
+        version: VERSION,
         seed: 0,
-        data: DataConfig {
-            source: SourceKind::Digits,
-            dir: "".into(),
-            size: 0,
-            channels: 1,
-            skip_bad: false,
-            augment: false,
-        },
-        model: ModelConfig {
-            network: NetworkKind::Score,
-            n_embd: 32,
-            n_layer: 4,
-            chn_mult: vec![1, 2, 4],
+        data: plain(DataSource::Digits(DigitsSource {})),
+        model: score(ScoreUNetConfig {
             dropout: 0.1,
-            with_attention: false,
-            heads: 1,
-            attn_dim: 64,
-            norm_groups: 8,
             fourier: FourierFeatures::None,
-            self_conditioning: false,
-            classes: 0,
-            time_normalization: Default::default(),
-        },
-        schedule: ScheduleConfig { gamma_0: -8.0, ..Default::default() },
+            norm_groups: 8,
+            ..ScoreUNetConfig::new(1, 32, 4)
+        }),
+        schedule: schedule(ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 })),
         train: TrainConfig {
             steps: 2500,
             batch_size: 32,
@@ -87,16 +85,23 @@ fn digits() -> Config {
             checkpoint_every: 500,
         },
         eval: EvalConfig { images: 0, repeats: 20, batch_size: 64 },
-        sample: SampleConfig { count: 64, steps: 250, clip: false, guidance: 1.0, decoder: Default::default() },
+        sample: SampleConfig {
+            sampler: Default::default(),
+            count: 64,
+            steps: 250,
+            clip: false,
+            guidance: 1.0,
+            decoder: Default::default(),
+        },
     }
 }
 
 fn fashion_mnist() -> Config {
     let base = digits();
     Config {
-        data: DataConfig { source: SourceKind::Idx, dir: "/usr/share/datasets/fashion-mnist".into(), ..base.data },
-        model: ModelConfig { fourier: FourierFeatures::Paper, dropout: 0.0, ..base.model },
-        schedule: ScheduleConfig::default(),
+        data: plain(DataSource::Idx(IdxSource { dir: "/usr/share/datasets/fashion-mnist".into() })),
+        model: score(ScoreUNetConfig { norm_groups: 8, ..ScoreUNetConfig::new(1, 32, 4) }),
+        schedule: ScheduleSection::default(),
         train: TrainConfig { steps: 3000, batch_size: 16, lr: 1e-3, eval_every: 500, sample_every: 0, ..base.train },
         eval: EvalConfig { images: 1000, repeats: 1, ..base.eval },
         ..base
@@ -104,16 +109,15 @@ fn fashion_mnist() -> Config {
 }
 
 fn mnist() -> Config {
-    let base = fashion_mnist();
-    Config { data: DataConfig { dir: "data/mnist".into(), ..base.data }, ..base }
+    Config { data: plain(DataSource::Idx(IdxSource { dir: "data/mnist".into() })), ..fashion_mnist() }
 }
 
 fn cifar10() -> Config {
     let base = digits();
     Config {
-        data: DataConfig { source: SourceKind::Cifar10, dir: "data/cifar10".into(), ..base.data },
-        model: ModelConfig { n_embd: 128, n_layer: 32, norm_groups: 32, fourier: FourierFeatures::Paper, ..base.model },
-        schedule: ScheduleConfig::default(),
+        data: plain(DataSource::Cifar10(Cifar10Source { dir: "data/cifar10".into() })),
+        model: score(ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(1, 128, 32) }),
+        schedule: ScheduleSection::default(),
         train: TrainConfig {
             steps: 10_000_000,
             batch_size: 128,
@@ -135,8 +139,8 @@ fn cifar10_aug() -> Config {
     let base = cifar10();
     Config {
         data: DataConfig { augment: true, ..base.data },
-        model: ModelConfig { n_embd: 256, dropout: 0.05, ..base.model },
-        schedule: ScheduleConfig { kind: ScheduleKind::Network, ..base.schedule },
+        model: score(ScoreUNetConfig { dropout: 0.05, ..ScoreUNetConfig::new(1, 256, 32) }),
+        schedule: schedule(ScheduleConfig::Network(NetworkScheduleConfig::default())),
         ..base
     }
 }
@@ -144,13 +148,13 @@ fn cifar10_aug() -> Config {
 fn imagenet32() -> Config {
     let base = cifar10();
     Config {
-        data: DataConfig { source: SourceKind::Imagenet, dir: "data/imagenet32".into(), size: 32, ..base.data },
-        model: ModelConfig { n_embd: 256, ..base.model },
+        data: plain(DataSource::Imagenet(ImagenetSource { dir: "data/imagenet32".into(), size: 32 })),
+        model: score(ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(1, 256, 32) }),
         ..base
     }
 }
 
 fn imagenet64() -> Config {
-    let base = imagenet32();
-    Config { data: DataConfig { dir: "data/imagenet64".into(), size: 64, ..base.data }, ..base }
+    let source = ImagenetSource { dir: "data/imagenet64".into(), size: 64 };
+    Config { data: plain(DataSource::Imagenet(source)), ..imagenet32() }
 }

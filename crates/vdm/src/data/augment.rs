@@ -15,8 +15,9 @@
 
 use std::fmt;
 
-use super::dataset::ImageShape;
+use super::dataset::checked_dims;
 use super::error::{DataError, Result};
+use crate::shape::ImageShape;
 
 /// One of the eight symmetries of the square, numbered 0 to 7.
 ///
@@ -123,7 +124,7 @@ impl fmt::Display for Augmentation {
 /// [`DataError::NotSquare`] for an odd number of quarter turns of an image
 /// that is not square.
 pub fn augment(image: &[u8], shape: ImageShape, augmentation: Augmentation) -> Result<Vec<u8>> {
-    let dims = shape.checked_dims("image")?;
+    let dims = checked_dims(shape, "image")?;
     if image.len() != dims {
         return Err(DataError::ImageBytes { expected: dims, found: image.len() });
     }

@@ -8,58 +8,26 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::error::{DataError, Result};
-use crate::encoding::Vocabulary;
+use crate::diffusion::Vocabulary;
+use crate::shape::ImageShape;
 
-/// The shape of one image; its bytes are in CHW order (all of the first
-/// channel row by row, then the second).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageShape {
-    /// Channels: 1 for grey, 3 for RGB.
-    pub channels: usize,
-    /// Rows, in pixels.
-    pub height: usize,
-    /// Columns, in pixels.
-    pub width: usize,
-}
-
-impl ImageShape {
-    /// The number of values in one image, which is also its number of bytes
-    /// and the number of dimensions in "bits per dimension". Saturates at
-    /// `usize::MAX`, which no dataset can have.
-    pub fn dims(&self) -> usize {
-        self.channels.saturating_mul(self.height).saturating_mul(self.width)
-    }
-
-    /// Whether the sides are equal, so that quarter turns keep the shape.
-    pub fn is_square(&self) -> bool {
-        self.height == self.width
-    }
-
-    /// Check that the shape is of a possible image and give its size in bytes.
-    pub(super) fn checked_dims(&self, dataset: &str) -> Result<usize> {
-        match self.dims() {
-            0 => Err(DataError::ZeroDimension { dataset: dataset.to_owned(), found: *self }),
-            usize::MAX => {
-                Err(DataError::TooLarge { dataset: dataset.to_owned(), expected: usize::MAX - 1, found: *self })
-            }
-            dims => Ok(dims),
-        }
-    }
-}
-
-impl fmt::Display for ImageShape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+/// Check that the shape is of a possible image and give its size in bytes.
+pub(super) fn checked_dims(shape: ImageShape, dataset: &str) -> Result<usize> {
+    match shape.dims() {
+        0 => Err(DataError::ZeroDimension { dataset: dataset.to_owned(), found: shape }),
+        usize::MAX => Err(DataError::TooLarge { dataset: dataset.to_owned(), expected: usize::MAX - 1, found: shape }),
+        dims => Ok(dims),
     }
 }
 
 /// A list of images of one shape, with an optional label and name each.
 ///
 /// ```
-/// use vdm::data::{ImageDataset, ImageShape};
+/// use vdm::ImageShape;
+/// use vdm::data::ImageDataset;
 ///
 /// let shape = ImageShape { channels: 1, height: 1, width: 2 };
 /// let images = ImageDataset::new("two", shape, 256, vec![1, 2, 3, 4], Some(vec![0, 1]))?;
@@ -98,7 +66,7 @@ impl ImageDataset {
         labels: Option<Vec<u32>>,
     ) -> Result<Self> {
         let name = name.into();
-        let dims = shape.checked_dims(&name)?;
+        let dims = checked_dims(shape, &name)?;
         if !(2..=256).contains(&levels) {
             return Err(DataError::Levels { dataset: name, found: levels });
         }
@@ -275,6 +243,17 @@ impl ImageDataset {
             batch.extend_from_slice(self.image(index));
         }
         batch
+    }
+
+    /// A batch as whole numbers in floats, which is what a model takes: `[batch, channels, height, width]`. Only these
+    /// images become floats; the data set stays bytes.
+    ///
+    /// # Panics
+    ///
+    /// Where an index is not below [`len`](Self::len), as slices do.
+    pub fn batch(&self, indices: &[usize], device: &Device) -> Tensor<4> {
+        let k: Vec<f32> = self.gather(indices).into_iter().map(f32::from).collect();
+        Tensor::from_data(TensorData::new(k, self.shape.batch(indices.len())), device)
     }
 
     fn append(&mut self, part: Self) -> Result<()> {

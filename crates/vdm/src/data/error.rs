@@ -7,8 +7,8 @@
 
 use std::path::PathBuf;
 
-use super::Split;
-use super::dataset::ImageShape;
+use super::split::Split;
+use crate::shape::ImageShape;
 
 /// The result of reading or building image data; the error is a [`DataError`]
 /// unless said otherwise.

@@ -1,6 +1,6 @@
 //! What a network is told about an image.
 
-use super::{Control, ScoreNetwork};
+use super::Control;
 use burn::tensor::Tensor;
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 /// The bound of a network that is told c bounds -log p(x|c).
 #[derive(Clone, Debug, Default)]
 pub struct Conditioning {
-    /// One number an image, `[batch]`: 1 where augmentation changed the image, 0 where not. Zero if absent.
+    /// One number per image, `[batch]`: 1 where augmentation changed the image, 0 where not. Zero if absent.
     pub scalar: Option<Tensor<1>>,
     /// The class of each image, below the network's number of classes; `None` for an image without one. No image has
     /// one if absent.
@@ -25,7 +25,7 @@ pub struct Conditioning {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConditioningError {
-    /// Not one entry an image.
+    /// The number of entries is not the number of images.
     #[error("{what}: {found} for {images} images; there must be one for each")]
     Count {
         /// Which part of the conditioning.
@@ -59,6 +59,15 @@ impl Conditioning {
     /// Images of these classes.
     pub fn of_classes(classes: impl IntoIterator<Item = Option<u32>>) -> Self {
         Self { classes: Some(classes.into_iter().collect()), ..Self::default() }
+    }
+
+    /// Images of these numbers, of which the classes take turns: number n is of class n modulo `classes`. No image has a
+    /// class if there are none.
+    pub fn classes_in_turn(numbers: Range<u64>, classes: usize) -> Self {
+        match classes as u64 {
+            0 => Self::default(),
+            n => Self::of_classes(numbers.map(|number| Some((number % n) as u32))),
+        }
     }
 
     /// The same without what guidance leaves out: the class and the control signal.
@@ -106,12 +115,12 @@ impl Conditioning {
         self.control.is_some() || self.classes.iter().flatten().any(Option::is_some)
     }
 
-    /// Checks the conditioning of `images` images against what `network` knows: the number of entries, and the classes.
-    /// A control signal or an estimate of another kind or width than the network's makes its forward pass panic.
+    /// Checks the conditioning of `images` images for a network of `classes` classes: the number of entries, and the
+    /// classes. A control signal or an estimate of another kind or width than the network's makes its forward pass panic.
     ///
     /// # Errors
     /// See [`ConditioningError`].
-    pub fn check<N: ScoreNetwork>(&self, network: &N, images: usize) -> Result<(), ConditioningError> {
+    pub fn check(&self, classes: usize, images: usize) -> Result<(), ConditioningError> {
         let count = |what: &'static str, found: usize| {
             if found == images { Ok(()) } else { Err(ConditioningError::Count { what, found, images }) }
         };
@@ -130,7 +139,6 @@ impl Conditioning {
             return Ok(());
         };
         count("classes", of_images.len())?;
-        let classes = network.classes();
         for (image, class) in of_images.iter().enumerate().filter_map(|(i, c)| Some((i, (*c)?))) {
             if classes == 0 {
                 return Err(ConditioningError::Unconditional { image, class });

@@ -206,11 +206,11 @@ impl ClassEmbedding {
     /// The vectors of `batch` images; none of them has a class where `classes` is absent.
     ///
     /// # Shapes
-    /// - `classes`: one entry an image
+    /// - `classes`: one entry per image
     /// - output: `[batch, dims]`
     ///
     /// # Panics
-    /// If there is not one entry an image, or a class is not below [`classes`](Self::classes):
+    /// If there is not one entry per image, or a class is not below [`classes`](Self::classes):
     /// [`Conditioning::check`](super::Conditioning::check) says so without a panic.
     pub fn forward(&self, classes: Option<&[Option<u32>]>, batch: usize) -> Tensor<2> {
         let none = self.classes();

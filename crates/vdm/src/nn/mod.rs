@@ -4,19 +4,22 @@
 //! attend to a control signal. Anything else that implements [`ScoreNetwork`] can take their place in a
 //! [`VariationalDiffusion`](crate::VariationalDiffusion). What a network may know about an image besides z_t is its
 //! [`Conditioning`].
+//!
+//! To add a network, write a file with a type that implements [`ScoreNetwork`] and its configuration, and name both in
+//! `any.rs`; programs can then choose it by its `kind`.
 
+mod any;
 mod conditioning;
 pub mod layers;
-mod network;
 mod score_unet;
 mod unet;
 
+pub use any::{AnyNetwork, AnyNetworkConfig};
 pub use conditioning::{Conditioning, ConditioningError};
-pub use network::{AnyNetwork, AnyNetworkConfig};
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 
-use crate::data::ImageShape;
+use crate::shape::ImageShape;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -50,7 +53,7 @@ pub trait ScoreNetwork: Module {
     /// - `z`: `[batch, channels, height, width]`
     /// - `time`: `[batch]`, gamma_t normalised to [0, 1] by the diffusion's endpoints
     /// - output: as `z`
-    fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4>;
+    fn forward(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4>;
 
     /// Says why images of this shape do not fit the network, if they do not.
     ///
@@ -60,7 +63,7 @@ pub trait ScoreNetwork: Module {
         Ok(())
     }
 
-    /// The number of classes that the network can be told apart; 0 for a network that takes no class.
+    /// The number of classes that the network distinguishes; 0 for a network that takes no class.
     fn classes(&self) -> usize {
         0
     }
@@ -70,6 +73,16 @@ pub trait ScoreNetwork: Module {
     fn self_conditioned(&self) -> bool {
         false
     }
+}
+
+/// Most channels inside a network of a configuration file.
+const MAX_CHANNELS: usize = 1 << 13;
+/// Most classes of a network of a configuration file.
+const MAX_CLASSES: usize = 1 << 20;
+
+/// Says that a value of a configuration is too large, if it is.
+fn check_limit(key: &str, value: usize, most: usize) -> Result<(), String> {
+    if value <= most { Ok(()) } else { Err(format!("{key} = {value} must be at most {most}")) }
 }
 
 /// Says why images of `found` channels do not fit a network for images of `expected`, if they do not.

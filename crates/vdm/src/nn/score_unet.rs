@@ -1,8 +1,8 @@
 //! The paper's network (VDM appendix B): a U-Net without down- or up-sampling.
 
 use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, time_embedding};
-use super::{Conditioning, Mode, ScoreNetwork, check_channels};
-use crate::data::ImageShape;
+use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use crate::shape::ImageShape;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation::silu};
 use serde::{Deserialize, Serialize};
@@ -48,9 +48,10 @@ impl FourierFeatures {
 
 /// Configuration of a [`ScoreUNet`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct ScoreUNetConfig {
-    /// Channels of the image.
+    /// Channels of the image. No key of a configuration file: it follows from the data.
+    #[serde(skip)]
     pub channels: usize,
     /// Channels inside; a multiple of `norm_groups` and of `heads`, even, at least 4.
     pub n_embd: usize,
@@ -72,6 +73,13 @@ pub struct ScoreUNetConfig {
     pub norm_eps: f64,
     /// Heads of every attention.
     pub heads: usize,
+}
+
+impl Default for ScoreUNetConfig {
+    /// The paper's for CIFAR-10: 32 layers of 128 channels.
+    fn default() -> Self {
+        Self::new(1, 128, 32)
+    }
 }
 
 impl ScoreUNetConfig {
@@ -116,6 +124,32 @@ impl ScoreUNetConfig {
             return Err(format!("norm_eps = {} must be positive", self.norm_eps));
         }
         Ok(())
+    }
+
+    /// Says what a configuration file must not ask for, though it could be computed.
+    pub(super) fn check_limits(&self) -> Result<(), String> {
+        check_limit("n_embd", self.n_embd, MAX_CHANNELS)?;
+        check_limit("n_layer", self.n_layer, 1024)?;
+        check_limit("classes", self.classes, MAX_CLASSES)?;
+        // A normalisation of one channel takes away whatever was added to all of its pixels.
+        if self.norm_groups == self.n_embd {
+            let reason = "norm_groups must be below n_embd: groups of one channel cancel the time and the class";
+            return Err(reason.into());
+        }
+        Ok(())
+    }
+
+    /// The same network for images of `channels` channels.
+    pub fn for_channels(&self, channels: usize) -> Self {
+        Self { channels, ..self.clone() }
+    }
+
+    /// Says why images of this size do not fit, if they do not; all sizes do.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn validate_image(&self, _height: usize, _width: usize) -> Result<(), String> {
+        self.validate()
     }
 
     /// Makes the network on `device`, with the device's random numbers.
@@ -230,16 +264,10 @@ pub struct ScoreUNet {
     conditioning: bool,
 }
 
-impl ScoreUNet {
-    /// eps_hat(z, t).
-    ///
-    /// # Shapes
-    /// - `z`: `[batch, channels, height, width]`; `t`: `[batch]`, in [0, 1]
-    /// - output: as `z`
-    ///
+impl ScoreNetwork for ScoreUNet {
     /// # Panics
-    /// If a class is not below the network's number of classes, or there is not one an image.
-    pub fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+    /// If a class is not below the network's number of classes, or there is not one per image.
+    fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         // 1. Conditioning vector.
         let batch = t.dims()[0];
         let n_embd = self.dense0.weight.dims()[0] - usize::from(self.conditioning);
@@ -280,12 +308,6 @@ impl ScoreUNet {
 
         // 5. The network predicts what is to be added to z, a fair prediction of the noise at the noisy end.
         self.conv_out.forward_onto(self.norm_out.silu(h), z)
-    }
-}
-
-impl ScoreNetwork for ScoreUNet {
-    fn predict_noise(&self, z: Tensor<4>, time: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
-        self.forward(z, time, conditioning, mode)
     }
 
     fn check_shape(&self, shape: ImageShape) -> Result<(), String> {

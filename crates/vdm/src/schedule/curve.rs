@@ -1,6 +1,7 @@
 //! Fixed schedules of the literature: the shape is a formula, the endpoints are free.
 
-use super::{GammaAt, HostSchedule, host};
+use super::{Endpoints, GammaAt, HostSchedule, Schedule, Split};
+use crate::math::host;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use std::f64::consts::FRAC_PI_2;
@@ -64,14 +65,21 @@ pub struct FixedCurve {
 
 impl FixedCurve {
     /// The schedule of a shape from `gamma_0` to `gamma_1`.
-    pub fn new(shape: CurveShape, gamma_0: f64, gamma_1: f64) -> Self {
-        Self { shape, gamma_0, gamma_1 }
+    pub fn new(shape: CurveShape, ends: Endpoints) -> Self {
+        Self { shape, gamma_0: ends.gamma_0, gamma_1: ends.gamma_1 }
     }
 
-    /// See [`NoiseSchedule::forward`](super::NoiseSchedule::forward). Worked out in f64 on the host: nothing here has a
-    /// gradient.
-    pub fn forward(&self, t: Tensor<1>) -> GammaAt {
-        let (curve, times, device) = (self.to_host(), host(&t), t.device());
+    fn curve(&self) -> HostCurve {
+        let start = self.shape.value(0.0);
+        let rise = self.shape.value(1.0) - start;
+        HostCurve { shape: self.shape, start, rise, gamma_0: self.gamma_0, gamma_1: self.gamma_1 }
+    }
+}
+
+impl Schedule for FixedCurve {
+    /// Worked out in f64 on the host: nothing here has a gradient.
+    fn forward(&self, t: Tensor<1>) -> GammaAt {
+        let (curve, times, device) = (self.curve(), host(&t), t.device());
         let constant = |of: &dyn Fn(f64) -> f64| -> Tensor<1> {
             let values: Vec<f32> = times.iter().map(|&t| of(t) as f32).collect();
             Tensor::from_data(values.as_slice(), &device)
@@ -79,17 +87,23 @@ impl FixedCurve {
         GammaAt { gamma: constant(&|t| curve.gamma(t)), prime: constant(&|t| curve.prime(t)) }
     }
 
-    /// The same curve in f64.
-    pub fn to_host(&self) -> HostCurve {
-        let start = self.shape.value(0.0);
-        let rise = self.shape.value(1.0) - start;
-        HostCurve { shape: self.shape, start, rise, gamma_0: self.gamma_0, gamma_1: self.gamma_1 }
+    fn to_host(&self) -> Box<dyn HostSchedule> {
+        Box::new(self.curve())
+    }
+
+    fn fingerprint(&self) -> Vec<u8> {
+        let (name, curve) = (format!("{:?}", self.shape).into_bytes(), self.curve());
+        [name, curve.gamma(0.0).to_le_bytes().to_vec(), curve.gamma(1.0).to_le_bytes().to_vec()].concat()
+    }
+
+    fn split(&self, _t: Tensor<1>) -> Split {
+        Split::Fixed
     }
 }
 
 /// A [`FixedCurve`] in f64.
 #[derive(Clone, Copy, Debug)]
-pub struct HostCurve {
+struct HostCurve {
     shape: CurveShape,
     /// r(0).
     start: f64,
@@ -114,26 +128,26 @@ impl HostSchedule for HostCurve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoding::sigmoid;
+    use crate::math::sigmoid;
     use burn::tensor::Device;
 
     const SHAPES: [CurveShape; 2] = [CurveShape::Cosine, CurveShape::LinearBeta];
 
     fn curve(shape: CurveShape) -> FixedCurve {
-        FixedCurve::new(shape, -13.3, 5.0)
+        FixedCurve::new(shape, Endpoints { gamma_0: -13.3, gamma_1: 5.0 })
     }
 
     #[test]
     fn endpoints_are_exact_and_gamma_increases() {
         let n = 10_000;
-        for s in SHAPES.map(|shape| curve(shape).to_host()) {
+        for s in SHAPES.map(|shape| curve(shape).curve()) {
             assert_eq!((s.gamma(0.0), s.gamma(1.0)), (-13.3, 5.0));
             let gamma: Vec<f64> = (0..=n).map(|i| s.gamma(f64::from(i) / f64::from(n))).collect();
             assert!(gamma.windows(2).all(|w| w[1] > w[0]), "{s:?}");
             assert!((1..=n).all(|i| s.prime(f64::from(i) / f64::from(n)) > 0.0), "{s:?}");
         }
-        assert!(curve(CurveShape::Cosine).to_host().prime(0.0) > 0.0);
-        assert_eq!(curve(CurveShape::LinearBeta).to_host().prime(0.0), 0.0);
+        assert!(curve(CurveShape::Cosine).curve().prime(0.0) > 0.0);
+        assert_eq!(curve(CurveShape::LinearBeta).curve().prime(0.0), 0.0);
     }
 
     #[test]
@@ -154,7 +168,7 @@ mod tests {
     #[test]
     fn prime_is_the_derivative() {
         let h = 1e-6;
-        for s in SHAPES.map(|shape| curve(shape).to_host()) {
+        for s in SHAPES.map(|shape| curve(shape).curve()) {
             for t in [0.001, 0.003, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999] {
                 let numeric = (s.gamma(t + h) - s.gamma(t - h)) / (2.0 * h);
                 assert!((s.prime(t) / numeric - 1.0).abs() < 1e-6, "{s:?} at {t}");
@@ -168,7 +182,7 @@ mod tests {
         for device in [Device::flex(), Device::flex().autodiff()] {
             for curve in SHAPES.map(curve) {
                 let at = curve.forward(Tensor::from_data(times.as_slice(), &device));
-                let s = curve.to_host();
+                let s = curve.curve();
                 let rounded = |of: &dyn Fn(f64) -> f64| -> Vec<f64> {
                     times.iter().map(|&t| f64::from(of(f64::from(t)) as f32)).collect()
                 };

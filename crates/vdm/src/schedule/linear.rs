@@ -1,6 +1,7 @@
 //! Straight lines in log SNR: gamma(t) = gamma_0 + (gamma_1 - gamma_0) t.
 
-use super::{GammaAt, HostSchedule, host};
+use super::{Endpoints, GammaAt, HostSchedule, Schedule, Split};
+use crate::math::host;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
@@ -13,19 +14,28 @@ pub struct FixedLinear {
 
 impl FixedLinear {
     /// The line from `gamma_0` to `gamma_1`.
-    pub fn new(gamma_0: f64, gamma_1: f64) -> Self {
-        Self { gamma_0, gamma_1 }
+    pub fn new(ends: Endpoints) -> Self {
+        Self { gamma_0: ends.gamma_0, gamma_1: ends.gamma_1 }
     }
+}
 
-    /// See [`NoiseSchedule::forward`](super::NoiseSchedule::forward).
-    pub fn forward(&self, t: Tensor<1>) -> GammaAt {
+impl Schedule for FixedLinear {
+    fn forward(&self, t: Tensor<1>) -> GammaAt {
         let slope = self.gamma_1 - self.gamma_0;
         GammaAt { prime: t.ones_like() * slope, gamma: t * slope + self.gamma_0 }
     }
 
-    /// The same line in f64.
-    pub fn to_host(&self) -> Line {
-        Line { start: self.gamma_0, slope: self.gamma_1 - self.gamma_0 }
+    fn to_host(&self) -> Box<dyn HostSchedule> {
+        Box::new(Line { start: self.gamma_0, slope: self.gamma_1 - self.gamma_0 })
+    }
+
+    fn fingerprint(&self) -> Vec<u8> {
+        let line = self.to_host();
+        [b"linear".to_vec(), line.gamma(0.0).to_le_bytes().to_vec(), line.gamma(1.0).to_le_bytes().to_vec()].concat()
+    }
+
+    fn split(&self, _t: Tensor<1>) -> Split {
+        Split::Fixed
     }
 }
 
@@ -40,28 +50,36 @@ pub struct LearnedLinear {
 
 impl LearnedLinear {
     /// A line that starts as the one from `gamma_0` to `gamma_1`.
-    pub fn new(gamma_0: f64, gamma_1: f64, device: &Device) -> Self {
+    pub fn new(ends: Endpoints, device: &Device) -> Self {
         Self {
-            w: Param::from_data([(gamma_1 - gamma_0) as f32], device),
-            b: Param::from_data([gamma_0 as f32], device),
+            w: Param::from_data([(ends.gamma_1 - ends.gamma_0) as f32], device),
+            b: Param::from_data([ends.gamma_0 as f32], device),
         }
     }
+}
 
-    /// See [`NoiseSchedule::forward`](super::NoiseSchedule::forward).
-    pub fn forward(&self, t: Tensor<1>) -> GammaAt {
+impl Schedule for LearnedLinear {
+    fn forward(&self, t: Tensor<1>) -> GammaAt {
         let slope = self.w.val().abs();
         GammaAt { prime: t.ones_like() * slope.clone(), gamma: self.b.val() + slope * t }
     }
 
-    /// The present line in f64.
-    pub fn to_host(&self) -> Line {
-        Line { start: host(&self.b.val())[0], slope: host(&self.w.val())[0].abs() }
+    fn to_host(&self) -> Box<dyn HostSchedule> {
+        Box::new(Line { start: host(&self.b.val())[0], slope: host(&self.w.val())[0].abs() })
+    }
+
+    fn fingerprint(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn split(&self, t: Tensor<1>) -> Split {
+        Split::Endpoints(self.forward(t))
     }
 }
 
 /// A line in f64.
 #[derive(Clone, Copy, Debug)]
-pub struct Line {
+struct Line {
     start: f64,
     slope: f64,
 }

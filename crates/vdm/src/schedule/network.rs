@@ -1,11 +1,14 @@
 //! The reference code's monotonic network: a line plus a sum of sigmoids, with weights that enter as |w|.
 
-use super::{GammaAt, HostSchedule, host};
+use super::{Endpoints, GammaAt, HostSchedule, Schedule, Split};
+use crate::math::{host, sigmoid};
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor, activation::sigmoid};
+use burn::tensor::{Device, Tensor, activation};
+use serde::{Deserialize, Serialize};
 
 /// Configuration of a [`NetworkSchedule`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkScheduleConfig {
     /// gamma(0) before training, up to the sigmoids' share.
     pub gamma_0: f64,
@@ -15,8 +18,16 @@ pub struct NetworkScheduleConfig {
     pub features: usize,
 }
 
+impl Default for NetworkScheduleConfig {
+    /// The reference code's: from -13.3 to 5, 1024 hidden units.
+    fn default() -> Self {
+        let Endpoints { gamma_0, gamma_1 } = Endpoints::default();
+        Self { gamma_0, gamma_1, features: 1024 }
+    }
+}
+
 /// gamma(t) = l1(t) + l3(2 sigmoid(l2(2 t - 1)) - 1) / n, all weights as |w| (VDM appendix H; `learnable_nnet` in the
-/// reference code). Its endpoints float.
+/// reference code). Its endpoints move with its shape.
 #[derive(Module, Debug)]
 pub struct NetworkSchedule {
     /// Weight of the line l1: `[1]`.
@@ -32,6 +43,23 @@ pub struct NetworkSchedule {
 }
 
 impl NetworkScheduleConfig {
+    pub(super) fn endpoints(&self) -> Endpoints {
+        Endpoints { gamma_0: self.gamma_0, gamma_1: self.gamma_1 }
+    }
+
+    /// Says what is wrong with the configuration, if anything.
+    ///
+    /// # Errors
+    /// The key, its value, and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        self.endpoints().validate()?;
+        if (1..=1 << 20).contains(&self.features) {
+            Ok(())
+        } else {
+            Err(format!("features = {} must be in 1..=1048576", self.features))
+        }
+    }
+
     /// Makes the schedule: l1 is the line between the endpoints, l2 and l3 are drawn with variance 1/fan-in.
     pub fn init(&self, device: &Device) -> NetworkSchedule {
         let normal = |std: f64| Initializer::Normal { mean: 0.0, std }.init([self.features], device);
@@ -45,9 +73,8 @@ impl NetworkScheduleConfig {
     }
 }
 
-impl NetworkSchedule {
-    /// See [`NoiseSchedule::forward`](super::NoiseSchedule::forward).
-    pub fn forward(&self, t: Tensor<1>) -> GammaAt {
+impl Schedule for NetworkSchedule {
+    fn forward(&self, t: Tensor<1>) -> GammaAt {
         let [batch] = t.dims();
         let n = self.w2.dims()[0];
         let row = |p: &Param<Tensor<1>>| p.val().reshape([1, n]);
@@ -56,7 +83,7 @@ impl NetworkSchedule {
         let line = self.b1.val() + w1.clone() * t.clone();
         // 2. The hidden layer and its tangent: ds/dt = s (1 - s) 2 |w2|.
         let w2 = row(&self.w2).abs();
-        let s = sigmoid((t * 2.0 - 1.0).reshape([batch, 1]) * w2.clone() + row(&self.b2));
+        let s = activation::sigmoid((t * 2.0 - 1.0).reshape([batch, 1]) * w2.clone() + row(&self.b2));
         let ds = s.clone() * (s.clone() * -1.0 + 1.0) * w2 * 2.0;
         // 3. The output layer.
         let w3 = row(&self.w3).abs() / n as f64;
@@ -64,21 +91,28 @@ impl NetworkSchedule {
         GammaAt { gamma: line + sum(s * 2.0 - 1.0), prime: sum(ds * 2.0) + w1 }
     }
 
-    /// The present network in f64.
-    pub fn to_host(&self) -> HostNetwork {
+    fn to_host(&self) -> Box<dyn HostSchedule> {
         let n = self.w2.dims()[0] as f64;
         let [w2, b2, w3] = [&self.w2, &self.b2, &self.w3].map(|p| host(&p.val()));
-        HostNetwork {
+        Box::new(HostNetwork {
             start: host(&self.b1.val())[0],
             slope: host(&self.w1.val())[0].abs(),
             units: w2.iter().zip(&b2).zip(&w3).map(|((w2, b2), w3)| [w2.abs(), *b2, w3.abs() / n]).collect(),
-        }
+        })
+    }
+
+    fn fingerprint(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn split(&self, _t: Tensor<1>) -> Split {
+        Split::Together
     }
 }
 
 /// A [`NetworkSchedule`] in f64.
 #[derive(Clone, Debug)]
-pub struct HostNetwork {
+struct HostNetwork {
     start: f64,
     slope: f64,
     /// |w2|, b2, |w3| / n of each hidden unit.
@@ -87,13 +121,13 @@ pub struct HostNetwork {
 
 impl HostSchedule for HostNetwork {
     fn gamma(&self, t: f64) -> f64 {
-        let unit = |[w2, b2, w3]: &[f64; 3]| w3 * (2.0 * crate::encoding::sigmoid((2.0 * t - 1.0) * w2 + b2) - 1.0);
+        let unit = |[w2, b2, w3]: &[f64; 3]| w3 * (2.0 * sigmoid((2.0 * t - 1.0) * w2 + b2) - 1.0);
         self.start + self.slope * t + self.units.iter().map(unit).sum::<f64>()
     }
 
     fn prime(&self, t: f64) -> f64 {
         let unit = |[w2, b2, w3]: &[f64; 3]| {
-            let s = crate::encoding::sigmoid((2.0 * t - 1.0) * w2 + b2);
+            let s = sigmoid((2.0 * t - 1.0) * w2 + b2);
             w3 * 4.0 * s * (1.0 - s) * w2
         };
         self.slope + self.units.iter().map(unit).sum::<f64>()

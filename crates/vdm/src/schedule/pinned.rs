@@ -2,11 +2,13 @@
 //! appendix I.2, equation 59).
 
 use super::{
-    GammaAt, HostSchedule, MonotonicActivation, MonotonicNetwork, MonotonicNetworkConfig, NetworkSchedule,
-    ScheduleError, host,
+    Endpoints, GammaAt, HostSchedule, MonotonicActivation, MonotonicNetwork, MonotonicNetworkConfig, NetworkSchedule,
+    NetworkScheduleConfig, Schedule, ScheduleError, Split,
 };
+use crate::math::host;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// A strictly increasing function r(t), of which only the shape counts: scale and shift are taken away by pinning.
 #[derive(Module, Debug)]
@@ -33,8 +35,8 @@ impl RawMonotone {
     /// The present function in f64.
     pub fn to_host(&self) -> Box<dyn HostSchedule> {
         match self {
-            Self::Network(r) => Box::new(r.to_host()),
-            Self::Monotonic(r) => Box::new(r.to_host()),
+            Self::Network(r) => r.to_host(),
+            Self::Monotonic(r) => r.to_host(),
         }
     }
 }
@@ -43,11 +45,11 @@ impl RawMonotone {
 /// equation 59).
 ///
 /// The bound depends on gamma_0 and gamma_1, its variance on r alone, which is why they are parameters apart: see
-/// [`reduce_variance`](crate::variance::reduce_variance).
+/// [`schedule_gradients`](super::schedule_gradients).
 ///
 /// # Invariants
 /// gamma_1 must stay above gamma_0. They are stored as they are, not as a start and a span that is made positive: the
-/// reconstruction pulls gamma_0 down and the prior gamma_1 up, and [`validate`](Self::validate) says when a step has
+/// reconstruction pulls gamma_0 down and the prior gamma_1 up, and [`validate`](Schedule::validate) says when a step has
 /// been so large that they crossed all the same. r(1) - r(0) is positive by the construction of r, unless all weights
 /// of a [`NetworkSchedule`] are zero.
 #[derive(Module, Debug)]
@@ -62,23 +64,9 @@ pub struct PinnedSchedule {
 
 impl PinnedSchedule {
     /// The schedule of the shape of `raw` between `gamma_0` and `gamma_1`.
-    pub fn new(raw: RawMonotone, gamma_0: f64, gamma_1: f64, device: &Device) -> Self {
+    pub fn new(raw: RawMonotone, ends: Endpoints, device: &Device) -> Self {
         let endpoint = |gamma: f64| Param::from_data([gamma as f32], device);
-        Self { gamma_0: endpoint(gamma_0), gamma_1: endpoint(gamma_1), raw }
-    }
-
-    /// See [`NoiseSchedule::forward`](super::NoiseSchedule::forward).
-    pub fn forward(&self, t: Tensor<1>) -> GammaAt {
-        between(self.gamma_0.val(), self.gamma_1.val(), self.shape(t))
-    }
-
-    /// [`forward`](Self::forward) twice over one evaluation of r: as a function of the endpoints only, and as one of
-    /// the parameters of r only; the others are constants. The values of both are the same.
-    pub(crate) fn split(&self, t: Tensor<1>) -> (GammaAt, GammaAt) {
-        let shape = self.shape(t);
-        let constant = GammaAt { gamma: shape.gamma.clone().detach(), prime: shape.prime.clone().detach() };
-        let (start, end) = (self.gamma_0.val(), self.gamma_1.val());
-        (between(start.clone(), end.clone(), constant), between(start.detach(), end.detach(), shape))
+        Self { gamma_0: endpoint(ends.gamma_0), gamma_1: endpoint(ends.gamma_1), raw }
     }
 
     /// (r(t) - r(0)) / (r(1) - r(0)), which goes from 0 to 1, and its derivative.
@@ -91,32 +79,49 @@ impl PinnedSchedule {
         GammaAt { gamma: (r.narrow(0, 0, batch) - start) / rise.clone(), prime: prime.narrow(0, 0, batch) / rise }
     }
 
-    /// (gamma(0), gamma(1)), each `[1]`: the parameters themselves, so that r gets no gradient from them.
-    pub fn endpoints(&self) -> (Tensor<1>, Tensor<1>) {
-        (self.gamma_0.val(), self.gamma_1.val())
-    }
-
-    /// Says whether gamma still increases.
-    ///
-    /// # Errors
-    /// [`ScheduleError::Endpoints`] if gamma_1 is not above gamma_0, or one of them is not finite.
-    pub fn validate(&self) -> Result<(), ScheduleError> {
-        let [gamma_0, gamma_1] = self.present();
-        let span = gamma_1 - gamma_0;
-        if span > 0.0 && span.is_finite() { Ok(()) } else { Err(ScheduleError::Endpoints { gamma_0, gamma_1 }) }
-    }
-
     /// The endpoints on the host.
     fn present(&self) -> [f64; 2] {
         [&self.gamma_0, &self.gamma_1].map(|gamma| host(&gamma.val())[0])
     }
+}
 
-    /// The present schedule in f64.
-    pub fn to_host(&self) -> HostPinned {
+impl Schedule for PinnedSchedule {
+    fn forward(&self, t: Tensor<1>) -> GammaAt {
+        between(self.gamma_0.val(), self.gamma_1.val(), self.shape(t))
+    }
+
+    fn to_host(&self) -> Box<dyn HostSchedule> {
         let [gamma_0, gamma_1] = self.present();
         let raw = self.raw.to_host();
         let start = raw.gamma(0.0);
-        HostPinned { gamma_0, start, scale: (gamma_1 - gamma_0) / (raw.gamma(1.0) - start), raw }
+        Box::new(HostPinned { gamma_0, start, scale: (gamma_1 - gamma_0) / (raw.gamma(1.0) - start), raw })
+    }
+
+    fn fingerprint(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Both halves come from one evaluation of r.
+    fn split(&self, t: Tensor<1>) -> Split {
+        let shape = self.shape(t);
+        let constant = GammaAt { gamma: shape.gamma.clone().detach(), prime: shape.prime.clone().detach() };
+        let (start, end) = (self.gamma_0.val(), self.gamma_1.val());
+        Split::Apart {
+            endpoints: between(start.clone(), end.clone(), constant),
+            shape: between(start.detach(), end.detach(), shape),
+        }
+    }
+
+    /// The parameters themselves, so that r gets no gradient from them.
+    fn endpoints(&self, _device: &Device) -> (Tensor<1>, Tensor<1>) {
+        (self.gamma_0.val(), self.gamma_1.val())
+    }
+
+    /// [`ScheduleError::Endpoints`] if gamma_1 is not above gamma_0, or one of them is not finite.
+    fn validate(&self) -> Result<(), ScheduleError> {
+        let [gamma_0, gamma_1] = self.present();
+        let span = gamma_1 - gamma_0;
+        if span > 0.0 && span.is_finite() { Ok(()) } else { Err(ScheduleError::Endpoints { gamma_0, gamma_1 }) }
     }
 }
 
@@ -127,7 +132,7 @@ fn between(start: Tensor<1>, end: Tensor<1>, shape: GammaAt) -> GammaAt {
 }
 
 /// A [`PinnedSchedule`] in f64.
-pub struct HostPinned {
+struct HostPinned {
     gamma_0: f64,
     /// r(0).
     start: f64,
@@ -149,8 +154,19 @@ impl HostSchedule for HostPinned {
 /// The learnable schedule of the didactic system: a [`MonotonicNetwork`] pinned to learned endpoints.
 pub type LearnableSchedule = PinnedSchedule;
 
+impl NetworkScheduleConfig {
+    /// Makes a [`PinnedSchedule`] with the shape of this network, on `device`, with the device's random numbers.
+    pub fn init_pinned(&self, device: &Device) -> PinnedSchedule {
+        // Only the shape counts. A line from 0 to 1, not from gamma_0 to gamma_1, gives the sigmoids beside it
+        // influence from the start, and subtracting r(0) loses no digits.
+        let raw = Self { gamma_0: 0.0, gamma_1: 1.0, features: self.features }.init(device);
+        PinnedSchedule::new(RawMonotone::Network(raw), self.endpoints(), device)
+    }
+}
+
 /// Configuration of a [`LearnableSchedule`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LearnableScheduleConfig {
     /// Units of each hidden layer, from the time to the output.
     pub hidden: Vec<usize>,
@@ -162,7 +178,19 @@ pub struct LearnableScheduleConfig {
     pub gamma_1: f64,
 }
 
+impl Default for LearnableScheduleConfig {
+    /// From -13.3 to 5, two hidden layers of 64 units, elu.
+    fn default() -> Self {
+        let Endpoints { gamma_0, gamma_1 } = Endpoints::default();
+        Self { hidden: vec![64, 64], activation: MonotonicActivation::Elu, gamma_0, gamma_1 }
+    }
+}
+
 impl LearnableScheduleConfig {
+    pub(super) fn endpoints(&self) -> Endpoints {
+        Endpoints { gamma_0: self.gamma_0, gamma_1: self.gamma_1 }
+    }
+
     fn network(&self) -> MonotonicNetworkConfig {
         MonotonicNetworkConfig { hidden: self.hidden.clone(), activation: self.activation }
     }
@@ -171,9 +199,9 @@ impl LearnableScheduleConfig {
     ///
     /// # Errors
     /// The field, its value, and what it must be. The activations silu and gelu are refused: a schedule with them could
-    /// fall.
+    /// decrease.
     pub fn validate(&self) -> Result<(), String> {
-        increasing(self.gamma_0, self.gamma_1)?;
+        self.endpoints().validate()?;
         self.network().validate()
     }
 
@@ -184,16 +212,7 @@ impl LearnableScheduleConfig {
     pub fn init(&self, device: &Device) -> Result<LearnableSchedule, String> {
         self.validate()?;
         let raw = RawMonotone::Monotonic(self.network().init(device)?);
-        Ok(PinnedSchedule::new(raw, self.gamma_0, self.gamma_1, device))
-    }
-}
-
-/// Says if these cannot be the endpoints of a schedule.
-pub(super) fn increasing(gamma_0: f64, gamma_1: f64) -> Result<(), String> {
-    if gamma_0.is_finite() && gamma_1.is_finite() && gamma_1 > gamma_0 {
-        Ok(())
-    } else {
-        Err(format!("gamma_1 = {gamma_1} must be above gamma_0 = {gamma_0}, both finite"))
+        Ok(PinnedSchedule::new(raw, self.endpoints(), device))
     }
 }
 
@@ -221,7 +240,7 @@ mod tests {
         let on_host = schedule.to_host();
         assert_eq!(on_host.gamma(0.0), -8.0);
         assert!((on_host.gamma(1.0) - 5.0).abs() < 1e-12);
-        let (start, end) = schedule.endpoints();
+        let (start, end) = schedule.endpoints(&device);
         let names: Vec<String> = crate::weights::gradients(&schedule, &(start * end).backward()).into_keys().collect();
         assert_eq!(names, ["gamma_0", "gamma_1"]);
     }
@@ -232,7 +251,7 @@ mod tests {
         let schedule = config().init(&device).unwrap();
         let t = || Tensor::<1>::from_data([0.1f32, 0.5, 0.8], &device);
         let whole = schedule.forward(t());
-        let (ends, inside) = schedule.split(t());
+        let Split::Apart { endpoints: ends, shape: inside } = schedule.split(t()) else { panic!("it has both") };
         for half in [&ends, &inside] {
             assert_eq!(host(&half.gamma), host(&whole.gamma));
             assert_eq!(host(&half.prime), host(&whole.prime));

@@ -2,21 +2,22 @@
 //!
 //! The loop counts optimiser steps, not epochs. Whatever is random in step `s` is a function of the seed and `s`, so a
 //! run that stops and resumes gives the same weights, bit for bit, as one that never stopped.
+//!
+//! For a loop of your own, take [`Batch::draw`], [`batch_gradients`] and [`Optimizer`]: the example `train_loop` does.
 
 mod batch;
-mod checkpoint;
-pub mod grid;
-mod metrics;
+mod datasets;
+mod error;
+mod gradient;
+mod observer;
 mod optimizer;
-pub mod plots;
-mod report;
-mod run_dir;
+mod outputs;
 mod trainer;
 
-pub use batch::{Batch, batch_gradients};
-pub use checkpoint::{Checkpoint, CheckpointError};
-pub use metrics::{EvalLine, MetricsLog, StepLine};
-pub use optimizer::{GradientSum, Optimizer};
-pub use report::loss_over_time;
-pub use run_dir::{RunDir, write_atomic, write_bytes};
-pub use trainer::{Datasets, Observer, Outcome, TrainError, Trainer, load_model};
+pub use batch::Batch;
+pub use datasets::Datasets;
+pub use error::TrainError;
+pub use gradient::{GradientSum, batch_gradients};
+pub use observer::{Observer, Outcome};
+pub use optimizer::Optimizer;
+pub use trainer::Trainer;

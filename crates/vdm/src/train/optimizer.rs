@@ -1,89 +1,12 @@
 //! AdamW with weight decay on weights only, and the moving average of the weights, in one pass over each parameter.
 
+use super::GradientSum;
 use crate::config::TrainConfig;
-use crate::weights::{HostTensor, Weights};
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use crate::weights::{HostTensor, NamedParameters, Weights, walk};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::BTreeMap;
 use vdm_kernels::{Moments, Update};
-
-/// Gradients by parameter name, flattened: the weighted sum over the passes of one step.
-#[derive(Debug, Default)]
-pub struct GradientSum {
-    grads: BTreeMap<String, Tensor<1>>,
-    weight: f64,
-}
-
-impl GradientSum {
-    /// The gradients of one backward pass.
-    pub fn of<M: Module>(module: &M, mut gradients: Gradients) -> Self {
-        let mut sum = Self::default();
-        sum.add(module, &mut gradients, 1.0);
-        sum
-    }
-
-    /// Adds the gradients that a backward pass left for the parameters of `module`, `weight` times.
-    pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients, weight: f64) {
-        let grads = take_gradients(module, gradients).into_iter();
-        let grads = grads.map(|(name, grad)| (name, if weight == 1.0 { grad } else { grad * weight })).collect();
-        self.merge(Self { grads, weight });
-    }
-
-    /// Adds another sum.
-    pub fn merge(&mut self, other: Self) {
-        for (name, grad) in other.grads {
-            let sum = match self.grads.remove(&name) {
-                Some(sum) => sum + grad,
-                None => grad,
-            };
-            self.grads.insert(name, sum);
-        }
-        self.weight += other.weight;
-    }
-
-    /// Euclidean norm of the mean gradient over all parameters.
-    pub fn norm(&self) -> f64 {
-        let square: f64 = self.grads.values().map(|g| vdm_kernels::sum_of_squares(g.clone())).sum();
-        square.sqrt() * self.scale()
-    }
-
-    /// The mean gradient of each parameter, by name, flattened.
-    pub fn mean(&self) -> BTreeMap<String, Vec<f64>> {
-        let mean = |g: &Tensor<1>| g.to_data().iter::<f64>().map(|x| x * self.scale()).collect();
-        self.grads.iter().map(|(name, g)| (name.clone(), mean(g))).collect()
-    }
-
-    /// What makes the sum a mean.
-    fn scale(&self) -> f64 {
-        if self.weight > 0.0 { 1.0 / self.weight } else { 1.0 }
-    }
-}
-
-/// The gradients of `module`'s parameters, flattened; taken out of `gradients`.
-fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Vec<(String, Tensor<1>)> {
-    struct Take<'a> {
-        path: Vec<String>,
-        gradients: &'a mut Gradients,
-        out: Vec<(String, Tensor<1>)>,
-    }
-    impl burn::module::ModuleVisitor for Take<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(g) = param.val().grad_remove(self.gradients) {
-                let n = g.shape().num_elements();
-                self.out.push((self.path.join("."), g.reshape([n])));
-            }
-        }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-    }
-    let mut take = Take { path: Vec::new(), gradients, out: Vec::new() };
-    module.visit(&mut take);
-    take.out
-}
 
 /// The optimiser's state: two moments and the average of every parameter.
 #[derive(Debug, Default)]
@@ -111,9 +34,8 @@ impl Optimizer {
             _ => 1.0,
         };
         let update = update(config, step, clip * sum.scale());
-        let mut mapper =
-            Apply { path: Vec::new(), states: &mut self.states, grads: sum.grads, update, decay: config.weight_decay };
-        module.map(&mut mapper)
+        let (states, grads) = (&mut self.states, sum.into_gradients());
+        walk(module, &mut Apply { states, grads, update, decay: config.weight_decay })
     }
 
     /// The averaged weights in the shapes of `module`'s parameters.
@@ -176,19 +98,17 @@ fn update(config: &TrainConfig, step: u64, grad_scale: f64) -> Update {
 }
 
 struct Apply<'a> {
-    path: Vec<String>,
     states: &'a mut BTreeMap<String, Moments>,
     grads: BTreeMap<String, Tensor<1>>,
     update: Update,
     decay: f64,
 }
 
-impl ModuleMapper for Apply<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
+impl NamedParameters for Apply<'_> {
+    fn parameter<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         // Without a gradient the state must stay, too.
-        let Some(grad) = self.grads.remove(&name) else { return param };
-        let Some(state) = self.states.remove(&name) else { return param };
+        let Some(grad) = self.grads.remove(name) else { return param };
+        let Some(state) = self.states.remove(name) else { return param };
         // Weights are matrices and kernels; biases, normalisations and the schedule do not decay.
         let decays = D >= 2 && !name.starts_with("schedule.");
         let update = Update { weight_decay: if decays { self.decay as f32 } else { 0.0 }, ..self.update };
@@ -197,17 +117,9 @@ impl ModuleMapper for Apply<'_> {
         let n = tensor.shape().num_elements();
         let flat = tensor.inner().reshape([n]);
         let (flat, state) = vdm_kernels::adamw_step(&update, flat, state, grad);
-        self.states.insert(name, state);
+        self.states.insert(name.to_string(), state);
         let tensor = Tensor::from_inner(flat.reshape(dims)).require_grad();
         Param::from_mapped_value(id, tensor, mapper)
-    }
-
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
     }
 }
 

@@ -3,30 +3,28 @@
 use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, floats, permute, tensor};
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
-use vdm::encoding::Vocabulary;
+use vdm::diffusion::Posterior;
+use vdm::diffusion::Vocabulary;
+use vdm::diffusion::process::diffuse;
 use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreUNet, ScoreUNetConfig};
-use vdm::sample::AncestralStep;
-use vdm::schedule::{ScheduleConfig, ScheduleKind};
+use vdm::schedule::{Endpoints, NetworkScheduleConfig, Schedule, ScheduleConfig};
 use vdm::weights::{HostTensor, Weights};
-use vdm::{DiffusionSettings, Noise, VariationalDiffusion, bits_per_dim};
+use vdm::{DiffusionSettings, ImageShape, Noise, VariationalDiffusion, bits_per_dim};
 
 const NCHW: [usize; 4] = [0, 3, 1, 2];
 const NHWC: [usize; 4] = [0, 2, 3, 1];
 
 fn model(file: &GoldenFile, device: &Device) -> VariationalDiffusion<ScoreUNet> {
-    let kind = match file.meta::<String>("gamma_type").as_str() {
-        "fixed" => ScheduleKind::FixedLinear,
-        "learnable_scalar" => ScheduleKind::LearnedLinear,
-        "learnable_nnet" => ScheduleKind::Network,
+    let ends = Endpoints { gamma_0: file.meta("gamma_min"), gamma_1: file.meta("gamma_max") };
+    let schedule = match file.meta::<String>("gamma_type").as_str() {
+        "fixed" => ScheduleConfig::FixedLinear(ends),
+        "learnable_scalar" => ScheduleConfig::LearnedLinear(ends),
+        "learnable_nnet" => {
+            let features = file.tensors.get("params/gamma/l2/bias").map_or(1024, |t| t.data.len());
+            let Endpoints { gamma_0, gamma_1 } = ends;
+            ScheduleConfig::Network(NetworkScheduleConfig { gamma_0, gamma_1, features })
+        }
         other => panic!("gamma_type {other}"),
-    };
-    let features = file.tensors.get("params/gamma/l2/bias").map_or(1024, |t| t.data.len());
-    let schedule = ScheduleConfig {
-        kind,
-        gamma_0: file.meta("gamma_min"),
-        gamma_1: file.meta("gamma_max"),
-        features,
-        ..Default::default()
     };
     let network = ScoreUNetConfig {
         with_attention: file.meta("with_attention"),
@@ -34,11 +32,11 @@ fn model(file: &GoldenFile, device: &Device) -> VariationalDiffusion<ScoreUNet> 
         ..ScoreUNetConfig::new(file.get("in/images").shape[3], file.meta("n_embd"), file.meta("n_layer"))
     };
     let steps: usize = file.meta("n_timesteps");
+    let [_, height, width, channels] = file.get("in/images").shape[..] else { panic!("images are NHWC") };
+    let shape = ImageShape { channels, height, width };
     let settings = DiffusionSettings {
-        vocabulary: Vocabulary::new(file.meta("vocab_size")).unwrap(),
         timesteps: (steps > 0).then_some(steps),
-        configured_endpoints: (schedule.gamma_0, schedule.gamma_1),
-        time_normalization: Default::default(),
+        ..DiffusionSettings::new(shape, Vocabulary::new(file.meta("vocab_size")).unwrap(), &schedule)
     };
     VariationalDiffusion::new(schedule.init(device), network.init(device), settings)
 }
@@ -149,7 +147,7 @@ pub fn check(file: &GoldenFile) {
     // In discrete time these are the grid's times, and gamma' has no part in the bound: the file holds zeros for it.
     let steps = model.settings().timesteps;
     let grid: Vec<f32> =
-        times.iter().map(|&t| steps.map_or(t, |steps| vdm::times::discretise(t, steps)) as f32).collect();
+        times.iter().map(|&t| steps.map_or(t, |steps| vdm::diffusion::times::discretise(t, steps)) as f32).collect();
     let at = model.schedule.forward(Tensor::from_data(grid.as_slice(), &device));
     file.values("gamma_t", &floats(at.gamma.clone()), data("out/gamma_t"));
     if steps.is_none() {
@@ -159,7 +157,7 @@ pub fn check(file: &GoldenFile) {
     file.values("gamma_0", &floats(gamma_0), data("out/gamma_0"));
     file.values("gamma_1", &floats(gamma_1), data("out/gamma_1"));
     let x = model.settings().vocabulary.encode(k);
-    let z_t = model.diffuse(x, at.gamma.clone(), noise.eps);
+    let z_t = diffuse(x, at.gamma.clone(), noise.eps);
     file.values("z_t", &nhwc(z_t.clone()), data("out/z_t"));
     let eps_hat = model.predict_noise(z_t, at.gamma, &conditioning, Mode::Eval);
     file.values("eps_hat", &nhwc(eps_hat), data("out/eps_hat"));
@@ -167,7 +165,7 @@ pub fn check(file: &GoldenFile) {
     // One ancestral step: step i of T goes from t = (T - i)/T to s = (T - i - 1)/T.
     let (i, steps): (usize, usize) = (file.meta("step_i"), file.meta("step_T"));
     let host = model.schedule.to_host();
-    let step = AncestralStep::new(
+    let step = Posterior::new(
         host.gamma((steps - i) as f64 / steps as f64),
         host.gamma((steps - i - 1) as f64 / steps as f64),
     );
@@ -175,7 +173,7 @@ pub fn check(file: &GoldenFile) {
     let batch = z.dims()[0];
     let gamma = Tensor::<1>::full([batch], step.gamma_t, &device);
     let eps_hat = model.predict_noise(z.clone(), gamma, &conditioning, Mode::Eval);
-    let z_s = step.apply(z, eps_hat, images("in/step_eps"), false);
+    let z_s = step.draw(z, eps_hat, images("in/step_eps"));
     file.values("ancestral step", &nhwc(z_s), data("out/step_z_s"));
 
     // The decoder's output: whole numbers, so equal.

@@ -3,8 +3,10 @@
 use crate::golden_file::{GoldenFile, SCHEDULE_GRADIENTS, floats, tensor};
 use burn::tensor::{Device, activation::sigmoid};
 use std::collections::BTreeMap;
-use vdm::schedule::{GammaAt, NetworkScheduleConfig, NoiseSchedule, PinnedSchedule, RawMonotone};
-use vdm::variance::{ScheduleTape, reduce_variance};
+use vdm::schedule::{
+    Endpoints, GammaAt, NetworkScheduleConfig, NoiseSchedule, PinnedSchedule, RawMonotone, ScheduleTape,
+    schedule_gradients,
+};
 use vdm::weights::{HostTensor, Weights, gradients, import};
 
 const SURROGATE: &str = "L_i = 0.5 * gamma'(t_i) * w_i * sigmoid(a_i * gamma(t_i))";
@@ -19,7 +21,7 @@ pub fn check(file: &GoldenFile) {
     // What the weights are before the file's take their place does not matter.
     let network = NetworkScheduleConfig { gamma_0: 0.0, gamma_1: 1.0, features: file.meta("n_features") };
     let raw = RawMonotone::Network(network.init(&device));
-    let schedule = NoiseSchedule::Pinned(PinnedSchedule::new(raw, -13.3, 5.0, &device));
+    let schedule = NoiseSchedule::Pinned(PinnedSchedule::new(raw, Endpoints { gamma_0: -13.3, gamma_1: 5.0 }, &device));
     let weights = ours(file.under("params/"), file.get("in/endpoints"));
     let schedule = import(schedule, &weights).unwrap();
 
@@ -33,7 +35,7 @@ pub fn check(file: &GoldenFile) {
     file.values("loss", &floats(loss.clone()), &file.get("out/loss").data);
 
     let mut backward = loss.clone().mean().backward();
-    reduce_variance(&schedule, &tape, loss, &mut backward, 1.0 / batch as f64).unwrap();
+    schedule_gradients(&schedule, &tape, loss, &mut backward, 1.0 / batch as f64).unwrap();
     let want = ours(file.under("grad_mean_sq/"), file.get("grad_mean/endpoints"));
     file.gradients(&gradients(&schedule, &backward), &want, |_| SCHEDULE_GRADIENTS);
 }

@@ -3,7 +3,7 @@
 use crate::golden_file::{GRADIENTS, GoldenFile, floats, permute, tensor};
 use burn::tensor::Device;
 use std::collections::BTreeMap;
-use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreUNetConfig};
+use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreNetwork, ScoreUNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
 pub fn check(file: &GoldenFile) {

@@ -68,20 +68,20 @@ fn config(file: &GoldenFile) -> UNetConfig {
         out_channels: shape("proj_out.weight")[0],
         dropout: setting(file, "dropout").unwrap_or(0.0),
         attn_dim: shape("mid_attn.in_proj_weight")[1],
-        ctrl: match file.tensors.get("in/ctrl").map(|t| &t.shape[..]) {
+        control: match file.tensors.get("in/ctrl").map(|t| &t.shape[..]) {
             None => ControlConfig::None,
             Some(&[_, dim, _]) if channels_first(file) => ControlConfig::Sequence { dim },
             Some(&[_, _, dim]) => ControlConfig::Sequence { dim },
             Some(&[_, dim, _, _]) => ControlConfig::Image { dim },
             Some(other) => panic!("a control of shape {other:?}"),
         },
-        use_cond: setting(file, "use_cond").unwrap_or_else(|| file.tensors.contains_key("in/cond")),
-        use_attn: file.tensors.contains_key("params/downs.0.2.in_proj_weight"),
+        self_conditioning: setting(file, "use_cond").unwrap_or_else(|| file.tensors.contains_key("in/cond")),
+        with_attention: file.tensors.contains_key("params/downs.0.2.in_proj_weight"),
         chn_mult: setting(file, "chn_mult").unwrap_or_else(|| multiples.collect()),
         n_fourier,
         fourier_pi: false,
-        num_group: setting(file, "num_group").unwrap_or(8),
-        num_heads: setting(file, "num_heads").unwrap_or(4),
+        norm_groups: setting(file, "num_group").unwrap_or(8),
+        heads: setting(file, "num_heads").unwrap_or(4),
         attn_residual: false,
         ..UNetConfig::new(file.get("in/x").shape[1], net_dim)
     }

@@ -1,0 +1,62 @@
+//! The command line: which commands there are, and the way to each.
+
+use crate::commands::{bench, compress, decompress, eval, info, overhead, presets, sample, train, variance};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Variational diffusion models: train, evaluate, sample.
+///
+/// `vdm train` without arguments trains on the 8x8 digits that are built in, in a few minutes.
+#[derive(Debug, Parser)]
+#[command(name = "vdm", version)]
+pub struct Cli {
+    /// Print one JSON object on stdout; progress stays on stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model, or go on with a training.
+    Train(train::Args),
+    /// Evaluate a run's bound on its test split, in bits per dimension with a standard error.
+    Eval(eval::Args),
+    /// Measure how noisy the estimate of a run's bound is under its own and under fixed schedules, without classes.
+    Variance(variance::Args),
+    /// Draw images from a run's model.
+    Sample(sample::Args),
+    /// Measure what compression costs above the bound: the bins of the latents.
+    Overhead(overhead::Args),
+    /// Compress images without loss with a run's model.
+    Compress(compress::Args),
+    /// Get images back from a file that `vdm compress` wrote.
+    Decompress(decompress::Args),
+    /// Show what a run is and how far it got, or what a compressed file holds.
+    Info(info::Args),
+    /// List the presets, or show one as TOML.
+    Presets(presets::Args),
+    /// Measure the time of a training step or of a network evaluation.
+    Bench(bench::Args),
+}
+
+impl Command {
+    /// Does the command's work; the exit status.
+    pub fn execute(&self, json: bool) -> Result<ExitCode> {
+        match self {
+            Self::Train(args) => return train::execute(args, json),
+            Self::Eval(args) => eval::execute(args, json),
+            Self::Variance(args) => variance::execute(args, json),
+            Self::Sample(args) => sample::execute(args, json),
+            Self::Overhead(args) => overhead::execute(args, json),
+            Self::Compress(args) => compress::execute(args, json),
+            Self::Decompress(args) => decompress::execute(args, json),
+            Self::Info(args) => info::execute(args, json),
+            Self::Presets(args) => presets::execute(args, json),
+            Self::Bench(args) => bench::execute(args, json),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,179 @@
+//! `vdm bench operators`: every fused operator beside the same composed of Burn's own, at the sizes of a preset.
+
+use super::timing::{machine, median, round, timed};
+use anyhow::Result;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::{Value, json};
+use vdm_kernels::{Moments, NormArgs, Update, reference, rng::Philox};
+
+/// Sizes of the tensors: batch, the image's channels and side, channels inside.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub batch: usize,
+    pub channels: usize,
+    pub side: usize,
+    pub n_embd: usize,
+}
+
+/// Milliseconds of an operator and of its composition.
+struct Row {
+    operator: String,
+    shape: String,
+    pass: &'static str,
+    fused_ms: f64,
+    composed_ms: f64,
+}
+
+pub fn execute(sizes: Sizes, seconds: f64, device: &Device, json: bool) -> Result<()> {
+    let rows = rows(sizes, seconds, device);
+    if json {
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "operator": row.operator, "shape": row.shape, "pass": row.pass,
+                    "fused_ms": round(row.fused_ms), "composed_ms": round(row.composed_ms),
+                })
+            })
+            .collect();
+        println!("{}", json!({ "operators": rows, "machine": machine() }));
+        return Ok(());
+    }
+    println!(
+        "{:<34} {:<18} {:<9} {:>10} {:>12} {:>6}",
+        "operator", "shape", "pass", "fused ms", "composed ms", "ratio"
+    );
+    for Row { operator, shape, pass, fused_ms, composed_ms } in rows {
+        let ratio = fused_ms / composed_ms;
+        println!("{operator:<34} {shape:<18} {pass:<9} {fused_ms:>10.2} {composed_ms:>12.2} {ratio:>6.2}");
+    }
+    Ok(())
+}
+
+fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
+    let (b, e, side, pixels) = (s.batch, s.n_embd, s.side, s.side * s.side);
+    let mut rows = Vec::new();
+    let map = |c: usize| [b, c, side, side];
+
+    let args = NormArgs { groups: 32.min(e), eps: 1e-6, silu: true, dropout: 0.1, seed: 1 };
+    for (dropout, name) in [(0.0, "group norm, SiLU"), (0.1, "group norm, SiLU, dropout")] {
+        let args = NormArgs { dropout, ..args };
+        let inputs = [map(e).to_vec(), vec![e], vec![e]];
+        both(&mut rows, name, &inputs, seconds, device, |[x, gamma, beta], fused| {
+            let (x, gamma, beta) = (x.reshape(map(e)), gamma.reshape([e]), beta.reshape([e]));
+            let y = if fused {
+                vdm_kernels::group_norm(x, gamma, beta, args)
+            } else {
+                reference::group_norm(x, gamma, beta, args)
+            };
+            y.flatten(0, 3)
+        });
+    }
+    for (k, ci) in [(3, e), (3, 2 * e), (1, 2 * e)] {
+        let inputs = [map(ci).to_vec(), vec![e, ci, k, k], vec![1, e]];
+        both(&mut rows, &format!("convolution {k}x{k} to {e}"), &inputs, seconds, device, |[x, w, bias], fused| {
+            let (x, w, bias) = (x.reshape(map(ci)), w.reshape([e, ci, k, k]), bias.reshape([1, e]));
+            let y = if fused { vdm_kernels::conv2d(x, w, bias) } else { reference::conv2d(x, w, bias) };
+            y.flatten(0, 3)
+        });
+    }
+    let tokens = || vec![b, e, pixels];
+    both(&mut rows, "attention", &[tokens(), tokens(), tokens()], seconds, device, |[q, k, v], fused| {
+        let [q, k, v] = [q, k, v].map(|t| t.reshape([b, e, pixels]));
+        let y = if fused { vdm_kernels::attention(q, k, v, 1) } else { reference::attention(q, k, v, 1) };
+        y.flatten(0, 2)
+    });
+    let inputs = [vec![b, 4 * e], vec![4 * e, e], vec![e]];
+    both(&mut rows, &format!("dense to {e}"), &inputs, seconds, device, |[x, w, bias], fused| {
+        let (x, w, bias) = (x.reshape([b, 4 * e]), w.reshape([4 * e, e]), Some(bias.reshape([e])));
+        let y = if fused { vdm_kernels::linear(x, w, bias) } else { reference::linear(x, w, bias) };
+        y.flatten(0, 1)
+    });
+
+    // Those without a backward pass.
+    let dims = s.channels * pixels;
+    let mut add = |operator: &str, shape: String, f: &mut dyn FnMut(bool)| {
+        let [fused_ms, composed_ms] = [true, false].map(|fused| median(timed(seconds, || f(fused))));
+        rows.push(Row { operator: operator.into(), shape, pass: "forward", fused_ms, composed_ms });
+    };
+    let eps = normals(0, &[b, dims], device).reshape([b, dims]);
+    let k = Tensor::<2>::full([b, dims], 100.0, device);
+    add("decoder, 256 levels", format!("{b}x{dims}"), &mut |fused| {
+        let (eps, k) = (eps.clone(), k.clone());
+        let (nll, _) = match fused {
+            true => vdm_kernels::decoder_nll(eps, k, 256, 0.3),
+            false => reference::decoder_nll(eps, k, 256, 0.3),
+        };
+        let _ = nll.into_data();
+    });
+    let n = 9 * e * e * 20;
+    let update = Update {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        correction1: 1.0,
+        correction2: 1.0,
+        ema_decay: 0.999,
+        grad_scale: 1.0,
+    };
+    let gradient = normals(0, &[n], device);
+    let mut state = Some((gradient.clone() * 1.0, [1.0; 3].map(|one| gradient.clone().abs() * one)));
+    add("AdamW and moving average", n.to_string(), &mut |fused| {
+        let Some((p, [m, v, ema])) = state.take() else { return };
+        let moments = Moments { m, v, ema };
+        let (p, moments) = match fused {
+            true => vdm_kernels::adamw_step(&update, p, moments, gradient.clone()),
+            false => reference::adamw_step(&update, p, moments, gradient.clone()),
+        };
+        state = Some((p, [moments.m, moments.v, moments.ema]));
+    });
+    let streams: Vec<Philox> = (0..b as u64).map(|i| Philox::new(1, i)).collect();
+    add("standard normal numbers", format!("{b}x{dims}"), &mut |fused| {
+        if fused {
+            std::hint::black_box(vdm_kernels::rng::normal_images(&streams, 0, dims));
+        } else {
+            let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+            std::hint::black_box(Tensor::<2>::random([b, dims], normal, device));
+        }
+    });
+    rows
+}
+
+/// Adds the rows of an operator of three inputs: forward, and forward with backward.
+fn both(
+    rows: &mut Vec<Row>,
+    operator: &str,
+    shapes: &[Vec<usize>; 3],
+    seconds: f64,
+    device: &Device,
+    apply: impl Fn([Tensor<1>; 3], bool) -> Tensor<1>,
+) {
+    let shape = shapes[0].iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+    for pass in ["forward", "backward"] {
+        let on = if pass == "forward" { device.clone() } else { device.clone().autodiff() };
+        let inputs: [Tensor<1>; 3] = std::array::from_fn(|i| normals(i as u64, &shapes[i], &on));
+        let [fused_ms, composed_ms] = [true, false].map(|fused| {
+            median(timed(seconds, || {
+                if pass == "forward" {
+                    let _ = apply(inputs.clone(), fused).device().sync();
+                } else {
+                    let leaves = inputs.clone().map(|t| t.detach().require_grad());
+                    let gradients = apply(leaves.clone(), fused).sum().backward();
+                    let _ = leaves.map(|t| t.grad(&gradients));
+                }
+            }))
+        });
+        let pass = if pass == "forward" { pass } else { "with back" };
+        rows.push(Row { operator: operator.into(), shape: shape.clone(), pass, fused_ms, composed_ms });
+    }
+}
+
+/// Normal numbers, flattened.
+fn normals(stream: u64, shape: &[usize], device: &Device) -> Tensor<1> {
+    let mut out = vec![0f32; shape.iter().product()];
+    Philox::new(3, stream).normal(0, &mut out);
+    let n = out.len();
+    Tensor::from_data(TensorData::new(out, [n]), device)
+}

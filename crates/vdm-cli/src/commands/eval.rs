@@ -1,0 +1,120 @@
+//! `vdm eval`.
+
+use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::progress::timed;
+use crate::shared::words::word;
+use anyhow::{Result, bail};
+use serde_json::Value;
+use vdm::likelihood::{EstimatorKind, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
+use vdm::nn::Conditioning;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// How -log p(x) is estimated.
+    #[arg(long, value_name = "NAME", value_parser = word::<EstimatorKind>, default_value = "bound")]
+    pub estimator: EstimatorKind,
+    /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: Option<u32>,
+    /// Steps T of the discrete-time bound, at least 1. Default: continuous time.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    pub timesteps: Option<u32>,
+    /// Only the first N images of the test split. Default: all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: Option<u32>,
+    /// Seed of times and noises.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Images at a time. Changes nothing but speed and memory. Default: the run's eval.batch_size.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+    /// Leave the classes out: the bound on p(x) of a model with classes, in place of that on p(x | class).
+    #[arg(long)]
+    pub without_classes: bool,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    let opened = args.model.open()?;
+    if args.without_classes {
+        opened.require_no_class()?;
+    }
+    let config = &opened.config;
+    let test = opened.test_split(&args.data)?;
+    let test = match args.images.map(|n| n as usize) {
+        Some(n) if n < test.len() => test.subset(0..n)?,
+        _ => test,
+    };
+    let classes = config.model.network.classes();
+    if test.classes() > classes && classes > 0 && !args.without_classes {
+        bail!(
+            "the run knows {classes} classes, `{}` has {}; evaluate it with --without-classes",
+            test.name(),
+            test.classes()
+        );
+    }
+    if classes > 0 && test.labels().is_none() && !args.without_classes {
+        bail!("`{}` has no labels; evaluate the bound on p(x) with --without-classes", test.name());
+    }
+    let options = EvalOptions {
+        repeats: args.repeats.map_or(config.eval.repeats, |k| k as usize),
+        batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
+        seed: args.seed,
+    };
+    let model = opened.model.with_timesteps(args.timesteps.map(|t| t as usize));
+    let classes_of = |indices: &[usize]| match args.without_classes {
+        true => Conditioning::default(),
+        false => classes_of(&model.network, &test, indices),
+    };
+    let estimator = args.estimator.estimator();
+    let (found, seconds) = timed("evaluating", |progress| {
+        evaluate_conditioned(&model, estimator, &test, classes_of, &options, &opened.device, progress)
+    });
+    let found = Found {
+        evaluation: found?,
+        seconds,
+        step: opened.checkpoint.step,
+        conditional: classes > 0 && !args.without_classes,
+    };
+    if json {
+        println!("{}", found.json()?)
+    } else {
+        found.print()
+    }
+    Ok(())
+}
+
+struct Found {
+    evaluation: Evaluation,
+    seconds: f64,
+    step: u64,
+    conditional: bool,
+}
+
+impl Found {
+    fn json(&self) -> Result<Value> {
+        let mut object = serde_json::to_value(&self.evaluation)?;
+        object["seconds"] = self.seconds.into();
+        object["step"] = self.step.into();
+        object["conditional"] = self.conditional.into();
+        Ok(object)
+    }
+
+    fn print(&self) {
+        let e = &self.evaluation;
+        let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
+        let of = if self.conditional { "p(x | class)" } else { "p(x)" };
+        println!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
+        println!("bound          {:.4} ± {:.4} bits per dimension (standard error over images)", e.bpd, e.bpd_stderr);
+        if let Some(noise) = e.bpd_stderr_noise {
+            println!("               ± {noise:.4} from the noise of the estimate alone");
+        }
+        println!("prior          {:.4}", e.prior);
+        println!("reconstruction {:.4}", e.reconstruction);
+        println!("diffusion      {:.4}", e.diffusion);
+        println!("{:.1} s", self.seconds);
+    }
+}

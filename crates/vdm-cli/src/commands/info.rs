@@ -1,0 +1,98 @@
+//! `vdm info`.
+
+use crate::shared::container;
+use crate::shared::model::{Which, checkpoint, open_run};
+use anyhow::Result;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use vdm::codec::Steps;
+use vdm::run::Checkpoint;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the run, or a file that `vdm compress` wrote.
+    pub run: PathBuf,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    if args.run.is_file() {
+        return of_container(&args.run, json);
+    }
+    let (run, config) = open_run(&args.run)?;
+    let last = Checkpoint::load(&checkpoint(&run, Which::Last)?)?;
+    let parameters: usize = last.weights.values().map(|t| t.data.len()).sum();
+    let evaluation: Option<serde_json::Value> =
+        std::fs::read(run.evaluation()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let finished = last.step >= config.train.steps && evaluation.is_some();
+    if json {
+        let object = json!({
+            "run": args.run, "step": last.step, "steps": config.train.steps, "finished": finished,
+            "parameters": parameters,
+            "channels": last.shape.channels, "height": last.shape.height, "width": last.shape.width,
+            "levels": last.vocabulary.levels(),
+            "best_bpd": last.best_bpd.is_finite().then_some(last.best_bpd),
+            "evaluation": evaluation, "config": config,
+        });
+        println!("{object}");
+        return Ok(());
+    }
+    println!("run         {}", args.run.display());
+    println!("progress    step {} of {}", last.step, config.train.steps);
+    println!("images      {} with {} levels", last.shape, last.vocabulary.levels());
+    println!("parameters  {parameters}");
+    if last.best_bpd.is_finite() {
+        println!("best bound  {:.4} bits per dimension in evaluations so far", last.best_bpd);
+    }
+    match evaluation {
+        Some(e) => println!(
+            "test bound  {:.4} ± {:.4} bits per dimension over {} images",
+            e["bpd"].as_f64().unwrap_or(f64::NAN),
+            e["bpd_stderr"].as_f64().unwrap_or(f64::NAN),
+            e["images"]
+        ),
+        None => println!("to go on    vdm train --resume {}", args.run.display()),
+    }
+    Ok(())
+}
+
+/// The command for a compressed file.
+fn of_container(path: &Path, json: bool) -> Result<()> {
+    let container = container::read(path)?;
+    let bytes = container.to_bytes()?.len();
+    let (images, segments) = (container.images(), container.segments.len());
+    let numbers = (images * container.shape.dims()) as f64;
+    let net_bpd = container.net_bits / numbers;
+    let stream_bpd = (container.net_bits + container.initial_bits) / numbers;
+    let file_bpd = 8.0 * bytes as f64 / numbers;
+    let model: String = container.model.iter().map(|byte| format!("{byte:02x}")).collect();
+    let steps = container.steps.count();
+    if json {
+        let shape = container.shape;
+        let object = json!({
+            "file": path, "bytes": bytes, "images": images, "files": container.files.len(), "segments": segments,
+            "channels": shape.channels, "height": shape.height, "width": shape.width, "levels": container.levels,
+            "net_bpd": net_bpd, "stream_bpd": stream_bpd, "file_bpd": file_bpd,
+            "net_bits": container.net_bits, "initial_bits": container.initial_bits,
+            "steps": steps, "bins_per_sigma": container.bins_per_sigma, "batch_size": container.batch_size,
+            "seed": container.seed, "model": model, "note": container.note,
+            "program": container.program, "machine": container.machine,
+        });
+        println!("{object}");
+        return Ok(());
+    }
+    let spaced = match container.steps {
+        Steps::Uniform(_) => "evenly spaced in time",
+        Steps::Listed(_) => "chosen",
+    };
+    println!("file        {}, {bytes} bytes", path.display());
+    println!("images      {images} of {} with {} levels", container.shape, container.levels);
+    println!("files       {}", container.files.len());
+    println!("net         {net_bpd:.4} bits per dimension");
+    println!("with start  {stream_bpd:.4} with the {:.0} bits that streams were started with", container.initial_bits);
+    println!("whole file  {file_bpd:.4}");
+    println!("steps       {steps}, {spaced}; {} bins per sigma", container.bins_per_sigma);
+    println!("segments    {segments}, at most {} images at a time", container.batch_size);
+    println!("model       {model} ({})", container.note);
+    println!("written by  {} on {}", container.program, container.machine);
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! `vdm overhead`.
+
+use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::progress::timed;
+use anyhow::Result;
+use clap::value_parser;
+use vdm::codec::{Plan, Steps, overhead};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Steps T of the chain and of the bound.
+    #[arg(long, value_name = "T", default_value_t = 250, value_parser = value_parser!(u32).range(1..=65_536))]
+    pub timesteps: u32,
+    /// Only the first N images of the test split.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub count: Option<u32>,
+    /// Bins of a latent per standard deviation.
+    #[arg(long, value_name = "B", default_value_t = 2, value_parser = value_parser!(u16).range(1..=64))]
+    pub bins: u16,
+    /// Images that go through the network together.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u16).range(1..=1024))]
+    pub batch_size: u16,
+    /// Seed of the latents' noise.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    let opened = args.model.open()?;
+    opened.require_no_class()?;
+    let test = opened.test_split(&args.data)?;
+    let images = test.subset(0..test.len().min(args.count.map_or(usize::MAX, |n| n as usize)))?;
+    let plan = Plan {
+        gammas: Steps::Uniform(args.timesteps as usize).gammas(&opened.model.schedule),
+        bins_per_sigma: args.bins,
+        batch_size: args.batch_size,
+        seed: args.seed,
+        shape: images.shape(),
+        vocabulary: opened.checkpoint.vocabulary,
+    };
+    let (found, seconds) =
+        timed("measuring", |progress| overhead(&opened.model, &plan, images.bytes(), &opened.device, progress));
+    let found = found?;
+    if json {
+        let mut object = serde_json::to_value(&found)?;
+        object["bins_per_sigma"] = args.bins.into();
+        object["seconds"] = seconds.into();
+        println!("{object}");
+        return Ok(());
+    }
+    println!(
+        "{} images, {} steps, {} bins per standard deviation, {seconds:.1} s",
+        found.images, found.steps, args.bins
+    );
+    println!("length   {:.4} bits per dimension", found.length_bpd);
+    println!("bound    {:.4} from the same noise", found.bound_bpd);
+    match found.overhead_bpd_stderr {
+        Some(e) => println!("overhead {:+.4} ± {e:.4} (standard error)", found.overhead_bpd),
+        None => println!("overhead {:+.4}", found.overhead_bpd),
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! `vdm sample`.
+
+use crate::shared::model::ModelArgs;
+use crate::shared::progress::timed;
+use crate::shared::words::word;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::ops::Range;
+use std::path::PathBuf;
+use vdm::config::MAX_GRID;
+use vdm::files::write_bytes;
+use vdm::nn::Conditioning;
+use vdm::picture::grid;
+use vdm::sample::{DecoderRule, SampleOptions, SamplerKind, sample_conditioned};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Images to draw. At least 1.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Number of the first image: image I of a seed is the same however many are drawn.
+    #[arg(long, default_value_t = 0, value_name = "I")]
+    pub first: u64,
+    /// The sampler. Default: the run's sample.sampler.
+    #[arg(long, value_name = "NAME", value_parser = word::<SamplerKind>)]
+    pub sampler: Option<SamplerKind>,
+    /// Steps T of sampling, at least 1. Default: the run's sample.steps.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: Option<u32>,
+    /// Seed of the images.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Keep the predicted image in [-1, 1] at every step.
+    #[arg(long)]
+    pub clip: bool,
+    /// Class of all images, for a run trained with --class-conditional. Default there: classes take turns, image I being
+    /// of class I modulo their number.
+    #[arg(long, value_name = "C")]
+    pub class: Option<u32>,
+    /// Weight of classifier-free guidance, at least 0: 1 for none, above it images are more typical of their class, 0
+    /// ignores the class. Other weights than 0 and 1 take twice the time. Default: the run's sample.guidance.
+    #[arg(long, value_name = "W")]
+    pub guidance: Option<f64>,
+    /// How pixels are read off the last latent: `argmax`, the most probable level of each, or `draw`, a level drawn from
+    /// the decoder's distribution. Default: the run's sample.decoder.
+    #[arg(long, value_name = "RULE", value_parser = word::<DecoderRule>)]
+    pub decoder: Option<DecoderRule>,
+    /// Images at a time. Changes nothing but speed and memory. Default: the run's eval.batch_size.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+    /// PNG file for a grid of all images, or with --separate a folder for one file an image. Default: in the run.
+    #[arg(short, long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// One PNG file an image, pixel for pixel, instead of a grid.
+    #[arg(long)]
+    pub separate: bool,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    if !args.separate && args.count as usize > MAX_GRID {
+        bail!("a grid holds at most {MAX_GRID} images; draw {} with --separate", args.count);
+    }
+    let opened = args.model.open()?;
+    let config = &opened.config;
+    let options = SampleOptions {
+        steps: args.steps.map_or(config.sample.steps, |t| t as usize),
+        clip: args.clip || config.sample.clip,
+        decoder: args.decoder.unwrap_or(config.sample.decoder),
+        guidance: args.guidance.unwrap_or(config.sample.guidance),
+        seed: args.seed,
+        batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
+    };
+    let classes = of_classes(args, config.model.network.classes())?;
+    if args.guidance.is_some_and(|w| w != 1.0) {
+        opened.require_no_class()?;
+    }
+    let Some(end) = args.first.checked_add(args.count.into()) else {
+        bail!("--first {}: there are no {} images from there on", args.first, args.count);
+    };
+    let sampler = args.sampler.unwrap_or(config.sample.sampler).sampler();
+    let (images, seconds) = timed("sampling", |progress| {
+        sample_conditioned(&opened.model, sampler, args.first..end, classes, &options, &opened.device, progress)
+    });
+    let images = images?;
+
+    let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
+    let (count, step) = (args.count as usize, opened.checkpoint.step);
+    let default = opened.run.path().join("samples").join(name(args, &options, step));
+    let path = if args.separate {
+        let folder = args.out.clone().unwrap_or(default);
+        grid::save_images(&folder, &images, shape, levels, args.first)
+            .with_context(|| format!("cannot write to {}", folder.display()))?;
+        folder
+    } else {
+        let file = args.out.clone().unwrap_or_else(|| default.with_added_extension("png"));
+        let columns = (count as f64).sqrt().ceil() as usize;
+        let png = grid::grid_png(&images, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
+        write_bytes(&file, &png).with_context(|| format!("cannot write {}", file.display()))?;
+        file
+    };
+    if json {
+        let object = json!({
+            "path": path, "images": count, "steps": options.steps, "seed": args.seed, "first": args.first,
+            "step": step, "class": args.class, "guidance": options.guidance, "seconds": seconds,
+        });
+        println!("{object}");
+    } else {
+        println!("{count} images in {} steps each: {} ({seconds:.1} s)", options.steps, path.display());
+    }
+    Ok(())
+}
+
+/// A name in the run's folder that tells what the samples are, without an ending.
+fn name(args: &Args, options: &SampleOptions, step: u64) -> String {
+    let clip = if options.clip { "-clip" } else { "" };
+    let class = args.class.map_or(String::new(), |c| format!("-class-{c}"));
+    let guidance = if options.guidance == 1.0 { String::new() } else { format!("-guidance-{}", options.guidance) };
+    let name = format!(
+        "step-{step:07}-seed-{}-first-{}-count-{}-steps-{}-{:?}{clip}{class}{guidance}",
+        args.seed, args.first, args.count, options.steps, options.decoder
+    );
+    name.to_lowercase()
+}
+
+/// What the network is told about the images of these numbers: the class that was asked for, or each class in turn.
+fn of_classes(args: &Args, classes: usize) -> Result<impl Fn(Range<u64>) -> Conditioning + use<>> {
+    match (args.class, args.guidance) {
+        (Some(_), _) if classes == 0 => {
+            bail!("--class: this run has no classes; train one with `vdm train --class-conditional`")
+        }
+        (_, Some(_)) if classes == 0 => {
+            bail!("--guidance: this run has no classes; train one with `vdm train --class-conditional`")
+        }
+        (Some(class), _) if class as usize >= classes => {
+            bail!("--class {class}: the run knows classes 0 to {}", classes - 1)
+        }
+        (_, Some(w)) if !(w.is_finite() && w >= 0.0) => bail!("--guidance {w}: the weight must be at least 0"),
+        _ => {}
+    }
+    let class = args.class;
+    Ok(move |numbers: Range<u64>| match class {
+        Some(class) => Conditioning::of_classes(numbers.map(|_| Some(class))),
+        None => Conditioning::classes_in_turn(numbers, classes),
+    })
+}

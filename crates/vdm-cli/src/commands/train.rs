@@ -1,0 +1,168 @@
+//! `vdm train`.
+
+use crate::shared::device::DeviceArgs;
+use crate::shared::model::open_run;
+use crate::shared::watch::{Watch, say};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use vdm::config::{Config, resolve};
+use vdm::data::Source;
+use vdm::run::RunDir;
+use vdm::train::{Datasets, Outcome, Trainer};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Preset to start from; `vdm presets` lists them.
+    #[arg(long, default_value = "digits", conflicts_with = "resume")]
+    pub preset: String,
+    /// TOML file whose keys override the preset's.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
+    /// Single key that overrides both, as section.key=value, e.g. train.steps=1000. May be repeated.
+    /// With --resume, only train.steps and data.dir may change.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Tell the network the class of each image: sets model.classes to the number of classes of the data, which must
+    /// have labels. The class of every tenth image is left out (train.label_dropout), so that the model knows images
+    /// without a class too, and `vdm sample --guidance` works.
+    #[arg(long, conflicts_with = "resume")]
+    pub class_conditional: bool,
+    /// Folder of the run; must not hold one yet. Default: runs/PRESET, or the first of runs/PRESET-2, … that is free.
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Folder of a run to go on with, exactly where its last checkpoint stands.
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.
+    #[arg(long)]
+    pub plain: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Exit status of a training that was stopped by Ctrl-C: the shells' for a program that SIGINT ended.
+const STOPPED: u8 = 130;
+
+pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
+    let device = args.device.open()?;
+    let started = Instant::now();
+    let (mut trainer, run, config) = match &args.resume {
+        Some(path) => {
+            let (run, config) = open_run(path)?;
+            let config = with_changes(config, &args.sets)?;
+            let data = Datasets::load(&config)?;
+            (Trainer::resume(config.clone(), run.clone(), data, &device)?, run, config)
+        }
+        None => {
+            let mut config = configuration(args)?;
+            let run = RunDir::new(args.out.clone().unwrap_or_else(|| free_folder(&args.preset)));
+            let data = Datasets::load(&config)?;
+            if args.class_conditional {
+                if data.classes() == 0 {
+                    bail!("the data set `{}` has no labels, which --class-conditional needs", data.train.name());
+                }
+                let classes = config.model.network.classes();
+                if classes > 0 && classes != data.classes() {
+                    bail!(
+                        "model.classes = {}, but --class-conditional sets it to the {} classes of the data; leave one out",
+                        classes,
+                        data.classes()
+                    );
+                }
+                config.model.network.set_classes(data.classes());
+            }
+            (Trainer::new(config.clone(), run.clone(), data, &device)?, run, config)
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let signal = stop.clone();
+    ctrlc::set_handler(move || {
+        // A second Ctrl-C means it.
+        if signal.swap(true, Ordering::SeqCst) {
+            std::process::exit(STOPPED.into());
+        }
+        say("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
+    })
+    .context("cannot listen for Ctrl-C")?;
+
+    let from = trainer.step();
+    let outcome = {
+        let mut watch = Watch::new(args.plain || json, from, config.train.steps, stop);
+        trainer.train(&mut watch)?
+    };
+    let folder = run.path().display();
+    let seconds = started.elapsed().as_secs_f64();
+    match outcome {
+        Outcome::Stopped { step } => {
+            if json {
+                println!("{}", json!({"run": run.path(), "step": step, "finished": false, "seconds": seconds}));
+            } else {
+                println!("stopped after step {step} of {}, everything is saved", config.train.steps);
+                println!("go on with  vdm train --resume {folder}");
+            }
+        }
+        Outcome::Finished(e) => {
+            let samples = run.samples(trainer.step());
+            if json {
+                let object = json!({
+                    "run": run.path(), "step": trainer.step(), "finished": true, "evaluation": *e,
+                    "samples": samples, "seconds": seconds,
+                });
+                println!("{object}");
+            } else {
+                println!("\ntest bound   {:.4} ± {:.4} bits per dimension ({} images)", e.bpd, e.bpd_stderr, e.images);
+                println!(
+                    "             prior {:.4}, reconstruction {:.4}, diffusion {:.4}",
+                    e.prior, e.reconstruction, e.diffusion
+                );
+                println!("samples      {}", samples.display());
+                println!("plots        {}", run.path().join("plots").display());
+                println!("took         {seconds:.0} s");
+                println!("\ntry next     cargo run --release -- sample {folder} --seed 1");
+                println!("             cargo run --release -- eval {folder} --timesteps 1000");
+                println!("             cargo run --release -- train --preset fashion-mnist");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    Ok(STOPPED.into())
+}
+
+fn configuration(args: &Args) -> Result<Config> {
+    let file = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}, named by --config", path.display()))?;
+            Some((path.display().to_string(), text))
+        }
+        None => None,
+    };
+    Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.sets)?)
+}
+
+/// A resumed run is the same run: only its length and the place of its data may change.
+fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
+    let name = "config.toml".to_string();
+    let changed = resolve("digits", Some((&name, &config.to_toml())), sets)?;
+    let mut allowed = config.clone();
+    allowed.train.steps = changed.train.steps;
+    let dir = changed.data.source.clone().dir_mut().cloned();
+    if let (Some(place), Some(dir)) = (allowed.data.source.dir_mut(), dir) {
+        *place = dir;
+    }
+    if allowed != changed {
+        bail!("with --resume, --set may change train.steps and data.dir only; start a new run to change anything else");
+    }
+    Ok(allowed)
+}
+
+/// runs/NAME, or the first of runs/NAME-2, runs/NAME-3, … that holds no run.
+fn free_folder(name: &str) -> PathBuf {
+    let folder = |i: u32| if i == 1 { format!("runs/{name}") } else { format!("runs/{name}-{i}") };
+    (1..).map(|i| PathBuf::from(folder(i))).find(|p| !p.exists()).unwrap_or_else(|| folder(1).into())
+}

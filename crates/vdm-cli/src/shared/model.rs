@@ -1,0 +1,128 @@
+//! Opening the model that a command works with.
+
+use super::device::DeviceArgs;
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+use vdm::config::{Config, resolve_run};
+use vdm::data::{ImageDataset, Source, Split};
+use vdm::run::{Checkpoint, Model, RunDir, load_model};
+
+/// The run whose model a command works with.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Folder of the run.
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+}
+
+/// Which of a run's models, and where it computes.
+#[derive(Debug, clap::Args)]
+pub struct ChoiceArgs {
+    /// Which checkpoint. `best` was chosen by its test bound, so its bound is a little too good.
+    #[arg(long, value_enum, default_value_t = Which::Last)]
+    pub checkpoint: Which,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Where a run's data are now.
+#[derive(Debug, clap::Args)]
+pub struct DataArgs {
+    /// Folder of the data, in place of the run's data.dir.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    Last,
+    Best,
+}
+
+/// A run, opened.
+pub struct Opened {
+    pub run: RunDir,
+    pub config: Config,
+    pub model: Model,
+    pub checkpoint: Checkpoint,
+    pub device: Device,
+}
+
+impl ModelArgs {
+    /// Opens the run's model.
+    pub fn open(&self) -> Result<Opened> {
+        self.choice.open(&self.run)
+    }
+}
+
+impl ChoiceArgs {
+    /// Opens the model of the run in `path`.
+    pub fn open(&self, path: &Path) -> Result<Opened> {
+        let device = self.device.open()?;
+        let (run, config) = open_run(path)?;
+        let (model, checkpoint) = load_model(&config, checkpoint(&run, self.checkpoint)?, &device)?;
+        Ok(Opened { run, config, model, checkpoint, device })
+    }
+}
+
+impl Opened {
+    /// The run's test split, which must still be of the images that it was trained on.
+    pub fn test_split(&self, data: &DataArgs) -> Result<ImageDataset> {
+        let mut source = self.config.data.source.clone();
+        if let Some(dir) = &data.data_dir {
+            match source.dir_mut() {
+                Some(place) => place.clone_from(dir),
+                None => bail!("--data-dir: the run's images are built into the program"),
+            }
+        }
+        let test = source.load(Split::Test)?;
+        let (shape, levels) = (self.checkpoint.shape, self.checkpoint.vocabulary.levels());
+        if (test.shape(), test.levels()) != (shape, levels) {
+            bail!(
+                "the run was trained on {shape} images of {levels} levels, those of `{}` are {} of {}; name the right \
+                 folder with --data-dir",
+                test.name(),
+                test.shape(),
+                test.levels()
+            );
+        }
+        Ok(test)
+    }
+
+    /// Refuses a run whose network never saw an image without its class, where it is to work without one.
+    pub fn require_no_class(&self) -> Result<()> {
+        if self.config.model.network.classes() > 0 && self.config.train.label_dropout == 0.0 {
+            bail!(
+                "the run was trained with train.label_dropout = 0, so its network knows nothing of images without a class"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The run in `path` and its configuration.
+pub fn open_run(path: &Path) -> Result<(RunDir, Config)> {
+    let run = RunDir::new(path);
+    let file = run.config();
+    if !file.exists() {
+        bail!("{} holds no run: {} does not exist", path.display(), file.display());
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let config = resolve_run(&file.display().to_string(), &text)?;
+    Ok((run, config))
+}
+
+/// The file of a checkpoint, which must be there.
+pub fn checkpoint(run: &RunDir, which: Which) -> Result<PathBuf> {
+    let (path, name) = match which {
+        Which::Last => (run.last(), "checkpoint"),
+        Which::Best => (run.best(), "best checkpoint"),
+    };
+    if !path.exists() {
+        bail!("{0} has no {name} yet; go on with `vdm train --resume {0}`", run.path().display());
+    }
+    Ok(path)
+}

@@ -1,0 +1,174 @@
+//! The file format `.vdmz`, version 1.
+//!
+//! Numbers of a fixed size are little endian. A *varint* is an unsigned number in base 128, low digits first, with the
+//! top bit set in every byte but the last (LEB128), and no needless zeros. A *text* is a varint, and then so many bytes
+//! of UTF-8.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 4 | `VDMZ` |
+//! | 4 | 2 | version, 1 |
+//! | 6 | 4 | H, the bytes of the header |
+//! | 10 | 4 | CRC-32 (IEEE) of the bytes 0 to 9 and of the header |
+//! | 14 | H | the header |
+//! | 14 + H | 4 each | the words of the first segment's stream, of the second's, …, and the end of the file |
+//!
+//! The header, field by field:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 16 | fingerprint of the model: [`model_fingerprint`](super::model_fingerprint) |
+//! | 16 | fingerprint of the arithmetic: what the model gave, to the last bit, where the file was made |
+//! | text | what its owner says about the model, such as the data set and the steps it was trained |
+//! | text | program and version that wrote the file |
+//! | text | processor that it ran on |
+//! | 3 varints | channels, height and width of the images |
+//! | varint | levels of a pixel |
+//! | varint | bins per sigma |
+//! | varint | images that go through the network together |
+//! | 8 | seed of the bits that the first stream starts with; stream n, from 0, has the seed n more, modulo 2^64 |
+//! | 1 | kind of steps: 0 evenly spaced in time, 1 listed |
+//! | varint | T, the steps |
+//! | 8 each | if listed, the T + 1 values gamma_0, …, gamma_T as doubles |
+//! | 8 | net bits of all images, as a double |
+//! | 8 | bits that the streams were started with, as a double |
+//! | varint | entries that follow, one for each file that comes back |
+//! | 1 | of each entry: kind, 0 an IDX file, 1 a PNG file, 2 a folder of numbered PNG files |
+//! | text | of each entry: its name, a relative path with `/` between folders |
+//! | varint | of each entry of kind 0 or 2: its images |
+//! | varint | segments that follow |
+//! | varint | of each segment: its images |
+//! | varint | of each segment: words of its stream |
+//! | 8 | of each segment: state of its stream |
+//! | 4 | of each segment: CRC-32 (IEEE) of its words |
+//! | 8 | of each segment: the first bytes of the SHA-256 of its pixels |
+//!
+//! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
+//! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
+
+mod format;
+mod names;
+
+pub(super) use names::check_files;
+
+use super::chain::Segment;
+use super::steps::Steps;
+use crate::shape::ImageShape;
+
+/// The first bytes of every file.
+pub const MAGIC: [u8; 4] = *b"VDMZ";
+
+/// The version of the format that this module reads and writes.
+pub const VERSION: u16 = 1;
+
+/// Most bytes of a text other than a name.
+const MAX_TEXT: usize = 256;
+
+/// A `.vdmz` file in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    /// Fingerprint of the model that coded the images.
+    pub model: [u8; 16],
+    /// Fingerprint of that model's outputs, to the last bit.
+    pub arithmetic: [u8; 16],
+    /// What the model's owner said about it; at most 256 bytes, without control characters.
+    pub note: String,
+    /// Program and version that wrote the file; as `note`.
+    pub program: String,
+    /// Processor that it ran on; as `note`.
+    pub machine: String,
+    /// Shape of every image.
+    pub shape: ImageShape,
+    /// Levels of a pixel, 2 to 256.
+    pub levels: usize,
+    /// Bins of a latent per standard deviation.
+    pub bins_per_sigma: u16,
+    /// Images that go through the network together.
+    pub batch_size: u16,
+    /// Seed of the bits that the first stream starts with; the others count on from it.
+    pub seed: u64,
+    /// The steps of the chain.
+    pub steps: Steps,
+    /// Bits of all images, without those that the streams were started with.
+    pub net_bits: f64,
+    /// Bits that the streams were started with, together.
+    pub initial_bits: f64,
+    /// The files that come back, in the order of their images.
+    pub files: Vec<FileEntry>,
+    /// The coded images.
+    pub segments: Vec<CodedSegment>,
+}
+
+/// One file, or folder of files, that comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// A relative path with `/` between folders: at most 4096 bytes; no backslash, control character, `.` or `..`.
+    pub name: String,
+    /// What comes back.
+    pub kind: FileKind,
+}
+
+/// What comes back under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// An uncompressed IDX file of grey images: of the values themselves, in 0 .. levels.
+    Idx {
+        /// Its images.
+        images: u32,
+    },
+    /// A PNG file of one image, drawn as [`grid_png`](crate::picture::grid::grid_png) draws.
+    Png,
+    /// A folder of such PNG files, named and numbered as by [`save_images`](crate::picture::grid::save_images).
+    Series {
+        /// Its images.
+        images: u32,
+    },
+}
+
+impl FileEntry {
+    /// Images of the file.
+    pub fn images(&self) -> usize {
+        match self.kind {
+            FileKind::Png => 1,
+            FileKind::Idx { images } | FileKind::Series { images } => images as usize,
+        }
+    }
+}
+
+/// A stream of coded images, and what they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodedSegment {
+    /// The stream.
+    pub segment: Segment,
+    /// The first bytes of the SHA-256 of its images' bytes, one image after another.
+    pub pixels: [u8; 8],
+}
+
+impl Container {
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        self.segments.iter().map(|s| s.segment.images as usize).sum()
+    }
+
+    /// Bits of the streams: their words and states.
+    pub fn stream_bits(&self) -> u64 {
+        self.segments.iter().map(|s| 64 + 32 * s.segment.words.len() as u64).sum()
+    }
+}
+
+/// A line of text as a file may hold it: without control characters, of 256 bytes at most.
+pub(super) fn line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if line.len() + c.len_utf8() > MAX_TEXT {
+            break;
+        }
+        line.push(c);
+    }
+    line
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,163 @@
+//! The steps of the chain: how many, and where along the schedule.
+
+use super::CodecError;
+use crate::data::ImageDataset;
+use crate::diffusion::process::diffuse;
+use crate::diffusion::{Noise, VariationalDiffusion};
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::progress::Progress;
+use crate::schedule::{NoiseSchedule, Schedule};
+use burn::tensor::{Device, Tensor};
+use vdm_kernels::rng::Philox;
+
+/// The steps of the chain.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Steps {
+    /// This many, evenly spaced in time: gamma_i is the model's gamma(i/T).
+    Uniform(usize),
+    /// gamma_0 to gamma_T themselves.
+    Listed(Vec<f64>),
+}
+
+impl Steps {
+    /// T.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Uniform(steps) => *steps,
+            Self::Listed(gammas) => gammas.len().saturating_sub(1),
+        }
+    }
+
+    /// gamma_0 to gamma_T, in a model with this schedule.
+    pub fn gammas(&self, schedule: &NoiseSchedule) -> Vec<f64> {
+        match self {
+            Self::Uniform(steps) => {
+                let schedule = schedule.to_host();
+                (0..=*steps).map(|i| schedule.gamma(i as f64 / (*steps).max(1) as f64)).collect()
+            }
+            Self::Listed(gammas) => gammas.clone(),
+        }
+    }
+}
+
+/// Of the points gamma of `error_at`, those of the chain of `steps` steps that costs least: which minimises
+/// sum of 1/2 expm1(gamma_i - gamma_{i-1}) m(gamma_i) (the diffusion loss in T steps), where m(gamma) is the network's
+/// squared error in nats, `||eps - eps_hat||²`, measured beforehand. The first and the last point are kept.
+///
+/// Takes time in proportion to n² `steps`.
+///
+/// # Errors
+/// [`CodecError::Plan`] if there are not more points than steps, or they do not increase.
+pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>, CodecError> {
+    let n = error_at.len();
+    if steps == 0 || n <= steps {
+        let reason = format!("{steps} steps cannot be chosen among {n} points; expected more points than steps");
+        return Err(CodecError::Plan { reason });
+    }
+    if error_at.iter().any(|(gamma, error)| !gamma.is_finite() || !error.is_finite())
+        || error_at.windows(2).any(|pair| pair[0].0 >= pair[1].0)
+    {
+        return Err(CodecError::Plan { reason: "the points must be finite and increase".into() });
+    }
+    let cost = |from: usize, to: usize| 0.5 * (error_at[to].0 - error_at[from].0).exp_m1() * error_at[to].1;
+    // least[j]: the cost of the best chain of the steps so far from point 0 to point j; before[..][j]: its last but one.
+    let mut least: Vec<f64> = (0..n).map(|j| if j == 0 { 0.0 } else { f64::INFINITY }).collect();
+    let mut before = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        let reachable: Vec<(usize, f64)> =
+            least.iter().copied().enumerate().filter(|(_, total)| total.is_finite()).collect();
+        let best_into = |to: usize| {
+            let ways = reachable.iter().filter(|(from, _)| *from < to);
+            let ways = ways.map(|&(from, total)| (total + cost(from, to), from));
+            ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
+        };
+        let next: Vec<(f64, usize)> = (0..n).map(best_into).collect();
+        least = next.iter().map(|(total, _)| *total).collect();
+        before.push(next.into_iter().map(|(_, from)| from).collect::<Vec<usize>>());
+    }
+    let mut at = n - 1;
+    let mut chosen = vec![error_at[at].0];
+    for before in before.iter().rev() {
+        at = before[at];
+        chosen.push(error_at[at].0);
+    }
+    chosen.reverse();
+    Ok(chosen)
+}
+
+/// The `steps` steps that cost least on `images`, among `points` that are evenly spaced in time: see
+/// [`cheapest_gammas`]. Takes `points` network evaluations an image.
+///
+/// # Errors
+/// [`CodecError::Plan`] if there are not more points than steps; [`CodecError::NotFinite`].
+pub fn choose_steps<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    images: &ImageDataset,
+    points: usize,
+    steps: usize,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Steps, CodecError> {
+    let schedule = model.schedule.to_host();
+    let vocabulary = model.settings().vocabulary;
+    let indices: Vec<usize> = (0..images.len()).collect();
+    let mut error_at = Vec::with_capacity(points + 1);
+    for point in 0..=points {
+        let gamma = schedule.gamma(point as f64 / points.max(1) as f64);
+        let mut total = 0.0;
+        for batch in indices.chunks(32) {
+            let x = vocabulary.encode(images.batch(batch, device));
+            let streams: Vec<Philox> = batch.iter().map(|&i| Philox::new(point as u64, i as u64)).collect();
+            let eps = Noise::draw(&streams, images.shape(), device).eps;
+            let gammas = Tensor::full([batch.len()], gamma, device);
+            let z = diffuse(x, gammas.clone(), eps.clone());
+            let difference = model.predict_noise(z, gammas, &Conditioning::default(), Mode::Eval) - eps;
+            total += (difference.clone() * difference).sum().into_data().iter::<f64>().sum::<f64>();
+        }
+        if !total.is_finite() {
+            return Err(CodecError::NotFinite { what: "the predicted noise", step: 0 });
+        }
+        error_at.push((gamma, total / indices.len().max(1) as f64));
+        progress(point + 1, points + 1);
+    }
+    Ok(Steps::Listed(cheapest_gammas(&error_at, steps)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cost(error_at: &[(f64, f64)], gammas: &[f64]) -> f64 {
+        let error = |gamma: f64| error_at.iter().find(|(g, _)| *g == gamma).unwrap().1;
+        gammas.windows(2).map(|pair| 0.5 * (pair[1] - pair[0]).exp_m1() * error(pair[1])).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_choice_is_cheaper(
+            gaps in prop::collection::vec(0.1..2.0f64, 8), errors in prop::collection::vec(0.0..10.0f64, 8), steps in 1usize..7,
+        ) {
+            let mut gamma = -4.0;
+            let error_at: Vec<(f64, f64)> = gaps.iter().zip(&errors).map(|(gap, &m)| { gamma += gap; (gamma, m) }).collect();
+            let chosen = cheapest_gammas(&error_at, steps).unwrap();
+            prop_assert_eq!(chosen.len(), steps + 1);
+            let best = cost(&error_at, &chosen);
+            // All choices of the points between the ends.
+            for bits in 0u32..1 << 6 {
+                if bits.count_ones() as usize == steps - 1 {
+                    let inner = (1..7).filter(|i| bits >> (i - 1) & 1 == 1);
+                    let gammas: Vec<f64> = [0].into_iter().chain(inner).chain([7]).map(|i: usize| error_at[i].0).collect();
+                    prop_assert!(best <= cost(&error_at, &gammas) + 1e-12);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn points_that_cannot_be_chosen_among_are_errors() {
+        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, 1.0)], 2).is_err());
+        assert!(cheapest_gammas(&[(0.0, 1.0), (0.0, 1.0)], 1).is_err());
+        assert!(cheapest_gammas(&[(0.0, 1.0), (1.0, f64::NAN)], 1).is_err());
+    }
+}

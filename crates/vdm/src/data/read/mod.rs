@@ -1,0 +1,5 @@
+//! Reading bytes that nobody vouches for: what the readers of several sources share.
+
+pub(super) mod bytes;
+pub(super) mod image_file;
+pub(super) mod npy;

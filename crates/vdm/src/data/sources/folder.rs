@@ -1,0 +1,559 @@
+//! A folder of image files.
+//!
+//! Use it for images of your own: PNG, JPEG and WebP, told by content and not
+//! by name, grey or RGB. An image is resized with a Lanczos filter so that its
+//! shorter side is the size asked for (only where it is not already), and the
+//! middle is cropped. An image of exactly that size comes through byte for
+//! byte, except that JPEG and lossy WebP have lost what they lost before.
+//!
+//! Files are taken in the order of their names, leaving hidden ones (names
+//! with a leading dot) out. Either the folder holds the files, or it holds
+//! nothing but subfolders; then each of them is a class, numbered in the order
+//! of their names, and its files are that class's images. A mixture is an
+//! error, because either reading of it would lose images silently.
+//!
+//! The rotation that a camera noted in the file is applied. What cannot be
+//! kept exactly is refused with advice: transparency, and more than 8 bits a
+//! channel. Grey images asked for as RGB are repeated in three channels; RGB
+//! images asked for as grey become their luma, which is lossy.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Source;
+use crate::data::dataset::ImageDataset;
+use crate::data::error::{DataError, Result};
+use crate::data::read::bytes::io_error;
+use crate::data::read::image_file::read_image;
+use crate::data::split::Split;
+use crate::shape::ImageShape;
+
+/// The largest side to resize to, in pixels.
+const MAX_SIZE: usize = 1024;
+
+/// How many files are decoded before their results are looked at. A bad file
+/// is reported after at most this much needless work.
+const BLOCK: usize = 256;
+
+/// How to read a folder of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderOptions {
+    /// Height and width of the images made, in pixels, 1 to 1024.
+    pub size: usize,
+    /// 1 for grey or 3 for RGB.
+    pub channels: usize,
+    /// Whether to leave out files that are not usable images, and say which,
+    /// instead of failing at the first.
+    pub skip_bad: bool,
+}
+
+/// A file that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedImage {
+    /// The file.
+    pub path: PathBuf,
+    /// The message of the error that it would have been.
+    pub reason: String,
+}
+
+/// What a folder gave.
+#[derive(Clone, Debug)]
+pub struct FolderImages {
+    /// The images, with names (`file`, or `class/file`), 256 levels, and
+    /// labels where there were class subfolders.
+    pub dataset: ImageDataset,
+    /// The files left out, in order; empty unless
+    /// [`skip_bad`](FolderOptions::skip_bad) is set.
+    pub skipped: Vec<SkippedImage>,
+}
+
+/// Load all images of a folder.
+///
+/// # Errors
+///
+/// [`DataError::InvalidOption`], [`DataError::Io`],
+/// [`DataError::EmptyFolder`], [`DataError::MixedFolder`]; and of a file,
+/// unless `skip_bad` is set, [`DataError::UnreadableImage`],
+/// [`DataError::Transparent`], [`DataError::BitDepth`] and
+/// [`DataError::Elongated`].
+pub fn load_folder(dir: impl AsRef<Path>, options: &FolderOptions) -> Result<FolderImages> {
+    let dir = dir.as_ref();
+    let size = checked_size(options)?;
+    assemble(folder_name(dir), dir, &list(dir)?, options, size)
+}
+
+/// Load one split of a folder: of every `test_every` files in order the last
+/// is [`Split::Test`], the others are [`Split::Train`]. Files are counted
+/// before any is skipped, so a repaired file does not move the others.
+///
+/// # Errors
+///
+/// As [`load_folder`], and [`DataError::InvalidOption`] for a `test_every`
+/// below 2 and [`DataError::EmptySplit`] for fewer files than that.
+pub fn load_folder_split(
+    dir: impl AsRef<Path>,
+    options: &FolderOptions,
+    test_every: usize,
+    split: Split,
+) -> Result<FolderImages> {
+    let dir = dir.as_ref();
+    let size = checked_size(options)?;
+    if test_every < 2 {
+        return Err(DataError::InvalidOption {
+            field: "test_every",
+            expected: "at least 2",
+            found: test_every.to_string(),
+        });
+    }
+    let all = list(dir)?;
+    let found = all.len();
+    let files: Vec<ImageFile> = all
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| Split::of_index(*index, test_every) == split)
+        .map(|(_, file)| file)
+        .collect();
+    if files.is_empty() {
+        return Err(DataError::EmptySplit { path: dir.to_owned(), split, expected: test_every, found });
+    }
+    assemble(format!("{}-{split}", folder_name(dir)), dir, &files, options, size)
+}
+
+/// A file that should be an image.
+struct ImageFile {
+    path: PathBuf,
+    name: String,
+    label: Option<u32>,
+}
+
+fn checked_size(options: &FolderOptions) -> Result<u32> {
+    if !matches!(options.channels, 1 | 3) {
+        return Err(DataError::InvalidOption {
+            field: "channels",
+            expected: "1 (grey) or 3 (RGB)",
+            found: options.channels.to_string(),
+        });
+    }
+    match u32::try_from(options.size) {
+        Ok(size) if (1..=MAX_SIZE).contains(&options.size) => Ok(size),
+        _ => Err(DataError::InvalidOption {
+            field: "size",
+            expected: "1 to 1024 pixels",
+            found: options.size.to_string(),
+        }),
+    }
+}
+
+fn folder_name(dir: &Path) -> String {
+    dir.file_name().map_or_else(|| "folder".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The files of a folder or of its class subfolders, in order.
+fn list(dir: &Path) -> Result<Vec<ImageFile>> {
+    let (files, folders) = scan(dir)?;
+    if !files.is_empty() {
+        refuse_folders(dir, &folders)?;
+        let files = files.into_iter().map(|name| ImageFile {
+            path: dir.join(&name),
+            name: name.to_string_lossy().into_owned(),
+            label: None,
+        });
+        return Ok(files.collect());
+    }
+    let mut all = Vec::new();
+    for (label, class) in (0u32..).zip(&folders) {
+        let class_dir = dir.join(class);
+        let (files, deeper) = scan(&class_dir)?;
+        refuse_folders(&class_dir, &deeper)?;
+        all.extend(files.into_iter().map(|name| ImageFile {
+            path: class_dir.join(&name),
+            name: format!("{}/{}", class.to_string_lossy(), name.to_string_lossy()),
+            label: Some(label),
+        }));
+    }
+    if all.is_empty() {
+        let found = match folders.len() {
+            0 => "nothing".to_owned(),
+            count => format!("{count} subfolders with nothing in them"),
+        };
+        return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
+    }
+    Ok(all)
+}
+
+fn refuse_folders(dir: &Path, folders: &[OsString]) -> Result<()> {
+    match folders.first() {
+        None => Ok(()),
+        Some(name) => Err(DataError::MixedFolder { path: dir.to_owned(), found: name.to_string_lossy().into_owned() }),
+    }
+}
+
+/// The names in a folder that are not hidden: files and subfolders, sorted.
+fn scan(dir: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(dir).map_err(|reason| io_error(dir, "list", reason))? {
+        let name = entry.map_err(|reason| io_error(dir, "list", reason))?.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if dir.join(&name).is_dir() {
+            folders.push(name);
+        } else {
+            files.push(name);
+        }
+    }
+    files.sort_unstable();
+    folders.sort_unstable();
+    Ok((files, folders))
+}
+
+fn assemble(name: String, dir: &Path, files: &[ImageFile], options: &FolderOptions, size: u32) -> Result<FolderImages> {
+    let (mut bytes, mut labels) = (Vec::new(), Vec::new());
+    let (mut names, mut skipped) = (Vec::new(), Vec::new());
+    for block in files.chunks(BLOCK) {
+        for (file, outcome) in block.iter().zip(read_block(block, size, options.channels)) {
+            match outcome {
+                Ok(image) => {
+                    bytes.extend_from_slice(&image);
+                    labels.extend(file.label);
+                    names.push(file.name.clone());
+                }
+                Err(error) if options.skip_bad => {
+                    skipped.push(SkippedImage { path: file.path.clone(), reason: error.to_string() })
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if names.is_empty() {
+        let found = format!("{} files that are not usable images", skipped.len());
+        return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
+    }
+    let shape = ImageShape { channels: options.channels, height: options.size, width: options.size };
+    let labels = (!labels.is_empty()).then_some(labels);
+    let dataset = ImageDataset::new(name, shape, 256, bytes, labels)?.with_names(names)?;
+    Ok(FolderImages { dataset, skipped })
+}
+
+/// Decode files on all cores, giving the results in the order of the files.
+fn read_block(files: &[ImageFile], size: u32, channels: usize) -> Vec<Result<Vec<u8>>> {
+    let threads = thread::available_parallelism().map_or(1, |count| count.get());
+    let share = files.len().div_ceil(threads).max(1);
+    let read = |file: &ImageFile| read_image(&file.path, size, channels);
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            files.chunks(share).map(|part| scope.spawn(move || part.iter().map(read).collect::<Vec<_>>())).collect();
+        let results = workers.into_iter().map(|worker| match worker.join() {
+            Ok(results) => results,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.flatten().collect()
+    })
+}
+
+/// Of this many files of a folder, [`FolderSource`] holds the last one out.
+const TEST_EVERY: usize = 10;
+
+/// The source `folder` of a configuration: a folder of image files, every tenth of which is held out for
+/// [`Split::Test`]; see [`load_folder_split`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FolderSource {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Height and width to resize to, in pixels.
+    pub size: usize,
+    /// 1 for grey or 3 for RGB.
+    pub channels: usize,
+    /// Whether to leave out files that are not usable images, with a warning for each, instead of failing.
+    pub skip_bad: bool,
+}
+
+impl Default for FolderSource {
+    /// RGB images of 32x32 pixels; a bad file is an error.
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), size: 32, channels: 3, skip_bad: false }
+    }
+}
+
+impl FolderSource {
+    fn options(&self) -> FolderOptions {
+        FolderOptions { size: self.size, channels: self.channels, skip_bad: self.skip_bad }
+    }
+}
+
+impl Source for FolderSource {
+    fn load(&self, split: Split) -> Result<ImageDataset> {
+        let images = load_folder_split(&self.dir, &self.options(), TEST_EVERY, split)?;
+        for file in &images.skipped {
+            let path = file.path.display();
+            tracing::warn!(%path, reason = %file.reason, "skipped a file");
+        }
+        Ok(images.dataset)
+    }
+
+    fn dir_mut(&mut self) -> Option<&mut PathBuf> {
+        Some(&mut self.dir)
+    }
+
+    fn check(&self) -> Result<()> {
+        checked_size(&self.options()).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::codecs::png::PngEncoder;
+    use image::{
+        DynamicImage, ExtendedColorType, GrayImage, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::testing::{assert_says, put};
+
+    const RGB: FolderOptions = FolderOptions { size: 4, channels: 3, skip_bad: false };
+    const GREY: FolderOptions = FolderOptions { size: 4, channels: 1, skip_bad: false };
+    const SKIPPING: FolderOptions = FolderOptions { size: 4, channels: 3, skip_bad: true };
+
+    fn ramp(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 200]))
+    }
+
+    /// The CHW bytes of columns `from..from + 4` of a ramp of height 4.
+    fn ramp_bytes(from: u8) -> Vec<u8> {
+        let columns = (0..16).map(|at| from + at % 4);
+        let rows = (0..16).map(|at| at / 4);
+        columns.chain(rows).chain([200; 16]).collect()
+    }
+
+    fn error_of(image: DynamicImage) -> DataError {
+        let dir = tempfile::tempdir().unwrap();
+        image.save(dir.path().join("odd.png")).unwrap();
+        load_folder(dir.path(), &RGB).unwrap_err()
+    }
+
+    #[test]
+    fn images_of_the_size_asked_for_keep_every_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        // Names and contents disagree on purpose: contents decide.
+        ramp(4, 4).save_with_format(dir.path().join("b.jpg"), ImageFormat::Png).unwrap();
+        ramp(4, 4).save_with_format(dir.path().join("a.png"), ImageFormat::WebP).unwrap();
+        put(dir.path(), ".hidden", b"not an image");
+        let images = load_folder(dir.path(), &RGB).unwrap();
+        assert!(images.skipped.is_empty());
+        let set = images.dataset;
+        assert_eq!(set.names().unwrap(), ["a.png", "b.jpg"]);
+        assert_eq!((set.labels(), set.levels()), (None, 256));
+        assert_eq!(set.shape(), ImageShape { channels: 3, height: 4, width: 4 });
+        assert_eq!(set.image(0), ramp_bytes(0));
+        assert_eq!(set.image(1), ramp_bytes(0));
+    }
+
+    #[test]
+    fn the_middle_of_a_longer_image_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        ramp(10, 4).save(dir.path().join("wide.png")).unwrap();
+        let set = load_folder(dir.path(), &RGB).unwrap().dataset;
+        assert_eq!(set.image(0), ramp_bytes(3));
+    }
+
+    #[test]
+    fn other_sizes_are_resized_and_jpeg_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = GrayImage::from_pixel(16, 24, Luma([90]));
+        plain.save(dir.path().join("large.jpeg")).unwrap();
+        GrayImage::from_pixel(2, 3, Luma([90])).save(dir.path().join("small.png")).unwrap();
+        let set = load_folder(dir.path(), &GREY).unwrap().dataset;
+        assert_eq!((set.len(), set.shape().dims()), (2, 16));
+        assert!(set.bytes().iter().all(|&value| value.abs_diff(90) <= 2));
+    }
+
+    #[test]
+    fn grey_and_rgb_are_converted() {
+        let dir = tempfile::tempdir().unwrap();
+        let grey = GrayImage::from_fn(4, 4, |x, y| Luma([(4 * y + x) as u8]));
+        grey.save(dir.path().join("grey.png")).unwrap();
+        let pixels: Vec<u8> = (0..16).collect();
+        assert_eq!(load_folder(dir.path(), &GREY).unwrap().dataset.bytes(), pixels);
+        assert_eq!(load_folder(dir.path(), &RGB).unwrap().dataset.bytes(), pixels.repeat(3));
+        ramp(4, 4).save(dir.path().join("colour.png")).unwrap();
+        let set = load_folder(dir.path(), &GREY).unwrap().dataset;
+        assert_eq!((set.len(), set.shape().dims()), (2, 16));
+    }
+
+    #[test]
+    fn the_rotation_that_a_camera_noted_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = fs::File::create(dir.path().join("photo.png")).unwrap();
+        let mut encoder = PngEncoder::new(file);
+        // A TIFF header and one entry: orientation (0x112), short, one, 6.
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+        encoder.write_image(&[1, 2, 3, 4], 2, 2, ExtendedColorType::L8).unwrap();
+        let options = FolderOptions { size: 2, channels: 1, skip_bad: false };
+        let set = load_folder(dir.path(), &options).unwrap().dataset;
+        assert_eq!(set.image(0), [3, 1, 4, 2]);
+    }
+
+    #[test]
+    fn subfolders_are_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        for (class, file) in [("dog", "2.png"), ("cat", "9.png"), ("dog", "1.png")] {
+            let class = dir.path().join(class);
+            fs::create_dir_all(&class).unwrap();
+            ramp(4, 4).save(class.join(file)).unwrap();
+        }
+        let set = load_folder(dir.path(), &RGB).unwrap().dataset;
+        assert_eq!(set.names().unwrap(), ["cat/9.png", "dog/1.png", "dog/2.png"]);
+        assert_eq!(set.labels().unwrap(), [0, 1, 1]);
+    }
+
+    #[test]
+    fn splits_hold_all_files_once() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..7 {
+            ramp(4, 4).save(dir.path().join(format!("{number}.png"))).unwrap();
+        }
+        let names = |split| {
+            let images = load_folder_split(dir.path(), &RGB, 3, split).unwrap();
+            assert!(images.dataset.name().ends_with(&format!("-{split}")));
+            images.dataset.names().unwrap().to_vec()
+        };
+        assert_eq!(names(Split::Train), ["0.png", "1.png", "3.png", "4.png", "6.png"]);
+        assert_eq!(names(Split::Test), ["2.png", "5.png"]);
+
+        let error = load_folder_split(dir.path(), &RGB, 8, Split::Test).unwrap_err();
+        assert!(matches!(error, DataError::EmptySplit { expected: 8, found: 7, .. }));
+        assert_says(&error, &["test split", "expected at least 8", "found 7"]);
+        let error = load_folder_split(dir.path(), &RGB, 1, Split::Test).unwrap_err();
+        assert!(matches!(error, DataError::InvalidOption { field: "test_every", .. }));
+    }
+
+    #[test]
+    fn impossible_options_are_refused() {
+        for (size, channels, field) in [(0, 3, "size"), (1025, 3, "size"), (4, 2, "channels")] {
+            let options = FolderOptions { size, channels, skip_bad: true };
+            let error = load_folder("/nonexistent", &options).unwrap_err();
+            assert!(matches!(error, DataError::InvalidOption { .. }));
+            assert_says(&error, &[field, "expected", "found"]);
+        }
+    }
+
+    #[test]
+    fn a_missing_folder_is_an_io_error() {
+        let error = load_folder("/nonexistent/images", &RGB).unwrap_err();
+        assert!(matches!(error, DataError::Io { action: "list", .. }));
+        assert_says(&error, &["/nonexistent/images"]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_image_is_refused_or_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "notes.png", b"dear diary");
+        ramp(4, 4).save(dir.path().join("ok.png")).unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert!(matches!(error, DataError::UnreadableImage { .. }));
+        assert_says(&error, &["notes.png", "expected a PNG, JPEG or WebP", "found", "skip_bad"]);
+
+        let images = load_folder(dir.path(), &SKIPPING).unwrap();
+        assert_eq!(images.dataset.names().unwrap(), ["ok.png"]);
+        assert_eq!(images.skipped.len(), 1);
+        assert!(images.skipped[0].path.ends_with("notes.png"));
+        assert!(!images.skipped[0].reason.is_empty());
+
+        fs::remove_file(dir.path().join("ok.png")).unwrap();
+        let error = load_folder(dir.path(), &SKIPPING).unwrap_err();
+        assert!(matches!(error, DataError::EmptyFolder { .. }));
+        assert_says(&error, &["found 1 files that are not usable"]);
+    }
+
+    #[test]
+    fn only_an_opaque_alpha_channel_is_accepted() {
+        let mut pixels = RgbaImage::from_fn(4, 4, |x, y| Rgba([x as u8, y as u8, 200, 255]));
+        let dir = tempfile::tempdir().unwrap();
+        pixels.save(dir.path().join("opaque.png")).unwrap();
+        assert_eq!(load_folder(dir.path(), &RGB).unwrap().dataset.image(0), ramp_bytes(0));
+
+        pixels.put_pixel(2, 1, Rgba([0, 0, 0, 254]));
+        let error = error_of(pixels.into());
+        assert!(matches!(error, DataError::Transparent { x: 2, y: 1, found: 254, .. }));
+        assert_says(&error, &["odd.png", "expected a fully opaque", "found 254", "flatten"]);
+
+        let mut grey = DynamicImage::new_luma_a8(4, 4).into_luma_alpha8();
+        grey.pixels_mut().for_each(|pixel| pixel.0 = [9, 255]);
+        let opaque = DynamicImage::ImageLumaA8(grey.clone());
+        opaque.save(dir.path().join("opaque.png")).unwrap();
+        assert_eq!(load_folder(dir.path(), &GREY).unwrap().dataset.image(0), [9; 16]);
+        grey.get_pixel_mut(0, 3).0[1] = 0;
+        let error = error_of(grey.into());
+        assert!(matches!(error, DataError::Transparent { x: 0, y: 3, found: 0, .. }));
+    }
+
+    #[test]
+    fn sixteen_bits_are_refused() {
+        for image in [DynamicImage::new_luma16(4, 4), DynamicImage::new_rgb16(4, 4)] {
+            let error = error_of(image);
+            assert!(matches!(error, DataError::BitDepth { .. }));
+            assert_says(&error, &["odd.png", "expected 8 bits", "16", "convert"]);
+        }
+    }
+
+    #[test]
+    fn images_too_long_are_refused() {
+        let error = error_of(DynamicImage::new_luma8(1, 16_000));
+        assert!(matches!(error, DataError::Elongated { found: 64_000, .. }));
+        assert_says(&error, &["odd.png", "expected at most 16384", "found 64000"]);
+        let error = error_of(DynamicImage::new_luma8(16_385, 1));
+        assert!(matches!(error, DataError::UnreadableImage { .. }));
+    }
+
+    #[test]
+    fn folders_without_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert!(matches!(error, DataError::EmptyFolder { .. }));
+        let path = dir.path().display().to_string();
+        assert_says(&error, &[&path, "expected image files", "found nothing"]);
+        fs::create_dir(dir.path().join("cat")).unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert_says(&error, &[&path, "found 1 subfolders with nothing"]);
+    }
+
+    #[test]
+    fn mixtures_of_files_and_subfolders_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("cat/kitten")).unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert!(matches!(error, DataError::MixedFolder { .. }));
+        assert_says(&error, &["cat", "expected either", "subfolder kitten"]);
+        ramp(4, 4).save(dir.path().join("a.png")).unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert!(matches!(error, DataError::MixedFolder { .. }));
+        assert_says(&error, &["subfolder cat"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn arbitrary_bytes_never_panic(
+            start in prop::sample::select(vec![
+                &b""[..],
+                &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..],
+                &b"\xff\xd8\xff\xe0"[..],
+                &b"RIFF\x40\0\0\0WEBPVP8L"[..],
+            ]),
+            tail in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            put(dir.path(), "fuzz", &[start, &tail[..]].concat());
+            let _ = load_folder(dir.path(), &RGB);
+            let _ = load_folder(dir.path(), &SKIPPING);
+        }
+    }
+}

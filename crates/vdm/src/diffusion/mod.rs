@@ -1,0 +1,105 @@
+//! The model: a noise schedule, a network, and what the two mean together (VDM sections 3 and 4).
+//!
+//! Read [`bound`](self) first: `bound.rs` has the three losses of the paper on one screen. It takes the formulas of the
+//! process from [`process`], the numbers of the pixels from [`Vocabulary`], and the times from [`times`];
+//! `self_conditioning.rs` is where the network is asked.
+
+mod bound;
+mod encoding;
+pub mod process;
+mod self_conditioning;
+pub mod times;
+
+pub(crate) use bound::draw_inputs;
+pub use bound::{LossTerms, Noise, bits_per_dim};
+pub use encoding::Vocabulary;
+pub use process::Posterior;
+
+use crate::nn::ScoreNetwork;
+use crate::schedule::{NoiseSchedule, ScheduleConfig};
+use crate::shape::ImageShape;
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+/// Which endpoints normalise gamma_t to the time in [0, 1] that the network is fed. One choice holds everywhere:
+/// in training, evaluation and sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeNormalization {
+    /// The configured gamma_0 and gamma_1, as in the reference code: fixed whatever the schedule learns.
+    #[default]
+    Configured,
+    /// The schedule's present endpoints.
+    Current,
+}
+
+/// Everything but the schedule and the network: what [`VariationalDiffusion::new`] needs.
+#[derive(Clone, Debug)]
+pub struct DiffusionSettings {
+    /// The shape of the images.
+    pub shape: ImageShape,
+    /// The levels of a pixel.
+    pub vocabulary: Vocabulary,
+    /// Steps T of the discrete-time bound, or `None` for continuous time.
+    pub timesteps: Option<usize>,
+    /// The configured (gamma_0, gamma_1).
+    pub configured_endpoints: (f64, f64),
+    /// What the network's time is normalised by.
+    pub time_normalization: TimeNormalization,
+}
+
+impl DiffusionSettings {
+    /// Continuous time, with the network's time normalised by the schedule's configured endpoints.
+    pub fn new(shape: ImageShape, vocabulary: Vocabulary, schedule: &ScheduleConfig) -> Self {
+        Self {
+            shape,
+            vocabulary,
+            timesteps: None,
+            configured_endpoints: schedule.endpoints(),
+            time_normalization: TimeNormalization::Configured,
+        }
+    }
+}
+
+/// A variational diffusion model: a noise schedule and a network.
+#[derive(Module, Debug)]
+pub struct VariationalDiffusion<N> {
+    /// The noise schedule.
+    pub schedule: NoiseSchedule,
+    /// The network that predicts the noise.
+    pub network: N,
+    #[module(skip)]
+    settings: DiffusionSettings,
+}
+
+impl<N: ScoreNetwork> VariationalDiffusion<N> {
+    /// Puts a schedule and a network together.
+    pub fn new(schedule: NoiseSchedule, network: N, settings: DiffusionSettings) -> Self {
+        Self { schedule, network, settings }
+    }
+
+    /// The settings that the model was made with.
+    pub fn settings(&self) -> &DiffusionSettings {
+        &self.settings
+    }
+
+    /// The shape of the model's images.
+    pub fn shape(&self) -> ImageShape {
+        self.settings.shape
+    }
+
+    /// The same weights as leaves of a graph of their own.
+    pub(crate) fn with_own_leaves(&self) -> Self {
+        Self {
+            schedule: self.schedule.valid().train(),
+            network: self.network.valid().train(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// The same model with another number of steps in its bound; `None` for continuous time.
+    pub fn with_timesteps(mut self, timesteps: Option<usize>) -> Self {
+        self.settings.timesteps = timesteps;
+        self
+    }
+}

@@ -1,0 +1,91 @@
+//! Asking the network for eps_hat, with an estimate of x where it takes one.
+
+use super::process::x_hat;
+use super::{TimeNormalization, VariationalDiffusion};
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::parts;
+use crate::random::ESTIMATE;
+use crate::schedule::Schedule;
+use burn::tensor::Tensor;
+use vdm_kernels::rng::Philox;
+
+impl<N: ScoreNetwork> VariationalDiffusion<N> {
+    /// eps_hat(z, gamma).
+    ///
+    /// For a network with self-conditioning, where the conditioning brings no estimate of x, a first pass without one
+    /// makes it from the same z (Chen et al. 2022, arXiv 2208.04202, who take the estimate of the step before when they
+    /// sample). So eps_hat is a function of z, gamma and the conditioning alone, the same in the bound, in sampling and
+    /// in the codec, and the bound stays a bound. In training, half of the passes get no estimate, and nothing is
+    /// learned through the first pass.
+    ///
+    /// # Shapes
+    /// - `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
+    pub fn predict_noise(&self, z: Tensor<4>, gamma: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+        let time = self.normalised_time(gamma.clone());
+        let without = match mode {
+            Mode::Train { dropout_seed } => Philox::new(dropout_seed, ESTIMATE).uniform_f64(0) < 0.5,
+            Mode::Eval => false,
+        };
+        if !self.network.self_conditioned() || conditioning.self_cond.is_some() || without {
+            return in_parts(&self.network, z, time, conditioning, mode);
+        }
+        let estimate = if z.is_autodiff() {
+            let (z, time, gamma) = (z.clone().inner(), time.clone().inner(), gamma.inner());
+            let estimate = first_estimate(&self.network.clone().valid(), z, time, gamma, &conditioning.inner());
+            Tensor::from_inner(estimate)
+        } else {
+            first_estimate(&self.network, z.clone(), time.clone(), gamma, conditioning)
+        };
+        let conditioning = Conditioning { self_cond: Some(estimate), ..conditioning.clone() };
+        in_parts(&self.network, z, time, &conditioning, mode)
+    }
+
+    /// The network's time: gamma as a share of the way from gamma_0 to gamma_1.
+    fn normalised_time(&self, gamma: Tensor<1>) -> Tensor<1> {
+        match self.settings().time_normalization {
+            TimeNormalization::Configured => {
+                let (start, end) = self.settings().configured_endpoints;
+                (gamma - start) / (end - start)
+            }
+            TimeNormalization::Current => {
+                let (start, end) = self.schedule.endpoints(&gamma.device());
+                (gamma - start.clone()) / (end - start)
+            }
+        }
+    }
+}
+
+/// x_hat of a pass without an estimate.
+fn first_estimate<N: ScoreNetwork>(
+    network: &N,
+    z: Tensor<4>,
+    time: Tensor<1>,
+    gamma: Tensor<1>,
+    conditioning: &Conditioning,
+) -> Tensor<4> {
+    let eps_hat = in_parts(network, z.clone(), time, conditioning, Mode::Eval);
+    x_hat(z, gamma, eps_hat)
+}
+
+/// The network's output; on the CPU and without autodiff, parts of the batch are computed side by side.
+fn in_parts<N: ScoreNetwork>(
+    network: &N,
+    z: Tensor<4>,
+    time: Tensor<1>,
+    conditioning: &Conditioning,
+    mode: Mode,
+) -> Tensor<4> {
+    // With autodiff there is one graph for all, and dropout's masks depend on the position in the batch.
+    let whole = z.is_autodiff() || mode != Mode::Eval;
+    let parts = if whole { Vec::new() } else { parts::for_inference(&z) };
+    if parts.len() <= 1 {
+        return network.forward(z, time, conditioning, mode);
+    }
+    let jobs = parts.into_iter().map(|part| {
+        let given = conditioning.slice(part.clone());
+        (network.clone(), z.clone().slice([part.clone()]), time.clone().slice([part]), given)
+    });
+    let outputs =
+        vdm_kernels::teams::map(jobs.collect(), |(network, z, time, given)| network.forward(z, time, &given, mode));
+    Tensor::cat(outputs, 0)
+}

@@ -1,0 +1,75 @@
+//! Every stream of random numbers, in one place.
+//!
+//! All random numbers come from one counter-based generator ([`Philox`]). It is a function of a 64-bit *key*, a 64-bit
+//! *stream*, a 32-bit *draw* and the position in the draw: there is no state to save or to share. So a result depends
+//! neither on the batch size nor on the number of threads, and a stopped training resumes exactly.
+//!
+//! | what is drawn | key | stream | draws |
+//! |---|---|---|---|
+//! | sample number n | seed | n | [`DRAW_Z_1`]: z_1; i = 1, 2, …: the noise of step i; [`DRAW_DECODER`]: the levels |
+//! | training step s, image i of the step | seed | [`in_round`]`(s, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`]: noise; [`DRAW_AUGMENTATION`]; [`DRAW_LABEL`]: label dropout |
+//! | training step s, times | seed | [`in_round`]`(s, `[`TIMES`]`)` | the number of the pass: times |
+//! | training step s, dropout | seed | [`in_round`]`(s, `[`DROPOUT`]`)` | the number of the pass: a dropout seed |
+//! | order of the images in epoch e | seed XOR [`SHUFFLE_KEY`] | e | i: where image i goes |
+//! | part p of a batch, dropout | dropout seed | [`PART_SEEDS`] | p: the part's dropout seed |
+//! | half of the passes of self-conditioning | (part's) dropout seed | [`ESTIMATE`] | 0: whether there is an estimate |
+//! | masks of layer l = 1, 2, … | (part's) dropout seed | l | 0: the key of the layer's masks, one stream per image |
+//! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), image i of the batch | seed | i | [`DRAW_EPS`], [`DRAW_EPS_0`] |
+//! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), times | seed | [`DRAWN_TIMES`] | 0: times |
+//! | evaluation, pass r, image i | seed | [`in_round`]`(r, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
+//! | evaluation, first time | seed | [`in_round`]`(0, `[`TIMES`]`)` | 0: u |
+//! | schedule variance, evaluation e, image i | seed | [`in_round`]`(e, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
+//! | schedule variance, evaluation e, batch b | seed | [`in_round`]`(e, `[`TIMES`]` - b)` | 0: times |
+//! | loss over time, bin b, image i | b | i | [`DRAW_EPS`], [`DRAW_EPS_0`] |
+//! | choosing steps for the codec, point p, image i | p | i | [`DRAW_EPS`] |
+//! | codec, first bits of a stream | stream's seed | [`FIRST_BITS`] | counts down |
+//! | codec, masks of z_t in batch b | stream's seed | [`MASKS`] OR b 2^24 OR t | 0 |
+//! | codec, inputs of the arithmetic's fingerprint | t | image | 0 |
+//!
+//! Initial weights are the exception: they come from the device's own generator; see
+//! [`weights::seeded`](crate::weights::seeded).
+
+use crate::shape::ImageShape;
+use burn::tensor::{Device, Tensor, TensorData};
+use vdm_kernels::rng::{Philox, normal_images};
+
+/// Draw of a sample's z_1.
+pub const DRAW_Z_1: u32 = 0;
+/// Draw of the noise of z_t in the bound.
+pub const DRAW_EPS: u32 = 1;
+/// Draw of the noise of z_0 in the bound.
+pub const DRAW_EPS_0: u32 = 2;
+/// Draw of a training image's augmentation.
+pub const DRAW_AUGMENTATION: u32 = 3;
+/// Draw that decides whether a training image keeps its label.
+pub const DRAW_LABEL: u32 = 4;
+/// Draw of a sample's levels.
+pub const DRAW_DECODER: u32 = u32::MAX;
+
+/// In place of an image's number: the times of a round.
+pub const TIMES: u64 = u32::MAX as u64;
+/// In place of an image's number: the dropout seeds of a training step.
+pub const DROPOUT: u64 = TIMES - 1;
+/// Stream of the times of [`draw_loss`](crate::VariationalDiffusion::draw_loss).
+pub const DRAWN_TIMES: u64 = u64::MAX;
+/// Stream that decides whether a training pass gets an estimate of x. Its key may be that of [`DRAWN_TIMES`].
+pub const ESTIMATE: u64 = u64::MAX - 1;
+/// Stream of the dropout seeds of a batch's parts.
+pub const PART_SEEDS: u64 = u64::MAX - 2;
+/// Stream of the bits that a coded stream starts with.
+pub const FIRST_BITS: u64 = 0x5645_524D_5F42_4954;
+/// Upper bits of the streams of the words that hide one draw of the codec from another.
+pub const MASKS: u64 = 1 << 63;
+/// Makes the keys of the data order differ from those of the steps.
+pub const SHUFFLE_KEY: u64 = 0x5348_5546 << 32;
+
+/// The stream of image `image` in round `round`: a training step, a pass of an evaluation.
+pub fn in_round(round: u64, image: u64) -> u64 {
+    round << 32 | image
+}
+
+/// Standard normal images, one from each stream: `[streams, channels, height, width]`.
+pub fn normal(streams: &[Philox], draw: u32, shape: ImageShape, device: &Device) -> Tensor<4> {
+    let data = normal_images(streams, draw, shape.dims());
+    Tensor::from_data(TensorData::new(data, shape.batch(streams.len())), device)
+}

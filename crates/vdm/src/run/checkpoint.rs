@@ -1,0 +1,256 @@
+//! A checkpoint: one safetensors file with everything that training needs to go on as if it had never stopped.
+//!
+//! Tensors are named `weights.…`, `ema.…`, `m.…` and `v.…` after the parameters; the metadata hold the step, the image
+//! shape and the vocabulary. Random numbers and the data order are functions of the seed and the step, so there is no
+//! other state. One file means that one rename replaces all of it.
+
+use crate::diffusion::Vocabulary;
+use crate::files::write_bytes;
+use crate::shape::ImageShape;
+use crate::weights::{HostTensor, Weights};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Bounds on an image's shape, so that a damaged file cannot ask for more memory than there is.
+const MAX_CHANNELS: usize = 16;
+/// Most pixels of a side.
+const MAX_SIDE: usize = 4096;
+/// Most numbers of an image.
+const MAX_DIMS: usize = 1 << 24;
+
+/// The file format's version.
+const FORMAT: &str = "2";
+
+/// The state of training after some step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Steps done.
+    pub step: u64,
+    /// Shape of the images.
+    pub shape: ImageShape,
+    /// Levels of a pixel.
+    pub vocabulary: Vocabulary,
+    /// The best evaluation so far, in bits per dimension; infinite before the first.
+    pub best_bpd: f64,
+    /// The weights, by parameter.
+    pub weights: Weights,
+    /// The optimiser's state: `m.…`, `v.…`, `ema.…`.
+    pub optimizer: Weights,
+}
+
+/// Why a checkpoint cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file system refuses.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not a safetensors file, or a damaged one.
+    #[error("{} is not a whole safetensors file ({reason}); use another checkpoint of the run", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A safetensors file that is no checkpoint of this program's version.
+    #[error("{}: {field} is {found}, expected {expected}; this is no checkpoint of this version of vdm", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The metadata key or tensor.
+        field: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint, whole or not at all.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; the old file, if any, is then untouched.
+    pub fn save(&self, path: &Path) -> Result<(), CheckpointError> {
+        let s = self.shape;
+        let metadata = HashMap::from([
+            ("format".into(), FORMAT.into()),
+            ("step".into(), self.step.to_string()),
+            ("best_bpd".into(), self.best_bpd.to_string()),
+            ("levels".into(), self.vocabulary.levels().to_string()),
+            ("shape".into(), format!("{},{},{}", s.channels, s.height, s.width)),
+        ]);
+        let names = self.weights.iter().map(|(name, t)| (format!("weights.{name}"), t));
+        let all: Vec<(String, &HostTensor)> =
+            names.chain(self.optimizer.iter().map(|(name, t)| (name.clone(), t))).collect();
+        let bytes: Vec<Vec<u8>> =
+            all.iter().map(|(_, t)| t.data.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+        let error = |e: SafeTensorError| CheckpointError::Io { path: path.into(), source: io::Error::other(e) };
+        let mut views = Vec::with_capacity(all.len());
+        for ((name, t), bytes) in all.into_iter().zip(&bytes) {
+            views.push((name, TensorView::new(Dtype::F32, t.shape.clone(), bytes).map_err(error)?));
+        }
+        let file = safetensors::serialize(views, Some(metadata)).map_err(error)?;
+        write_bytes(path, &file).map_err(|source| CheckpointError::Io { path: path.into(), source })
+    }
+
+    /// Reads a checkpoint; the bytes are not trusted.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+        Self::parse(&bytes, path)
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self, CheckpointError> {
+        let damaged = |e: SafeTensorError| CheckpointError::Damaged { path: path.into(), reason: e.to_string() };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let wrong = |field: &str, found: &str, expected: &str| CheckpointError::Field {
+            path: path.into(),
+            field: field.into(),
+            found: found.into(),
+            expected: expected.into(),
+        };
+        let get = |key: &str| metadata.get(key).map(String::as_str).ok_or(wrong(key, "absent", "present"));
+        match get("format")? {
+            FORMAT => {}
+            other => return Err(wrong("format", other, FORMAT)),
+        }
+        let number = |key: &str| {
+            let text = get(key)?;
+            text.parse::<u64>().map_err(|_| wrong(key, text, "a whole number"))
+        };
+        let step = number("step")?;
+        let levels = number("levels")?;
+        let vocabulary = Vocabulary::new(levels as usize)
+            .filter(|v| v.levels() <= 256)
+            .ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
+        let text = get("best_bpd")?;
+        let best_bpd = text.parse::<f64>().map_err(|_| wrong("best_bpd", text, "a number"))?;
+        let text = get("shape")?;
+        let sides: Vec<usize> = text.split(',').filter_map(|s| s.parse().ok()).collect();
+        let (sides_ok, dims) = (sides.iter().all(|s| (1..=MAX_SIDE).contains(s)), sides.iter().product::<usize>());
+        let &[channels, height, width] = &sides[..] else {
+            return Err(wrong("shape", text, "channels,height,width"));
+        };
+        if !sides_ok || channels > MAX_CHANNELS || dims > MAX_DIMS {
+            return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
+        }
+        let mut weights = Weights::new();
+        let mut optimizer = Weights::new();
+        for (name, view) in SafeTensors::deserialize(bytes).map_err(damaged)?.tensors() {
+            if view.dtype() != Dtype::F32 {
+                return Err(wrong(&name, &format!("{:?}", view.dtype()), "F32"));
+            }
+            let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let tensor = HostTensor { shape: view.shape().to_vec(), data };
+            match name.strip_prefix("weights.") {
+                Some(name) => weights.insert(name.into(), tensor),
+                None => optimizer.insert(name, tensor),
+            };
+        }
+        let shape = ImageShape { channels, height, width };
+        Ok(Self { step, shape, vocabulary, best_bpd, weights, optimizer })
+    }
+
+    /// The averaged weights, by parameter.
+    pub fn ema(&self) -> Weights {
+        let strip = |(name, t): (&String, &HostTensor)| Some((name.strip_prefix("ema.")?.to_string(), t.clone()));
+        self.optimizer.iter().filter_map(strip).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn checkpoint() -> Checkpoint {
+        let tensor = |x: f32| HostTensor { shape: vec![2, 1], data: vec![x, -x] };
+        Checkpoint {
+            step: 12,
+            shape: ImageShape { channels: 1, height: 8, width: 9 },
+            vocabulary: Vocabulary::new(17).unwrap(),
+            best_bpd: f64::INFINITY,
+            weights: Weights::from([("a.b".into(), tensor(1.5))]),
+            optimizer: Weights::from([("ema.a.b".into(), tensor(0.1)), ("m.a.b".into(), tensor(f32::MIN_POSITIVE))]),
+        }
+    }
+
+    fn saved() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/last.safetensors");
+        checkpoint().save(&path).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let (_dir, path) = saved();
+        let loaded = Checkpoint::load(&path).unwrap();
+        assert_eq!(loaded, checkpoint());
+        assert_eq!(loaded.ema()["a.b"].data, [0.1, -0.1]);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Checkpoint::load(Path::new("/nowhere/last.safetensors")).unwrap_err();
+        assert!(matches!(error, CheckpointError::Io { .. }) && error.to_string().contains("/nowhere/last"));
+    }
+
+    #[test]
+    fn a_truncated_file_is_damaged() {
+        let (_dir, path) = saved();
+        let bytes = std::fs::read(&path).unwrap();
+        for n in 0..bytes.len() {
+            let error = Checkpoint::parse(&bytes[..n], &path).unwrap_err();
+            assert!(matches!(error, CheckpointError::Damaged { .. }), "{n} bytes: {error}");
+        }
+    }
+
+    #[test]
+    fn an_impossible_shape_or_vocabulary_is_refused_before_any_memory_is_taken() {
+        let (_dir, path) = saved();
+        let bytes = std::fs::read(&path).unwrap();
+        let text = |from: &str, to: &str| {
+            let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+            [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+        };
+        for shape in ["0,8,9", "9,9,0", "1,8,x", "1,999", "99,8,9"] {
+            let damaged = text("\"1,8,9\"", &format!("\"{shape:5}\"")[..7]);
+            let error = Checkpoint::parse(&damaged, &path).unwrap_err().to_string();
+            assert!(error.contains("shape") || error.contains("not a whole"), "{shape}: {error}");
+        }
+        let error = Checkpoint::parse(&text("\"17\"", "\"01\""), &path).unwrap_err().to_string();
+        assert!(error.contains("levels is 1") && error.contains("2..=256"), "{error}");
+    }
+
+    #[test]
+    fn another_safetensors_file_is_no_checkpoint() {
+        let data = [0u8; 4];
+        let view = TensorView::new(Dtype::F32, vec![1], &data).unwrap();
+        let bytes = safetensors::serialize([("x", view)], None).unwrap();
+        let error = Checkpoint::parse(&bytes, Path::new("x")).unwrap_err().to_string();
+        assert!(error.contains("format is absent"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_damage_never_panics(at in 0usize..900, value: u8) {
+            let (_dir, path) = saved();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            let _ = Checkpoint::parse(&bytes, &path);
+        }
+    }
+}

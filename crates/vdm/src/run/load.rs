@@ -1,0 +1,45 @@
+//! The model of a run.
+
+use super::{Checkpoint, CheckpointError};
+use crate::config::{Config, ConfigError};
+use crate::diffusion::VariationalDiffusion;
+use crate::nn::AnyNetwork;
+use crate::weights::{WeightsError, import};
+use burn::tensor::Device;
+use std::path::PathBuf;
+
+/// The model that a configuration describes.
+pub type Model = VariationalDiffusion<AnyNetwork>;
+
+/// Why a run gives no model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// See [`ConfigError`].
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See [`CheckpointError`].
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A checkpoint and its configuration do not belong together.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What does not fit.
+        source: WeightsError,
+    },
+}
+
+/// The model of a run with its averaged weights, for evaluation and sampling on `device`, and its checkpoint.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load_model(config: &Config, path: PathBuf, device: &Device) -> Result<(Model, Checkpoint), LoadError> {
+    let checkpoint = Checkpoint::load(&path)?;
+    config.validate()?;
+    config.validate_shape(checkpoint.shape)?;
+    let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, device);
+    let model = import(fresh, &checkpoint.ema()).map_err(|source| LoadError::Weights { path, source })?;
+    Ok((model, checkpoint))
+}

@@ -1,0 +1,85 @@
+//! A run: its folder, its checkpoints, and what is written about it while it trains. Every command that works with a
+//! trained model opens it here.
+//!
+//! A *sink* gets the metrics of a training; to add one, write a file in `sinks` with a type that implements [`Sink`], and
+//! name it in `sinks/any.rs`.
+
+mod checkpoint;
+mod load;
+mod record;
+mod report;
+mod sinks;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use load::{LoadError, Model, load_model};
+pub use record::{EvalLine, StepLine};
+pub use report::loss_over_time;
+pub(crate) use report::{write_curve, write_plots};
+pub use sinks::{MetricsLog, Sink, open_sinks};
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folder of a run.
+///
+/// `config.toml`, `metrics.jsonl`, `checkpoints/{last,best}.safetensors`, `samples/step-N.png`, `plots/*.svg`,
+/// `evaluation.json`.
+#[derive(Clone, Debug)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// The run in `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The configuration, written before training.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    /// One JSON object a line.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+
+    /// The latest state of training.
+    pub fn last(&self) -> PathBuf {
+        self.0.join("checkpoints/last.safetensors")
+    }
+
+    /// The state with the best evaluation.
+    pub fn best(&self) -> PathBuf {
+        self.0.join("checkpoints/best.safetensors")
+    }
+
+    /// The grid of samples drawn after `step` steps.
+    pub fn samples(&self, step: u64) -> PathBuf {
+        self.0.join(format!("samples/step-{step:07}.png"))
+    }
+
+    /// A plot.
+    pub fn plot(&self, name: &str) -> PathBuf {
+        self.0.join(format!("plots/{name}.svg"))
+    }
+
+    /// Removes what writes that were killed left behind.
+    pub(crate) fn remove_litter(&self) {
+        for folder in [self.0.clone(), self.0.join("checkpoints"), self.0.join("samples"), self.0.join("plots")] {
+            let files = fs::read_dir(folder).into_iter().flatten().flatten();
+            for path in files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The final evaluation.
+    pub fn evaluation(&self) -> PathBuf {
+        self.0.join("evaluation.json")
+    }
+}

@@ -1,0 +1,15 @@
+//! The sinks of every run. A new sink gets a line in `open_sinks`.
+
+use super::{MetricsLog, Sink};
+use crate::run::RunDir;
+use std::io;
+use std::path::PathBuf;
+
+/// Opens all sinks of a run that stands at step `step`; what a stop without a checkpoint left of later steps is dropped.
+///
+/// # Errors
+/// The file that cannot be opened, and what the file system says.
+pub fn open_sinks(run: &RunDir, step: u64) -> Result<Vec<Box<dyn Sink>>, (PathBuf, io::Error)> {
+    let metrics = MetricsLog::open(&run.metrics(), step).map_err(|e| (run.metrics(), e))?;
+    Ok(vec![Box::new(metrics)])
+}

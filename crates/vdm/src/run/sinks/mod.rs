@@ -1,0 +1,29 @@
+//! Where the metrics of a training go.
+
+mod any;
+mod metrics;
+
+pub use any::open_sinks;
+pub use metrics::MetricsLog;
+
+use super::{EvalLine, StepLine};
+use std::io;
+use std::path::Path;
+
+/// Receives the metrics of a training, in the order of the steps.
+pub trait Sink {
+    /// The file or folder that is written, for messages.
+    fn path(&self) -> &Path;
+
+    /// Takes a line of metrics.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn on_step(&mut self, line: &StepLine) -> io::Result<()>;
+
+    /// Takes an evaluation.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn on_evaluation(&mut self, line: &EvalLine) -> io::Result<()>;
+}

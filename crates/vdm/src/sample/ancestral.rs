@@ -1,0 +1,23 @@
+//! Ancestral sampling (VDM section 3.1, appendix A).
+
+use super::{Denoiser, Sampler};
+use crate::diffusion::Posterior;
+use burn::tensor::Tensor;
+
+/// Draws z_s from p(z_s | z_t) at every step: the distribution that the bound in as many steps is about. Use it where
+/// samples are to be the model's own; it wants some hundreds of steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ancestral;
+
+impl Sampler for Ancestral {
+    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Tensor<4> {
+        let mut z = z_1;
+        for (i, pair) in gammas.windows(2).enumerate() {
+            let (gamma_t, gamma_s) = (pair[0], pair[1]);
+            let eps_hat = denoiser.eps_hat(z.clone(), gamma_t);
+            z = Posterior::new(gamma_t, gamma_s).draw(z, eps_hat, denoiser.noise(i as u32 + 1));
+            denoiser.step_done();
+        }
+        z
+    }
+}

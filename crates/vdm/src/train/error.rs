@@ -1,0 +1,84 @@
+//! Why training stops.
+
+use crate::config::ConfigError;
+use crate::data::DataError;
+use crate::likelihood::EvalError;
+use crate::run::CheckpointError;
+use crate::schedule::{ObjectiveError, ScheduleError};
+use crate::weights::WeightsError;
+use std::io;
+use std::path::PathBuf;
+
+/// Why training stopped without finishing.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// See [`ConfigError`].
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See [`DataError`].
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// See [`CheckpointError`].
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// See [`EvalError`].
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// See [`ObjectiveError`].
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// See [`ScheduleError`].
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// A checkpoint and its configuration do not belong together.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What does not fit.
+        source: WeightsError,
+    },
+    /// A file of the run cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The run's folder holds a run already.
+    #[error("{} already holds a run; continue it with `--resume`, or choose another folder with `--out`", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The run has no step left to do.
+    #[error("{} is finished at step {step}; train longer with --set train.steps=N, N above {step}", path.display())]
+    Finished {
+        /// The folder.
+        path: PathBuf,
+        /// Steps done.
+        step: u64,
+    },
+    /// Training or test images cannot be used together, or at all.
+    #[error("the data set `{name}` cannot be used: {reason}")]
+    Dataset {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The loss or its gradient is infinite or not a number.
+    #[error(
+        "{what} is not finite at step {step}: training diverged. The checkpoint of step {kept} is kept; start a new \
+         run with a lower train.lr or with train.grad_clip=1"
+    )]
+    Diverged {
+        /// The loss term, or the gradient.
+        what: &'static str,
+        /// The step.
+        step: u64,
+        /// Step of the last checkpoint.
+        kept: u64,
+    },
+}

@@ -1,0 +1,249 @@
+//! The gradient of one batch: parts of it side by side, and their sum.
+
+use super::Batch;
+use crate::nn::{Mode, ScoreNetwork};
+use crate::random::PART_SEEDS;
+use crate::schedule::{ObjectiveError, ScheduleObjective, schedule_gradients};
+use crate::weights::{NamedParameters, walk};
+use crate::{LossTerms, VariationalDiffusion, bits_per_dim, parts};
+use burn::module::{Module, ModuleDisplay, Param};
+use burn::tensor::{Gradients, Tensor};
+use std::collections::BTreeMap;
+use vdm_kernels::{rng::Philox, teams};
+
+/// Gradients by parameter name, flattened: the weighted sum over the passes of one step.
+#[derive(Debug, Default)]
+pub struct GradientSum {
+    grads: BTreeMap<String, Tensor<1>>,
+    weight: f64,
+}
+
+impl GradientSum {
+    /// The gradients of one backward pass.
+    pub fn of<M: Module>(module: &M, mut gradients: Gradients) -> Self {
+        let mut sum = Self::default();
+        sum.add(module, &mut gradients, 1.0);
+        sum
+    }
+
+    /// Adds the gradients that a backward pass left for the parameters of `module`, `weight` times.
+    pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients, weight: f64) {
+        let grads = take_gradients(module, gradients).into_iter();
+        let grads = grads.map(|(name, grad)| (name, if weight == 1.0 { grad } else { grad * weight })).collect();
+        self.merge(Self { grads, weight });
+    }
+
+    /// Adds another sum.
+    pub fn merge(&mut self, other: Self) {
+        for (name, grad) in other.grads {
+            let sum = match self.grads.remove(&name) {
+                Some(sum) => sum + grad,
+                None => grad,
+            };
+            self.grads.insert(name, sum);
+        }
+        self.weight += other.weight;
+    }
+
+    /// Euclidean norm of the mean gradient over all parameters.
+    pub fn norm(&self) -> f64 {
+        let square: f64 = self.grads.values().map(|g| vdm_kernels::sum_of_squares(g.clone())).sum();
+        square.sqrt() * self.scale()
+    }
+
+    /// The mean gradient of each parameter, by name, flattened.
+    pub fn mean(&self) -> BTreeMap<String, Vec<f64>> {
+        let mean = |g: &Tensor<1>| g.to_data().iter::<f64>().map(|x| x * self.scale()).collect();
+        self.grads.iter().map(|(name, g)| (name.clone(), mean(g))).collect()
+    }
+
+    /// The sums themselves.
+    pub(super) fn into_gradients(self) -> BTreeMap<String, Tensor<1>> {
+        self.grads
+    }
+
+    /// What makes the sum a mean.
+    pub(super) fn scale(&self) -> f64 {
+        if self.weight > 0.0 { 1.0 / self.weight } else { 1.0 }
+    }
+}
+
+/// The gradients of `module`'s parameters, flattened; taken out of `gradients`.
+fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Vec<(String, Tensor<1>)> {
+    struct Take<'a> {
+        gradients: &'a mut Gradients,
+        out: Vec<(String, Tensor<1>)>,
+    }
+    impl NamedParameters for Take<'_> {
+        fn parameter<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if let Some(g) = param.val().grad_remove(self.gradients) {
+                let n = g.shape().num_elements();
+                self.out.push((name.to_string(), g.reshape([n])));
+            }
+            param
+        }
+    }
+    let mut take = Take { gradients, out: Vec::new() };
+    walk(module.clone(), &mut take);
+    take.out
+}
+
+/// The gradient of the mean over a batch of the bound in bits per dimension, and the terms of each image.
+///
+/// With [`ScheduleObjective::Variance`] the schedule's shape gets the gradient of [`schedule_gradients`] instead.
+///
+/// On the CPU the batch is cut into parts, each with a forward and a backward pass of its own: they need no threads to
+/// wait for each other, and the graphs of only as many parts as there are teams of threads are in memory at a time (the
+/// parts' gradients are until they are added up: eight at most). The gradient is the sum of the parts' in their order;
+/// how the batch is cut does not depend on the threads, so neither does a bit of the gradient.
+///
+/// # Errors
+/// See [`schedule_gradients`] and [`VariationalDiffusion::loss_with_tape`].
+///
+/// # Panics
+/// If the batch is empty.
+pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
+    model: &VariationalDiffusion<N>,
+    batch: Batch,
+    objective: ScheduleObjective,
+) -> Result<(GradientSum, LossTerms), ObjectiveError> {
+    let parts = parts::for_training(&batch.k);
+    let largest = parts.first().map_or(1, |part| part.len());
+    // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
+    let jobs = parts.into_iter().enumerate().map(|(i, images)| {
+        let dropout_seed = Philox::new(batch.dropout_seed, PART_SEEDS).next_u64(i as u32);
+        let part = Batch {
+            k: batch.k.clone().slice([images.clone()]),
+            times: batch.times[images.clone()].to_vec(),
+            noise: batch.noise.slice(images.clone()),
+            conditioning: batch.conditioning.slice(images),
+            dropout_seed,
+        };
+        (model.with_own_leaves(), part)
+    });
+    let done = teams::map(jobs.collect(), |(model, part)| {
+        let weight = part.times.len() as f64 / largest as f64;
+        let (mut gradients, terms) = part_gradients(&model, part, objective)?;
+        let mut sum = GradientSum::default();
+        sum.add(&model, &mut gradients, weight);
+        Ok::<_, ObjectiveError>((sum, terms))
+    });
+    let mut sum = GradientSum::default();
+    let mut terms = Vec::new();
+    for part in done {
+        let (part, of_part) = part?;
+        sum.merge(part);
+        terms.push(of_part);
+    }
+    let cat = |term: fn(&LossTerms) -> &Tensor<1>| Tensor::cat(terms.iter().map(|t| term(t).clone()).collect(), 0);
+    let terms = LossTerms {
+        prior: cat(|t| &t.prior),
+        reconstruction: cat(|t| &t.reconstruction),
+        diffusion: cat(|t| &t.diffusion),
+    };
+    Ok((sum, terms))
+}
+
+/// The gradients of the mean over one part, and its terms.
+fn part_gradients<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    part: Batch,
+    objective: ScheduleObjective,
+) -> Result<(Gradients, LossTerms), ObjectiveError> {
+    let [batch, c, h, w] = part.k.dims();
+    let per_bit = bits_per_dim(1.0, c * h * w);
+    let (k, noise, conditioning) = (Tensor::from_inner(part.k), part.noise.autodiff(), part.conditioning.autodiff());
+    let mode = Mode::Train { dropout_seed: part.dropout_seed };
+    let (terms, tape) = match objective {
+        ScheduleObjective::Bound => (model.loss(k, &part.times, noise, &conditioning, mode), None),
+        ScheduleObjective::Variance => {
+            let (terms, tape) = model.loss_with_tape(k, &part.times, noise, &conditioning, mode)?;
+            (terms, Some(tape))
+        }
+    };
+    let mut gradients = (terms.total().mean() * per_bit).backward();
+    if let Some(tape) = tape {
+        schedule_gradients(&model.schedule, &tape, terms.diffusion.clone(), &mut gradients, per_bit / batch as f64)?;
+    }
+    let LossTerms { prior, reconstruction, diffusion } = terms;
+    let [prior, reconstruction, diffusion] = [prior, reconstruction, diffusion].map(Tensor::inner);
+    Ok((gradients, LossTerms { prior, reconstruction, diffusion }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ImageShape;
+    use crate::Noise;
+    use crate::diffusion::Vocabulary;
+    use crate::diffusion::times::low_discrepancy;
+    use crate::nn::{Conditioning, ScoreUNetConfig};
+    use crate::schedule::{NetworkScheduleConfig, ScheduleConfig};
+    use crate::{DiffusionSettings, weights};
+    use burn::tensor::{Device, TensorData};
+
+    const BATCH: usize = 19;
+    const SHAPE: ImageShape = ImageShape { channels: 1, height: 16, width: 16 };
+
+    fn model(schedule: &ScheduleConfig) -> VariationalDiffusion<crate::nn::ScoreUNet> {
+        let device = Device::flex().autodiff();
+        let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) };
+        let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(256).unwrap(), schedule);
+        let model = VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings);
+        // The zero layers would hide what lies behind them.
+        let mut values = weights::export(&model);
+        for (i, (_, tensor)) in values.iter_mut().enumerate().filter(|(_, (name, _))| name.starts_with("network")) {
+            Philox::new(3, i as u64).normal(0, &mut tensor.data);
+            tensor.data.iter_mut().for_each(|x| *x *= 0.2);
+        }
+        weights::import(model, &values).unwrap()
+    }
+
+    fn batch() -> Batch {
+        let device = Device::flex();
+        let streams: Vec<Philox> = (0..BATCH as u64).map(|i| Philox::new(1, i)).collect();
+        let mut k = vec![0f32; BATCH * SHAPE.dims()];
+        Philox::new(2, 0).uniform(0, &mut k);
+        k.iter_mut().for_each(|k| *k = (*k * 256.0).floor());
+        Batch {
+            k: Tensor::from_data(TensorData::new(k, [BATCH, 1, 16, 16]), &device),
+            times: low_discrepancy(0.3, BATCH),
+            noise: Noise::draw(&streams, SHAPE, &device),
+            conditioning: Conditioning::default(),
+            dropout_seed: 5,
+        }
+    }
+
+    /// Parts of unequal size, against one pass over the whole batch.
+    #[test]
+    fn the_parts_sum_up_to_the_gradient_of_the_batch() {
+        let pinned = NetworkScheduleConfig { features: 4, ..Default::default() };
+        for (schedule, objective) in [
+            (ScheduleConfig::default(), ScheduleObjective::Bound),
+            (ScheduleConfig::PinnedNetwork(pinned), ScheduleObjective::Variance),
+        ] {
+            let model = model(&schedule);
+            let sizes: Vec<usize> = parts::for_training(&batch().k).iter().map(|part| part.len()).collect();
+            assert!(sizes.len() > 2 && sizes.iter().any(|n| *n != sizes[0]), "{sizes:?}");
+            let (sum, terms) = batch_gradients(&model, batch(), objective).unwrap();
+            let (mut gradients, whole) = part_gradients(&model, batch(), objective).unwrap();
+            let mut expected = GradientSum::default();
+            expected.add(&model, &mut gradients, 1.0);
+            let (sum, expected) = (sum.mean(), expected.mean());
+            assert_eq!(sum.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            let largest = |xs: &[f64]| xs.iter().fold(0f64, |m, x| m.max(x.abs()));
+            // These change nothing (the bias of a key, a shift of what is pinned): their gradient is rounding.
+            let idle = |name: &str| name.ends_with("k.bias") || name.ends_with("raw.Network.b1");
+            for (name, expected) in expected.into_iter().filter(|(name, _)| !idle(name)) {
+                // Sums of thousands of products in single precision; those of the schedule's shape nearly cancel.
+                let relative = if name.starts_with("schedule.Pinned.raw") { 5e-3 } else { 2e-5 };
+                let tolerance = relative * largest(&expected);
+                for (got, want) in sum[&name].iter().zip(expected) {
+                    assert!((got - want).abs() <= tolerance, "{name}: {got} not {want}");
+                }
+            }
+            let host = |t: LossTerms| t.total().into_data().iter::<f32>().collect::<Vec<_>>();
+            assert_eq!(host(terms), host(whole), "an image's terms do not depend on the images beside it");
+        }
+    }
+}

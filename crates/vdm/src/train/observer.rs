@@ -1,0 +1,30 @@
+//! What a training tells whoever watches it.
+
+use crate::likelihood::Evaluation;
+use crate::run::{EvalLine, StepLine};
+
+/// Hears what training does, and may stop it.
+pub trait Observer {
+    /// A line of metrics was written.
+    fn on_metrics(&mut self, line: &StepLine, steps: u64);
+    /// An evaluation began or went on: batches done and to do.
+    fn on_progress(&mut self, what: &str, done: usize, total: usize);
+    /// An evaluation ended.
+    fn on_evaluation(&mut self, line: &EvalLine);
+    /// Something was written that a person may look at.
+    fn on_file(&mut self, what: &str, path: &std::path::Path);
+    /// Asked after every step: whether to save and stop.
+    fn should_stop(&mut self) -> bool;
+}
+
+/// How training ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done; the evaluation over the whole test split.
+    Finished(Box<Evaluation>),
+    /// Stopped on request after this step; a checkpoint is saved.
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
+}

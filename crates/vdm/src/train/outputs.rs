@@ -1,0 +1,132 @@
+//! What a training writes besides checkpoints: metrics, evaluations, samples, plots.
+
+use super::{Datasets, Observer, TrainError};
+use crate::config::Config;
+use crate::data::ImageDataset;
+use crate::files::write_bytes;
+use crate::likelihood::{Bound, EvalError, EvalOptions, Evaluation, evaluate};
+use crate::nn::Conditioning;
+use crate::picture::grid::grid_png;
+use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curve, write_plots};
+use crate::sample::{SampleOptions, sample_conditioned};
+use burn::tensor::Device;
+use std::io;
+
+/// Where the results of a training go, and how they are made. The models given are those with averaged weights.
+pub(super) struct Outputs {
+    pub run: RunDir,
+    config: Config,
+    device: Device,
+    sinks: Vec<Box<dyn Sink>>,
+}
+
+impl Outputs {
+    /// Opens the outputs of a run that stands at step `step`, and writes its configuration.
+    pub fn open(config: &Config, run: RunDir, step: u64, device: &Device) -> Result<Self, TrainError> {
+        let path = run.config();
+        write_bytes(&path, config.to_toml().as_bytes()).map_err(|source| TrainError::Io { path, source })?;
+        run.remove_litter();
+        if step < config.train.steps {
+            // An evaluation of an earlier end would pass for one of the new end.
+            let _ = std::fs::remove_file(run.evaluation());
+        }
+        let sinks = open_sinks(&run, step).map_err(|(path, source)| TrainError::Io { path, source })?;
+        Ok(Self { run, config: config.clone(), device: device.clone(), sinks })
+    }
+
+    /// Gives a line to every sink.
+    fn record(&mut self, give: impl Fn(&mut dyn Sink) -> io::Result<()>) -> Result<(), TrainError> {
+        for sink in &mut self.sinks {
+            give(sink.as_mut()).map_err(|source| TrainError::Io { path: sink.path().into(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Records a line of metrics.
+    pub fn step(&mut self, line: &StepLine, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.record(|sink| sink.on_step(line))?;
+        observer.on_metrics(line, self.config.train.steps);
+        Ok(())
+    }
+
+    /// Evaluates the bound on images of the test split and records it.
+    pub fn evaluate(
+        &mut self,
+        model: &Model,
+        step: u64,
+        data: &ImageDataset,
+        repeats: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Evaluation, TrainError> {
+        let options = EvalOptions { repeats, batch_size: self.config.eval.batch_size, seed: self.config.seed };
+        let evaluation = evaluate(model, &Bound, data, &options, &self.device, &mut |done, total| {
+            observer.on_progress("evaluating", done, total);
+        })?;
+        let line = EvalLine::new(step, &evaluation);
+        self.record(|sink| sink.on_evaluation(&line))?;
+        observer.on_evaluation(&line);
+        Ok(evaluation)
+    }
+
+    /// The test images of the evaluations during training: evenly spread over the split.
+    pub fn eval_subset(&self, test: &ImageDataset) -> Result<ImageDataset, TrainError> {
+        let (n, want) = (test.len(), self.config.eval.images);
+        if want == 0 || want >= n {
+            return Ok(test.clone());
+        }
+        let indices: Vec<usize> = (0..want).map(|i| i * n / want).collect();
+        Ok(test.select(&indices)?)
+    }
+
+    /// Writes the final evaluation.
+    pub fn write_evaluation(&self, evaluation: &Evaluation) -> Result<(), TrainError> {
+        let path = self.run.evaluation();
+        let json = serde_json::to_vec_pretty(evaluation).unwrap_or_default();
+        write_bytes(&path, &json).map_err(|source| TrainError::Io { path, source })
+    }
+
+    /// Draws a grid of samples; the classes take turns.
+    pub fn draw_samples(&self, model: &Model, step: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let s = &self.config.sample;
+        let options = SampleOptions {
+            steps: s.steps,
+            clip: s.clip,
+            decoder: s.decoder,
+            guidance: s.guidance,
+            seed: self.config.seed,
+            batch_size: self.config.eval.batch_size,
+        };
+        let classes = self.config.model.network.classes();
+        let in_turn = |numbers| Conditioning::classes_in_turn(numbers, classes);
+        let mut progress = |done, total| observer.on_progress("sampling", done, total);
+        let (sampler, numbers) = (s.sampler.sampler(), 0..s.count as u64);
+        let images = sample_conditioned(model, sampler, numbers, in_turn, &options, &self.device, &mut progress)
+            .map_err(EvalError::from)?;
+        let path = self.run.samples(step);
+        let (shape, levels) = (model.shape(), model.settings().vocabulary.levels());
+        let columns = (s.count as f64).sqrt().ceil() as usize;
+        let scale = (64 / shape.width.max(1)).max(1);
+        grid_png(&images, shape, levels, columns, scale)
+            .map_err(io::Error::other)
+            .and_then(|png| write_bytes(&path, &png))
+            .map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        observer.on_file("samples", &path);
+        Ok(())
+    }
+
+    /// Draws the training curve and the schedule.
+    pub fn plot_curve(&self, model: &Model) -> Result<(), TrainError> {
+        self.plotted(write_curve(&self.run, model))
+    }
+
+    /// Draws all plots.
+    pub fn plot_all(&self, model: &Model, data: &Datasets, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.plotted(write_plots(&self.run, model, &data.test, &self.device))?;
+        observer.on_file("plots", &self.run.path().join("plots"));
+        Ok(())
+    }
+
+    fn plotted(&self, result: io::Result<()>) -> Result<(), TrainError> {
+        result.map_err(|source| TrainError::Io { path: self.run.path().join("plots"), source })
+    }
+}
