@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release -p vdm-fuzz -- [RUNS [SEED]]      10,000,000 runs by default
 //!
-//! Half of the mutants get right checksums again: without, hardly any would reach the parser behind them. Mutants that
+//! Half of the mutants get right checksums again: without this, few would reach the parser behind them. Mutants that
 //! end in a way not seen before (another field, another kind of error) join the corpus, so that later ones start from
 //! them.
 

@@ -1,14 +1,11 @@
 //! The program as a user meets it.
 
-use assert_cmd::Command;
-use std::path::Path;
-use std::time::{Duration, Instant};
+mod common;
 
-fn vdm() -> Command {
-    let mut command = Command::cargo_bin("vdm").unwrap();
-    command.env_remove("RUST_LOG");
-    command
-}
+use common::{Run, vdm};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A training that takes a second.
 const TINY: [&str; 11] = [
@@ -42,13 +39,11 @@ fn json(output: &[u8]) -> serde_json::Value {
 }
 
 fn stdout(command: &mut Command) -> Vec<u8> {
-    command.assert().success().get_output().stdout.clone()
+    command.succeeds()
 }
 
 fn stderr(command: &mut Command) -> String {
-    let output = command.assert().failure().get_output().clone();
-    assert!(output.stdout.is_empty());
-    String::from_utf8(output.stderr).unwrap()
+    command.fails()
 }
 
 #[test]
@@ -74,7 +69,7 @@ fn train_eval_sample_info_and_resume() {
     assert_eq!(s["images"], 3);
     assert_eq!(&std::fs::read(&png).unwrap()[..4], b"\x89PNG");
     let folder = dir.path().join("each");
-    vdm().args(["sample", "--separate", "--count", "3", "-o"]).arg(&folder).arg(&run).assert().success();
+    vdm().args(["sample", "--separate", "--count", "3", "-o"]).arg(&folder).arg(&run).succeeds();
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
 
     let info = json(&stdout(vdm().args(["info", "--json"]).arg(&run)));
@@ -156,7 +151,7 @@ fn errors_name_the_thing_and_the_way_out() {
     let error = stderr(vdm().args(["sample", "x", "--count", "0"]));
     assert!(error.contains("--count"), "{error}");
     let run = dir.path().join("run");
-    train(&run, 1).assert().success();
+    train(&run, 1).succeeds();
     let error = stderr(&mut train(&run, 1));
     assert!(error.contains("already holds a run") && error.contains("--resume"), "{error}");
     let last = run.join("checkpoints/last.safetensors");
@@ -174,7 +169,7 @@ fn signal(child: &std::process::Child, name: &str) {
 
 #[cfg(unix)]
 fn start(run: &Path) -> std::process::Child {
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+    let mut command = vdm();
     command.args(["train", "--plain", "--out"]).arg(run);
     for set in TINY {
         command.args(["--set", set]);
@@ -228,7 +223,7 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
         assert!(info["step"].as_u64().unwrap() >= 1, "{info}");
     }
     let run = dir.path().join("0");
-    let mut resumed = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+    let mut resumed = vdm();
     resumed.args(["train", "--plain", "--resume"]).arg(&run);
     let child = resumed.stderr(std::process::Stdio::null()).spawn().unwrap();
     let before = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count();
@@ -243,7 +238,7 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint() {
 fn a_run_without_checkpoint_starts_from_the_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    train(&run, 2).assert().success();
+    train(&run, 2).succeeds();
     std::fs::remove_dir_all(run.join("checkpoints")).unwrap();
     let error = stderr(vdm().arg("info").arg(&run));
     assert!(error.contains("no checkpoint yet") && error.contains("--resume"), "{error}");

@@ -1,16 +1,13 @@
 //! `vdm compress` and `vdm decompress` as a user meets them.
 
-use assert_cmd::Command;
+mod common;
+
+use common::{Run, vdm};
 use image::{GrayImage, ImageFormat, Luma, RgbImage};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use vdm::data::{IdxImages, ImageDataset, Split, digits, write_idx_images};
-
-fn vdm() -> Command {
-    let mut command = Command::cargo_bin("vdm").unwrap();
-    command.env_remove("RUST_LOG");
-    command
-}
 
 /// Trains a tiny model of the digits for a moment.
 fn train(run: &Path, seed: u32) {
@@ -19,20 +16,18 @@ fn train(run: &Path, seed: u32) {
     for set in ["train.steps=2", "train.batch_size=8", "model.n_layer=1", "eval.repeats=1", "sample.count=1"] {
         command.args(["--set", set]);
     }
-    command.args(["--set", "sample.steps=1", "--set", &format!("seed={seed}")]).assert().success();
+    command.args(["--set", "sample.steps=1", "--set", &format!("seed={seed}")]).succeeds();
 }
 
 fn json(command: &mut Command) -> serde_json::Value {
-    let output = command.arg("--json").assert().success().get_output().stdout.clone();
+    let output = command.arg("--json").succeeds();
     let text = String::from_utf8(output).unwrap();
     assert_eq!(text.lines().count(), 1, "one object and nothing else: {text}");
     serde_json::from_str(&text).unwrap()
 }
 
 fn stderr(command: &mut Command) -> String {
-    let output = command.assert().failure().get_output().clone();
-    assert!(output.stdout.is_empty());
-    String::from_utf8(output.stderr).unwrap()
+    command.fails()
 }
 
 fn compress(run: &Path, images: &[&Path], out: &Path) -> Command {
@@ -101,14 +96,14 @@ fn the_test_split_comes_back_byte_for_byte() {
         assert_eq!(info[key], report[key], "{key}");
     }
     assert_eq!(info["note"], "digits after 2 steps");
-    let text = String::from_utf8(vdm().arg("info").arg(&file).assert().success().get_output().stdout.clone()).unwrap();
+    let text = String::from_utf8(vdm().arg("info").arg(&file).succeeds()).unwrap();
     assert!(text.contains("299 of 1x8x8 with 17 levels") && text.contains("digits after 2 steps"), "{text}");
 
     // The same again is the same file, byte for byte, and what is written is IDX that can be compressed itself.
     let (again, last) = (dir.path().join("again.vdmz"), dir.path().join("last"));
-    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify"]).assert().success();
+    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify"]).succeeds();
     assert!(fs::read(&again).unwrap() == bytes, "another file");
-    let text = decompress(&run, &again, &last).assert().success().get_output().stdout.clone();
+    let text = decompress(&run, &again, &last).succeeds();
     assert!(String::from_utf8(text).unwrap().starts_with("299 images in 1 files"));
     assert_eq!(names(&last), names(&out));
 }
@@ -131,7 +126,7 @@ fn images_come_back_with_their_names_and_pixels() {
     let file = dir.path().join("images.vdmz");
     let report = json(compress(&run, &[&images, &single], &file).args(["--restart-every", "2", "--choose-steps"]));
     assert_eq!((&report["images"], &report["files"], &report["segments"]), (&5.into(), &5.into(), &3.into()));
-    decompress(&run, &file, &out).assert().success();
+    decompress(&run, &file, &out).succeeds();
     let expected = [&expected[..], &["z.png"]].concat();
     assert_eq!(names(&out), expected);
     for (name, seed) in expected.iter().zip(0..) {
@@ -175,7 +170,7 @@ fn nothing_is_written_but_the_right_images() {
     let (run, other, file) = (dir.path().join("run"), dir.path().join("other"), dir.path().join("some.vdmz"));
     train(&run, 0);
     train(&other, 1);
-    compress(&run, &[], &file).args(["--count", "3"]).assert().success();
+    compress(&run, &[], &file).args(["--count", "3"]).succeeds();
     let out = dir.path().join("out");
     let error = stderr(&mut decompress(&other, &file, &out));
     assert!(error.contains("another model") && error.contains("digits after 2 steps"), "{error}");
@@ -207,7 +202,7 @@ fn nothing_is_written_but_the_right_images() {
     let error = stderr(&mut decompress(&run, &file, &out));
     assert!(error.contains("not empty") && error.contains("--force"), "{error}");
     assert_eq!(names(&out), ["mine"]);
-    decompress(&run, &file, &out).arg("--force").assert().success();
+    decompress(&run, &file, &out).arg("--force").succeeds();
     assert_eq!(names(&out), ["digits-test-images-idx3-ubyte", "mine"]);
 }
 
@@ -250,7 +245,7 @@ fn images_that_do_not_fit_are_named() {
     let error = stderr(&mut compress(&run, &[], &file));
     assert!(error.contains("--force"), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"mine");
-    compress(&run, &[], &file).args(["--count", "1", "--force"]).assert().success();
+    compress(&run, &[], &file).args(["--count", "1", "--force"]).succeeds();
     assert_eq!(&fs::read(&file).unwrap()[..4], b"VDMZ");
     let many = ["compress", "--choose-steps", "--timesteps", "2000", "-o"];
     let error = stderr(vdm().args(many).arg(path("y.vdmz")).arg(&run));
@@ -265,7 +260,7 @@ fn a_kill_leaves_no_file() {
     let (run, out) = (dir.path().join("run"), dir.path().join("out"));
     train(&run, 0);
     for delay in [0, 100, 400, 1000] {
-        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("vdm"));
+        let mut command = vdm();
         command.args(["compress", "--timesteps", "50000", "-o"]).arg(out.join("test.vdmz")).arg(&run);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();

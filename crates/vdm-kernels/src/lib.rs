@@ -12,12 +12,14 @@
 
 pub mod cpu;
 mod extension;
+mod moments;
 pub mod reference;
 pub mod rng;
 pub mod teams;
 
 pub use cpu::adamw::Update;
 pub use extension::NormArgs;
+pub use moments::Moments;
 
 use burn::backend::{Dispatch, DispatchDevice, Flex};
 use burn::tensor::{DType, Device, Tensor};
@@ -112,7 +114,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     Tensor::from_dispatch(y)
 }
 
-/// The decoder's negative log-likelihood in nats an image, and its derivative with respect to `r`; neither is
+/// The decoder's negative log-likelihood in nats per image, and its derivative with respect to `r`; neither is
 /// differentiable itself.
 ///
 /// `r = (2 / levels) e^(-gamma_0 / 2)` is the distance of two levels in units of z_0's noise; see [`cpu::decoder`].
@@ -131,17 +133,6 @@ pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tens
     let [eps, k] = [eps, k].map(|t| flex(t).to_contiguous());
     cpu::decoder::nll(eps.storage(), k.storage(), levels, r as f32, &mut nll, &mut d_nll);
     (Tensor::from_data(nll.as_slice(), &device), Tensor::from_data(d_nll.as_slice(), &device))
-}
-
-/// What AdamW and the moving average remember of one parameter, flattened: `[n]` each, without autodiff.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    /// First moment of the gradient.
-    pub m: Tensor<1>,
-    /// Second moment of the gradient.
-    pub v: Tensor<1>,
-    /// Exponential moving average of the parameter.
-    pub ema: Tensor<1>,
 }
 
 /// One AdamW step and the moving average, in one pass and in place where no other handle holds the memory.

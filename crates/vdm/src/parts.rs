@@ -4,11 +4,11 @@ use burn::tensor::Tensor;
 use std::ops::Range;
 
 /// Pixels that a part for training has at least, where the batch has so many: what is done once a part (a weight's
-/// transformation, an operator's call) must be little beside what is done for every pixel.
+/// transformation, an operator's call) must be little compared with what is done for every pixel.
 const LEAST_PIXELS: usize = 1024;
 /// Images of a part at most in a pass without gradients, so that a part's tensors stay in the cache...
 const FEW_IMAGES: usize = 4;
-/// ... but for small images: then of so many pixels at most.
+/// ... or, for small images, as many as have this many pixels.
 const FEW_PIXELS: usize = 2048;
 /// Parts that a training batch is cut into at most: each makes a gradient of its own.
 const MAX_TRAINING_PARTS: usize = 8;

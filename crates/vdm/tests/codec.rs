@@ -18,7 +18,7 @@ use vdm_kernels::rng::Philox;
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
 const LEVELS: usize = 17;
 
-/// An untrained model whose parameters are all at work; always the same for a seed.
+/// An untrained model with no parameter at zero; always the same for a seed.
 fn model(seed: u64) -> VariationalDiffusion<ScoreUNet> {
     let device = Device::flex();
     let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 });

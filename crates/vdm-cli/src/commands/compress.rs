@@ -91,7 +91,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     } else {
         Steps::Uniform(steps)
     };
-    // A word such as `digits`; the folder of the data is nobody else's business.
+    // A word such as `digits`; the folder of the data is private.
     let source = serde_json::to_value(&opened.config.data)?;
     let options = CodecOptions {
         steps,

@@ -50,10 +50,10 @@ pub struct Args {
     /// Images at a time. Changes nothing but speed and memory. Default: the run's eval.batch_size.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
-    /// PNG file for a grid of all images, or with --separate a folder for one file an image. Default: in the run.
+    /// PNG file for a grid of all images, or with --separate a folder for one file per image. Default: in the run.
     #[arg(short, long, value_name = "PATH")]
     pub out: Option<PathBuf>,
-    /// One PNG file an image, pixel for pixel, instead of a grid.
+    /// One PNG file per image, pixel for pixel, instead of a grid.
     #[arg(long)]
     pub separate: bool,
 }

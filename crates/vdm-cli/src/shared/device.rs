@@ -9,7 +9,7 @@ pub struct DeviceArgs {
     /// Device to compute on.
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     pub device: DeviceKind,
-    /// Threads on the CPU; 0 for one a core. Changes nothing but speed.
+    /// Threads on the CPU; 0 for one per core. Changes nothing but speed.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
 }

@@ -87,7 +87,7 @@ fn read_file(
     bytes: &mut Vec<u8>,
 ) -> Result<FileEntry> {
     let unreadable = || format!("cannot read {}", path.display());
-    // Opening a pipe could wait for ever.
+    // Opening a pipe could wait forever.
     if !fs::metadata(path).with_context(unreadable)?.is_file() {
         bail!("{} is not a regular file", path.display());
     }

@@ -96,7 +96,7 @@ impl Opened {
     pub fn require_no_class(&self) -> Result<()> {
         if self.config.model.network.classes() > 0 && self.config.train.label_dropout == 0.0 {
             bail!(
-                "the run was trained with train.label_dropout = 0, so its network knows nothing of images without a class"
+                "the run was trained with train.label_dropout = 0, so its network has never seen an image without a class"
             );
         }
         Ok(())

@@ -2,13 +2,14 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
+use tracing_subscriber::filter::LevelFilter;
 use vdm::Progress;
 
-/// Log lines of the library go to stderr; `RUST_LOG` chooses them, warnings by default.
+/// Log lines of the library go to stderr; `RUST_LOG` chooses the least level: error, warn, info, debug, trace or off. Warnings
+/// by default.
 pub fn init_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// A bar with the time left on stderr, drawn only where that is a terminal; gone when dropped.
@@ -17,7 +18,7 @@ pub struct Bar(ProgressBar);
 impl Bar {
     /// A bar for work that is called `what`.
     pub fn new(what: &str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed} gone, {eta} left")
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed} elapsed, {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(0).with_style(style).with_message(what.to_string());
         bar.enable_steady_tick(Duration::from_millis(500));

@@ -1,8 +1,9 @@
 //! Softmax attention over channels-first maps, in blocks of queries, so that no N x M matrix is kept for the backward
 //! pass: it is computed again there.
 
+use super::layout::Layout;
 use super::math::{exp, sum_by, vectorized};
-use super::matmul::{Layout, matmul};
+use super::matmul::matmul;
 use rayon::prelude::*;
 
 /// Queries that are handled at a time.

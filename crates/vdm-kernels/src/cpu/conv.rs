@@ -3,8 +3,9 @@
 //! Images are independent and run in parallel. In the backward pass a fixed number of groups of images each collect a
 //! partial weight gradient, and the partial sums are added in order.
 
+use super::layout::Layout;
 use super::math;
-use super::matmul::{Layout, matmul, transpose};
+use super::matmul::{matmul, transpose};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
 

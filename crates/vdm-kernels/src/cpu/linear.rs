@@ -2,8 +2,9 @@
 //!
 //! The rows are the conditioning vectors of a batch: a few hundredths of a step's work, so one thread does them.
 
+use super::layout::Layout;
 use super::math::{sum_by, vectorized};
-use super::matmul::{Layout, is_by_rows, matmul, transpose};
+use super::matmul::{is_by_rows, matmul, transpose};
 
 /// `x [n, i]`, `w [i, o]`, `b [o]` -> `y [n, o]`.
 pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {

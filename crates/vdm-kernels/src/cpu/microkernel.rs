@@ -9,7 +9,7 @@
 //! number of rows and columns.
 
 use super::lanes::LANES;
-use super::matmul::Layout;
+use super::layout::Layout;
 use std::arch::x86_64::*;
 
 /// Rows of a register tile; with two vectors a row it takes 12 of the 16 registers.

@@ -13,6 +13,7 @@ pub mod conv;
 pub mod decoder;
 pub mod group_norm;
 pub mod lanes;
+pub mod layout;
 pub mod linear;
 pub mod math;
 pub mod matmul;

@@ -12,8 +12,9 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::lanes::{LANES, Lane, gather, scatter};
+use super::layout::Layout;
 use super::math::vectorized;
-use super::matmul::{Layout, matmul};
+use super::matmul::matmul;
 use std::cell::Cell;
 use std::ops::Range;
 

@@ -36,12 +36,11 @@ pub struct SegmentStats {
     pub per_image_bits: Vec<f64>,
 }
 
-/// Codes images, `bytes` holding one after another, channels first. `progress` hears of images and steps done: as many
-/// as there are images, at every step.
+/// Codes images, `bytes` holding one after another, channels first. `progress` is told after every step how many images it was for.
 ///
 /// # Errors
 /// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together,
-/// [`CodecError::NotFinite`] if the network gives no number.
+/// [`CodecError::NotFinite`] if the network gives a NaN or an infinity.
 pub fn encode_segment<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     plan: &Plan,
@@ -391,7 +390,7 @@ mod tests {
 
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
 
-    /// An untrained model whose parameters are all at work; always the same for a seed.
+    /// An untrained model with no parameter at zero; always the same for a seed.
     fn model(seed: u64) -> VariationalDiffusion<ScoreUNet> {
         let device = Device::flex();
         let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 });

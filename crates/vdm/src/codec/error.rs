@@ -6,7 +6,7 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The model gives an infinity or no number, with which nothing can be coded.
+    /// The model gives a NaN or an infinity, with which nothing can be coded.
     #[error(
         "{what} of step {step} is not finite: the weights are damaged, or training diverged; choose another checkpoint \
          with --checkpoint"

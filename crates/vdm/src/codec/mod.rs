@@ -39,7 +39,7 @@
 //!
 //! # Who can decode whose files
 //! Coding works only if both sides compute every probability to the last bit. Everything but the network is integer
-//! arithmetic, and IEEE double precision with its own exponential function, the same everywhere (but for the points
+//! arithmetic, and IEEE double precision with its own exponential function, the same everywhere (except the points
 //! of the schedule, which may come from the system's); the network's sums
 //! depend on neither the number of threads nor the images that go through it together. They do depend on the version of
 //! this program, on the instruction set (AVX2 or not), and possibly on the sizes of the caches by which the matrix
@@ -123,24 +123,24 @@ pub struct CompressReport {
     pub net_bits: f64,
     /// Bits that the streams started with.
     pub initial_bits: f64,
-    /// `net_bits` a dimension.
+    /// `net_bits` per dimension.
     pub net_bpd: f64,
     /// Standard error of `net_bpd`: over images, for the distribution that they come from.
     pub net_bpd_stderr: Option<f64>,
-    /// `net_bits` and `initial_bits` a dimension.
+    /// `net_bits` and `initial_bits` per dimension.
     pub stream_bpd: f64,
-    /// `file_bits` a dimension.
+    /// `file_bits` per dimension.
     pub file_bpd: f64,
-    /// What the coder itself loses, a dimension: `net_bits` less the information of all symbols.
+    /// What the coder itself loses per dimension: `net_bits` less the information of all symbols.
     pub coder_loss_bpd: f64,
-    /// Net bits a dimension, image by image.
+    /// Net bits per dimension, image by image.
     #[serde(skip)]
     pub per_image_bpd: Vec<f64>,
 }
 
 /// Codes `images`, which come back as `files`.
 ///
-/// `progress` hears the network evaluations of single images done and to do.
+/// `progress` is told the network evaluations of single images done and to do.
 ///
 /// # Errors
 /// See [`CodecError`]; [`CodecError::Images`] if the files do not hold these images.

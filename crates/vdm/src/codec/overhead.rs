@@ -36,10 +36,10 @@ pub struct Overhead {
 }
 
 /// Measures what the plan's bins cost the images `bytes`, one after another, channels first. Takes two network
-/// evaluations an image and step; `progress` hears of those done and to do.
+/// evaluations per image and step; `progress` is told how many are done and to do.
 ///
 /// # Errors
-/// As of [`encode_segment`](super::encode_segment); [`CodecError::Plan`] if the plan's bins are hardly coarser than those
+/// As of [`encode_segment`](super::encode_segment); [`CodecError::Plan`] if the plan's bins are not much coarser than those
 /// that stand for real numbers.
 pub fn overhead<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,

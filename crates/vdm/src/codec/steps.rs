@@ -86,7 +86,7 @@ pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>
 }
 
 /// The `steps` steps that cost least on `images`, among `points` that are evenly spaced in time: see
-/// [`cheapest_gammas`]. Takes `points` network evaluations an image.
+/// [`cheapest_gammas`]. Takes `points` network evaluations per image.
 ///
 /// # Errors
 /// [`CodecError::Plan`] if there are not more points than steps; [`CodecError::NotFinite`].

@@ -57,7 +57,7 @@ impl ImageDataset {
     /// [`DataError::Levels`] for a shape or vocabulary that cannot be;
     /// [`DataError::ByteCount`] where the bytes are not whole images;
     /// [`DataError::LevelOutOfRange`] for a byte of `levels` or more;
-    /// [`DataError::PerImageCount`] where there is not one label an image.
+    /// [`DataError::PerImageCount`] where the number of labels is not the number of images.
     pub fn new(
         name: impl Into<String>,
         shape: ImageShape,
@@ -93,7 +93,7 @@ impl ImageDataset {
     ///
     /// # Errors
     ///
-    /// [`DataError::PerImageCount`] where there is not one name an image.
+    /// [`DataError::PerImageCount`] where the number of names is not the number of images.
     pub fn with_names(mut self, names: Vec<String>) -> Result<Self> {
         check_per_image(&self.name, "names", self.len(), names.len())?;
         self.names = Some(names);
@@ -151,7 +151,7 @@ impl ImageDataset {
         self.labels.as_ref()?.get(index).copied()
     }
 
-    /// The labels, one an image, if there are any.
+    /// The label of each image, if there are labels.
     pub fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()
     }
@@ -162,7 +162,7 @@ impl ImageDataset {
         largest.map_or(0, |&label| (label as usize).saturating_add(1))
     }
 
-    /// The names, one an image, if there are any.
+    /// The name of each image, if there are names.
     pub fn names(&self) -> Option<&[String]> {
         self.names.as_deref()
     }

@@ -150,7 +150,7 @@ pub fn evaluate<N: ScoreNetwork>(
 }
 
 /// Evaluates every image of `data`, `options.repeats` times, with what `conditioning` says about the images of these
-/// indices. Nothing depends on the batch size. `progress` hears the batches done and to do.
+/// indices. Nothing depends on the batch size. `progress` is told the batches done and to do.
 ///
 /// # Errors
 /// [`EvalError`] if there is no image or no pass, the conditioning does not fit, or an estimate is not finite.

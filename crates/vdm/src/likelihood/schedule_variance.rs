@@ -26,7 +26,7 @@ pub struct StudyOptions {
     /// Evaluations of every image with independent times, and as many with low-discrepancy ones; at least 2.
     pub draws: usize,
     /// Images of a batch as training has them: the unit of the low-discrepancy times, and of the batch variances. At
-    /// most `images`; images that fill no batch count for everything else.
+    /// most `images`; images left over from whole batches count for everything else.
     pub batch: usize,
     /// Images that go through the network at a time; has no influence on the result.
     pub batch_size: usize,
@@ -124,7 +124,7 @@ pub fn standard_schedules<N>(model: &VariationalDiffusion<N>) -> Vec<(String, No
 /// An image is evaluated 2 K times for K draws, K of them with independent times and K with times that are spread
 /// evenly over its batch, which is always of the same images. All evaluations have their own noise and their own times,
 /// functions of the seed, the evaluation and the image or its batch; each single time is uniform, so that all 2 K
-/// evaluations give the variance of an image. `progress` hears the network batches done and to do.
+/// evaluations give the variance of an image. `progress` is told the network batches done and to do.
 ///
 /// The means can be compared only if the schedules have the same endpoints; see [`standard_schedules`].
 ///
@@ -250,7 +250,7 @@ mod tests {
 
     const OPTIONS: StudyOptions = StudyOptions { images: 10, draws: 3, batch: 4, batch_size: 10, seed: 5 };
 
-    /// An untrained network whose parameters are all at work, always the same.
+    /// An untrained network with no parameter at zero, always the same.
     fn model() -> VariationalDiffusion<ScoreUNet> {
         let device = Device::flex();
         let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -6.0, gamma_1: 5.0 });

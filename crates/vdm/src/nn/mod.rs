@@ -23,7 +23,7 @@ use crate::shape::ImageShape;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-/// Whether dropout is at work.
+/// Whether dropout is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// No dropout: evaluation and sampling.

@@ -154,7 +154,7 @@ pub(super) fn drawable(value: f64) -> bool {
     value.abs() < 1e100
 }
 
-/// The values but for the lowest and the highest hundredth, where there are many; sorted.
+/// The values without the lowest and the highest hundredth, where there are many; sorted.
 pub(super) fn trimmed(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.filter(|&v| drawable(v)).collect();
     values.sort_by(f64::total_cmp);

@@ -44,7 +44,7 @@ pub struct LossBin {
 /// The loss and its terms over the steps of training, and the evaluations `(step, bits per dimension, standard error)`.
 ///
 /// The range of losses leaves out the extreme hundredth of each line, so that the first steps do not squash the rest;
-/// lines leave the frame there. Numbers that are none leave gaps.
+/// lines leave the frame there. NaN and infinite values leave gaps.
 ///
 /// # Errors
 /// [`PlotError`], which no input is known to cause.

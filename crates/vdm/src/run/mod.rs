@@ -43,7 +43,7 @@ impl RunDir {
         self.0.join("config.toml")
     }
 
-    /// One JSON object a line.
+    /// One JSON object per line.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.jsonl")
     }

@@ -88,7 +88,7 @@ impl Default for SampleOptions {
 /// Draws the images of these `numbers`, without a class or any other conditioning; their bytes, channels first, image
 /// after image. Levels above 255, which no image of bytes has, are cut to it.
 ///
-/// `progress` hears the steps done and to do, over all batches.
+/// `progress` is told the steps done and to do, over all batches.
 pub fn sample<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     sampler: &dyn Sampler,
@@ -201,7 +201,7 @@ mod tests {
 
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
 
-    /// A network with classes, always the same, whose parameters are all at work.
+    /// A network with classes, always the same, with no parameter at zero.
     fn model(classes: usize) -> VariationalDiffusion<ScoreUNet> {
         let device = Device::flex();
         let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -6.0, gamma_1: 5.0 });

@@ -198,7 +198,7 @@ mod tests {
             for t in [0.1, 0.37, 0.9] {
                 let h = 1e-5;
                 let numeric = (s.gamma(t + h) - s.gamma(t - h)) / (2.0 * h);
-                // Exact up to h^2, but for the bends of a monotonic network's units: one of elu within h of t is off by
+                // Exact up to h^2, except at the bends of a monotonic network's units: one of elu within h of t is off by
                 // h. The slopes of relu and selu jump there, so these are compared as integrals.
                 let tolerance = match &schedule {
                     NoiseSchedule::Pinned(PinnedSchedule { raw: RawMonotone::Monotonic(r), .. }) => {

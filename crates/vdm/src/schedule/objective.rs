@@ -124,7 +124,7 @@ impl ScheduleTape {
 /// - `diffusion`: `[batch]`, the value counts, not the graph
 ///
 /// # Errors
-/// See [`ObjectiveError`]; `gradients` is then as it was, but for [`ObjectiveError::NoGradient`].
+/// See [`ObjectiveError`]; `gradients` is then unchanged, except after [`ObjectiveError::NoGradient`].
 pub fn schedule_gradients(
     schedule: &NoiseSchedule,
     tape: &ScheduleTape,

@@ -50,7 +50,7 @@ impl RawMonotone {
 /// # Invariants
 /// gamma_1 must stay above gamma_0. They are stored as they are, not as a start and a span that is made positive: the
 /// reconstruction pulls gamma_0 down and the prior gamma_1 up, and [`validate`](Schedule::validate) says when a step has
-/// been so large that they crossed all the same. r(1) - r(0) is positive by the construction of r, unless all weights
+/// been so large that they crossed. r(1) - r(0) is positive by the construction of r, unless all weights
 /// of a [`NetworkSchedule`] are zero.
 #[derive(Module, Debug)]
 pub struct PinnedSchedule {

@@ -3,7 +3,7 @@
 use crate::likelihood::Evaluation;
 use crate::run::{EvalLine, StepLine};
 
-/// Hears what training does, and may stop it.
+/// Is told what a training does, and may stop it.
 pub trait Observer {
     /// A line of metrics was written.
     fn on_metrics(&mut self, line: &StepLine, steps: u64);

@@ -38,7 +38,7 @@ pub(crate) fn walk<M: Module>(module: M, visitor: &mut impl NamedParameters) -> 
     module.map(&mut Walk { path: Vec::new(), visitor })
 }
 
-/// Makes a module with the device's random numbers from `seed` on; nobody else who uses this function draws meanwhile.
+/// Makes a module with the device's random numbers from `seed` on. Other callers of this function wait meanwhile.
 ///
 /// Burn's CPU backend has one generator for the whole process: without this, a model that another thread makes at the
 /// same time would take numbers from the middle of this one's.

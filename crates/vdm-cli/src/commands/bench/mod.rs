@@ -69,7 +69,7 @@ pub enum Preset {
 /// Blocks on the way down, as in the twin.
 const LAYERS: usize = 4;
 
-/// The preset's sizes, as in the twin, but for what the command line says.
+/// The preset's sizes, as in the twin, except where the command line gives others.
 fn sizes(args: &Args) -> Result<Sizes> {
     let (channels, side, n_embd, batch) = match args.preset {
         Preset::Rgb32 => (3, 32, 64, 16),

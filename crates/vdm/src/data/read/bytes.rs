@@ -1,4 +1,4 @@
-//! Reading bytes that nobody vouches for.
+//! Reading untrusted bytes.
 //!
 //! A header may lie about how much data follows. These functions therefore
 //! never allocate what a header claims: they read through `take`, so memory
@@ -59,7 +59,7 @@ impl Input {
 }
 
 /// Open a regular file and tell its length. Anything else is refused, because
-/// opening a pipe could wait for ever.
+/// opening a pipe could wait forever.
 pub(in crate::data) fn open_file(path: &Path) -> Result<(File, u64)> {
     let metadata = fs::metadata(path).map_err(|reason| io_error(path, "open", reason))?;
     if !metadata.is_file() {

@@ -1,4 +1,4 @@
-//! Reading bytes that nobody vouches for: what the readers of several sources share.
+//! Reading untrusted bytes: what the readers of several sources share.
 
 pub(super) mod bytes;
 pub(super) mod image_file;

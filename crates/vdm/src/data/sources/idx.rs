@@ -137,7 +137,7 @@ pub fn read_idx_labels(path: impl AsRef<Path>) -> Result<Vec<u8>> {
 /// # Errors
 ///
 /// [`DataError::MissingFile`] without images, [`DataError::CountMismatch`]
-/// where there is not one label an image, and what [`read_idx_images`] gives.
+/// where the number of labels is not the number of images, and what [`read_idx_images`] gives.
 pub fn load_idx_split(dir: impl AsRef<Path>, split: Split) -> Result<ImageDataset> {
     let dir = dir.as_ref();
     let names = candidates(split, "images", "idx3");

@@ -387,7 +387,7 @@ mod tests {
     use burn::tensor::TensorData;
     use vdm_kernels::rng::Philox;
 
-    /// Two levels, as small as they can be; every parameter at work from the start.
+    /// Two levels, as small as they can be; no parameter at zero.
     fn small() -> UNetConfig {
         UNetConfig {
             attn_dim: 8,
