@@ -5,6 +5,7 @@ mod commands;
 mod shared;
 
 use clap::Parser;
+use shared::{output, watch};
 use std::process::ExitCode;
 
 /// Tensors come and go by the million bytes. The system's allocator gives such blocks back to the kernel, which then must
@@ -17,8 +18,10 @@ fn main() -> ExitCode {
     shared::progress::init_logging();
     match cli.command.execute(cli.json) {
         Ok(code) => code,
+        // Whoever reads has seen enough: no error, and nobody to tell.
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vdm: {error:#}");
+            watch::say(&format!("vdm: {}", output::told(&error)));
             ExitCode::FAILURE
         }
     }

@@ -39,9 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = vdm::weights::import(model.valid(), &optimizer.ema_weights(&model))?;
     let options = EvalOptions { repeats: 4, batch_size: 64, seed: 0 };
     let found = evaluate(&model, &Bound, &test, &options, &device, &mut |_, _| {})?;
-    println!("test bound: {:.3} ± {:.3} bits per dimension", found.bpd, found.bpd_stderr);
+    println!("test bound: {:.3} ± {:.3} bits per dimension", found.bpd, found.bpd_stderr.unwrap_or(0.0));
     let options = SampleOptions { steps: 100, ..Default::default() };
-    for image in sample(&model, &Ancestral, 0..4, &options, &device, &mut |_, _| {}).chunks(64) {
+    for image in sample(&model, &Ancestral, 0..4, &options, &device, &mut |_, _| {})?.chunks(64) {
         println!();
         for row in image.chunks(8) {
             println!("{}", row.iter().map(|&k| [" ", ".", ":", "o", "#"][usize::from(k) / 4]).collect::<String>());

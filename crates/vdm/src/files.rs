@@ -2,14 +2,21 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Most symbolic links that lead from one to another.
+const MOST_LINKS: usize = 40;
 
 /// Writes a file whole or not at all: to a temporary name beside it, synced, then renamed over it.
 ///
+/// A symbolic link stays one: the file that it leads to is written.
+///
 /// # Errors
-/// Whatever the file system says; then `path` is as it was.
+/// Whatever the file system says, and [`io::ErrorKind::InvalidInput`] if `path` is something other than a regular file,
+/// such as a device; then `path` is as it was.
 pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let path = &target(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     if path.file_name().is_none() {
@@ -33,6 +40,29 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// The file that a write to `path` is about: at the end of all symbolic links, a regular file or none yet.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if something else is there, or links lead in a circle.
+pub fn target(path: &Path) -> io::Result<PathBuf> {
+    let refuse = |reason: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, reason.to_string()));
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                let to = fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(to);
+            }
+            Ok(found) if found.is_dir() => return refuse("it is a folder; name a file"),
+            Ok(found) if !found.is_file() => {
+                return refuse("it is a device, a pipe or a socket, which is not replaced; name a file");
+            }
+            _ => return Ok(path),
+        }
+    }
+    refuse("its symbolic links lead in a circle")
 }
 
 /// [`write_atomic`] of bytes.
@@ -59,5 +89,32 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// rmlint#763 and case 7: a device or a link was replaced by a regular file.
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_links_and_only_regular_files_are_replaced() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "old").unwrap();
+        symlink("file", at("link")).unwrap();
+        symlink("deeper/new", at("dangling")).unwrap();
+        for (link, file) in [("link", "file"), ("dangling", "deeper/new")] {
+            write_bytes(&at(link), b"new").unwrap();
+            assert!(at(link).is_symlink(), "{link}");
+            assert_eq!(fs::read(at(file)).unwrap(), b"new");
+        }
+        symlink("/dev/null", at("null")).unwrap();
+        symlink("round", at("round")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for (path, says) in
+            [(at("null"), "device"), ("/dev/null".into(), "device"), (at("round"), "circle"), (at("folder"), "folder")]
+        {
+            let error = write_bytes(&path, b"new").unwrap_err();
+            assert!(error.to_string().contains(says), "{path:?}: {error}");
+        }
+        assert!(at("null").is_symlink() && at("folder").is_dir());
     }
 }

@@ -35,7 +35,8 @@ fn config(steps: u64, more: &[&str]) -> Config {
 
 fn few_digits(config: &Config) -> Datasets {
     let all = Datasets::load(config).unwrap();
-    Datasets { train: all.train.subset(0..50).unwrap(), test: all.test.subset(0..20).unwrap() }
+    let few = |images: &vdm::data::ImageDataset, n| images.subset(0..n).unwrap();
+    Datasets { train: few(&all.train, 50), valid: few(&all.valid, 12), test: few(&all.test, 20) }
 }
 
 /// Stops after a number of steps.
@@ -76,19 +77,135 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
     let mut first = Trainer::new(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
     assert_eq!(first.train(&mut StopAfter(5)).unwrap(), Outcome::Stopped { step: 5 });
     drop(first);
-    let mut second = Trainer::resume(config.clone(), parts.clone(), few_digits(&config), &device).unwrap();
+    let mut second = Trainer::resume(config.clone(), parts.clone(), few_digits(&config), false, &device).unwrap();
     assert_eq!(second.step(), 5);
     second.train(&mut never()).unwrap();
+    drop(second);
 
-    // Weights, optimiser, average, step: all of it.
-    assert_eq!(last(&whole), last(&parts));
-    assert_eq!(std::fs::read(whole.evaluation()).unwrap(), std::fs::read(parts.evaluation()).unwrap());
-    let steps = |run: &RunDir| -> Vec<u64> {
-        let text = std::fs::read_to_string(run.metrics()).unwrap();
-        let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
-        text.lines().map(of).collect()
-    };
-    assert_eq!(steps(&whole), steps(&parts));
+    assert_eq!(files(&whole), files(&parts));
+}
+
+/// Every file of a run with its bytes; times are taken out of the metrics.
+fn files(run: &RunDir) -> std::collections::BTreeMap<String, Vec<u8>> {
+    fn list(folder: &Path, prefix: &str, out: &mut std::collections::BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                list(&path, &format!("{name}/"), out);
+            } else {
+                out.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+    }
+    let mut out = std::collections::BTreeMap::new();
+    list(run.path(), "", &mut out);
+    let text = String::from_utf8(out["metrics.jsonl"].clone()).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("images_per_second");
+        format!("{line}\n")
+    });
+    out.insert("metrics.jsonl".into(), lines.collect::<String>().into_bytes());
+    out
+}
+
+/// A stop after any step, evaluations and samples due at it or not, leaves what an undisturbed run leaves: they were
+/// skipped for good, the window of averages was lost, `best` was forgotten (keras#17012 and case 6).
+#[test]
+fn a_stop_after_any_step_changes_no_byte_of_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let more = ["train.eval_every=2", "train.sample_every=3", "train.checkpoint_every=2", "train.log_every=4"];
+    let config = config(6, &more);
+    let data = few_digits(&config);
+    let whole = RunDir::new(dir.path().join("whole"));
+    Trainer::new(config.clone(), whole.clone(), data.clone(), &device).unwrap().train(&mut never()).unwrap();
+    let want = files(&whole);
+    assert!(want.contains_key("samples/step-0000003.png") && want.contains_key("checkpoints/best.safetensors"));
+    for stop in 1..6 {
+        let parts = RunDir::new(dir.path().join(stop.to_string()));
+        let mut first = Trainer::new(config.clone(), parts.clone(), data.clone(), &device).unwrap();
+        assert_eq!(first.train(&mut StopAfter(stop)).unwrap(), Outcome::Stopped { step: stop });
+        drop(first);
+        let resume = Trainer::resume(config.clone(), parts.clone(), data.clone(), false, &device);
+        resume.unwrap().train(&mut never()).unwrap();
+        let found = files(&parts);
+        for (name, bytes) in &want {
+            assert!(found.get(name) == Some(bytes), "{name} after a stop at step {stop}");
+        }
+        assert_eq!(found.len(), want.len());
+    }
+}
+
+/// The validation images are chosen by; the test images are looked at once, at the end.
+#[test]
+fn best_is_chosen_on_validation_images_and_the_last_step_competes() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(5, &["train.eval_every=2"]);
+    let run = RunDir::new(dir.path().join("run"));
+    Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap().train(&mut never()).unwrap();
+    let (_, evaluations) = vdm::run::MetricsLog::read(&run.metrics()).unwrap();
+    let of = |split: &str| evaluations.iter().filter(|e| e.eval_split == split).map(|e| e.step).collect::<Vec<_>>();
+    assert_eq!((of("valid"), of("test")), (vec![2, 4, 5], vec![5]));
+    let best = evaluations.iter().filter(|e| e.eval_split == "valid").min_by(|a, b| a.eval_bpd.total_cmp(&b.eval_bpd));
+    let kept = Checkpoint::load(&run.best()).unwrap();
+    assert_eq!((kept.step, kept.best_bpd), best.map(|e| (e.step, e.eval_bpd)).unwrap());
+}
+
+#[test]
+fn a_run_in_use_is_refused_and_says_who_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(2, &[]);
+    let run = RunDir::new(dir.path().join("run"));
+    let mut first = Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
+    let second = || Trainer::resume(config.clone(), run.clone(), few_digits(&config), false, &device);
+    let error = second().err().unwrap().to_string();
+    assert!(error.contains("in use") && error.contains(&format!("process {}", std::process::id())), "{error}");
+    first.train(&mut never()).unwrap();
+    drop(first);
+    assert!(matches!(second().err().unwrap(), TrainError::Finished { .. }));
+}
+
+#[test]
+fn other_images_are_refused_unless_they_are_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(4, &[]);
+    let run = RunDir::new(dir.path().join("run"));
+    let mut data = few_digits(&config);
+    Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap().train(&mut StopAfter(2)).unwrap();
+    // The same images in another order.
+    data.train = data.train.select(&(0..50).rev().collect::<Vec<_>>()).unwrap();
+    let resume = |other| Trainer::resume(config.clone(), run.clone(), data.clone(), other, &device);
+    let error = resume(false).err().unwrap().to_string();
+    assert!(error.contains("others than those") && error.contains("--other-data"), "{error}");
+    assert_eq!(resume(true).unwrap().step(), 2);
+}
+
+/// The one before the last is kept for this.
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let config = config(6, &["train.checkpoint_every=2"]);
+    let run = RunDir::new(dir.path().join("run"));
+    let whole = RunDir::new(dir.path().join("whole"));
+    let data = few_digits(&config);
+    Trainer::new(config.clone(), whole.clone(), data.clone(), &device).unwrap().train(&mut never()).unwrap();
+    Trainer::new(config.clone(), run.clone(), data.clone(), &device).unwrap().train(&mut StopAfter(5)).unwrap();
+    let mut bytes = std::fs::read(run.last()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(run.last(), bytes).unwrap();
+    assert!(Checkpoint::load(&run.last()).unwrap_err().to_string().contains("checksum"));
+    let mut resumed = Trainer::resume(config.clone(), run.clone(), data, false, &device).unwrap();
+    assert_eq!(resumed.step(), 4);
+    resumed.train(&mut never()).unwrap();
+    drop(resumed);
+    assert_eq!(files(&whole), files(&run));
 }
 
 /// Burn's generator is one for the whole process: threads that made models at once took numbers from each other.
@@ -125,7 +242,7 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     let mut first = Trainer::new(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap();
     first.train(&mut StopAfter(3)).unwrap();
     drop(first);
-    Trainer::resume(config.clone(), runs[1].clone(), few_digits(&config), &device)
+    Trainer::resume(config.clone(), runs[1].clone(), few_digits(&config), false, &device)
         .unwrap()
         .train(&mut never())
         .unwrap();
@@ -250,7 +367,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     }
     let evaluations =
         std::fs::read_to_string(run.metrics()).unwrap().lines().filter(|l| l.contains("eval_bpd")).count();
-    assert_eq!(evaluations, 4);
+    assert_eq!(evaluations, 5);
 
     // The discrete-time bound falls towards the continuous one as T grows (VDM section 4.2).
     let options = EvalOptions { repeats: 24, batch_size: 32, seed: 1 };
@@ -275,7 +392,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     for (decoder, clip) in [(DecoderRule::Argmax, false), (DecoderRule::Draw, true)] {
         let images = |first: u64, count: u64, batch_size| {
             let options = SampleOptions { steps: 5, clip, decoder, guidance: 1.0, seed: 9, batch_size };
-            sample(&model, &Ancestral, first..first + count, &options, &device, &mut |_, _| {})
+            sample(&model, &Ancestral, first..first + count, &options, &device, &mut |_, _| {}).unwrap()
         };
         let (alone, together) = (images(0, 7, 1), images(0, 7, 7));
         assert_eq!(alone, together);
@@ -325,13 +442,13 @@ fn other_data_or_another_architecture_is_refused_on_resume() {
     let AnyNetworkConfig::Score(network) = &mut wider.model.network else { panic!("the preset's network") };
     network.n_embd = 64;
     wider.train.steps = 4;
-    let error = Trainer::resume(wider, run.clone(), few_digits(&config), &device).err().unwrap().to_string();
+    let error = Trainer::resume(wider, run.clone(), few_digits(&config), false, &device).err().unwrap().to_string();
     assert!(error.contains("last.safetensors") && error.contains("shape"), "{error}");
     let shape = vdm::ImageShape { channels: 1, height: 4, width: 4 };
     let other = vdm::data::ImageDataset::new("other", shape, 17, vec![0; 160], None).unwrap();
-    let data = Datasets { train: other.clone(), test: other };
+    let data = Datasets { train: other.clone(), valid: other.clone(), test: other };
     let longer = self::config(4, &[]);
-    let error = Trainer::resume(longer, run, data, &device).err().unwrap().to_string();
+    let error = Trainer::resume(longer, run, data, false, &device).err().unwrap().to_string();
     assert!(error.contains("`other`") && error.contains("1x8x8") && error.contains("1x4x4"), "{error}");
 }
 

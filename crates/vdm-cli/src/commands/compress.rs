@@ -2,6 +2,7 @@
 
 use crate::shared::image_files;
 use crate::shared::model::{ChoiceArgs, DataArgs};
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -119,22 +120,22 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         object["step"] = checkpoint.step.into();
         object["seconds"] = seconds.into();
         object["verify_seconds"] = verify_seconds.into();
-        println!("{object}");
+        outln!("{object}");
         return Ok(());
     }
-    println!("{n} images of {shape} in {} bytes: {}", bytes.len(), args.out.display());
+    outln!("{n} images of {shape} in {} bytes: {}", bytes.len(), args.out.display());
     match report.net_bpd_stderr {
-        Some(e) => println!("net           {:.4} ± {e:.4} bits per dimension (standard error)", report.net_bpd),
-        None => println!("net           {:.4} bits per dimension", report.net_bpd),
+        Some(e) => outln!("net           {:.4} ± {e:.4} bits per dimension (standard error)", report.net_bpd),
+        None => outln!("net           {:.4} bits per dimension", report.net_bpd),
     }
-    println!("with start    {:.4} with the bits that {segments} streams were started with", report.stream_bpd);
-    println!("whole file    {:.4} with the header and the names of {entries} files", report.file_bpd);
-    println!("steps         {}, {} bins per sigma", report.steps, args.bins);
+    outln!("with start    {:.4} with the bits that {segments} streams were started with", report.stream_bpd);
+    outln!("whole file    {:.4} with the header and the names of {entries} files", report.file_bpd);
+    outln!("steps         {}, {} bins per sigma", report.steps, args.bins);
     let rate = |seconds: f64| format!("{seconds:.1} s, {:.2} images/s", n as f64 / seconds.max(1e-9));
-    println!("compressed    {}", rate(seconds));
+    outln!("compressed    {}", rate(seconds));
     match verify_seconds {
-        Some(seconds) => println!("verified      {}", rate(seconds)),
-        None => println!("not verified: --no-verify"),
+        Some(seconds) => outln!("verified      {}", rate(seconds)),
+        None => outln!("not verified: --no-verify"),
     }
     Ok(())
 }

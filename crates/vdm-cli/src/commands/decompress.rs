@@ -2,11 +2,11 @@
 
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
-use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
@@ -77,9 +77,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     if json {
         let object = json!({"path": out, "images": count, "first": first, "files": files, "seconds": seconds});
-        println!("{object}");
+        outln!("{object}");
     } else {
-        println!(
+        outln!(
             "{count} images in {files} files: {} ({seconds:.1} s, {:.2} images/s)",
             out.display(),
             count as f64 / seconds.max(1e-9)
@@ -88,21 +88,25 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// [`write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one beside it, then renamed.
+/// [`write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it, then moved up.
+/// A folder that is there is used in place: it may be a link, a mount point or the shell's own.
 fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
-    let Some(name) = out.file_name() else { return write(out, container, bytes, first, false) };
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = out.with_file_name(temporary);
+    let failed = || format!("cannot write to the folder {}", out.display());
+    let new = !out.exists();
+    fs::create_dir_all(out).with_context(failed)?;
+    let temporary = out.join(format!(".vdm-{}.tmp", std::process::id()));
     let written = write(&temporary, container, bytes, first, false).and_then(|files| {
-        // Not every system renames over a folder, not even an empty one.
-        let _ = fs::remove_dir(out);
-        fs::rename(&temporary, out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+        if files > 0 {
+            for entry in fs::read_dir(&temporary).with_context(failed)? {
+                let entry = entry.with_context(failed)?;
+                fs::rename(entry.path(), out.join(entry.file_name())).with_context(failed)?;
+            }
+        }
         Ok(files)
     });
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&temporary);
+    let _ = fs::remove_dir_all(&temporary);
+    if written.is_err() && new {
+        let _ = fs::remove_dir(out);
     }
     written
 }

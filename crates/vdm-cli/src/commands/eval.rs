@@ -1,10 +1,12 @@
 //! `vdm eval`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use crate::shared::words::word;
 use anyhow::{Result, bail};
 use serde_json::Value;
+use vdm::diffusion::MAX_TIMESTEPS;
 use vdm::likelihood::{EstimatorKind, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
 use vdm::nn::Conditioning;
 
@@ -20,10 +22,10 @@ pub struct Args {
     /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: Option<u32>,
-    /// Steps T of the discrete-time bound, at least 1. Default: continuous time.
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Steps T of the discrete-time bound, 1 to 65536. Default: continuous time.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=MAX_TIMESTEPS as i64))]
     pub timesteps: Option<u32>,
-    /// Only the first N images of the test split. Default: all.
+    /// Only N images, spread evenly over the test split. Default: all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub images: Option<u32>,
     /// Seed of times and noises.
@@ -45,7 +47,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let config = &opened.config;
     let test = opened.test_split(&args.data)?;
     let test = match args.images.map(|n| n as usize) {
-        Some(n) if n < test.len() => test.subset(0..n)?,
+        Some(n) if n < test.len() => test.spread(n)?,
         _ => test,
     };
     let classes = config.model.network.classes();
@@ -80,11 +82,10 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         conditional: classes > 0 && !args.without_classes,
     };
     if json {
-        println!("{}", found.json()?)
-    } else {
-        found.print()
+        outln!("{}", found.json()?);
+        return Ok(());
     }
-    Ok(())
+    found.print()
 }
 
 struct Found {
@@ -103,18 +104,26 @@ impl Found {
         Ok(object)
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<()> {
         let e = &self.evaluation;
         let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
         let of = if self.conditional { "p(x | class)" } else { "p(x)" };
-        println!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
-        println!("bound          {:.4} ± {:.4} bits per dimension (standard error over images)", e.bpd, e.bpd_stderr);
-        if let Some(noise) = e.bpd_stderr_noise {
-            println!("               ± {noise:.4} from the noise of the estimate alone");
+        outln!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
+        match e.bpd_stderr {
+            Some(error) => {
+                outln!("bound          {:.4} ± {error:.4} bits per dimension (standard error over images)", e.bpd)
+            }
+            None => {
+                outln!("bound          {:.4} bits per dimension (of one image: its standard error is not known)", e.bpd)
+            }
         }
-        println!("prior          {:.4}", e.prior);
-        println!("reconstruction {:.4}", e.reconstruction);
-        println!("diffusion      {:.4}", e.diffusion);
-        println!("{:.1} s", self.seconds);
+        if let Some(noise) = e.bpd_stderr_noise {
+            outln!("               ± {noise:.4} from the noise of the estimate alone");
+        }
+        outln!("prior          {:.4}", e.prior);
+        outln!("reconstruction {:.4}", e.reconstruction);
+        outln!("diffusion      {:.4}", e.diffusion);
+        outln!("{:.1} s", self.seconds);
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::shared::container;
 use crate::shared::model::{Which, checkpoint, open_run};
+use crate::shared::output::outln;
 use anyhow::Result;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -33,24 +34,23 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             "best_bpd": last.best_bpd.is_finite().then_some(last.best_bpd),
             "evaluation": evaluation, "config": config,
         });
-        println!("{object}");
+        outln!("{object}");
         return Ok(());
     }
-    println!("run         {}", args.run.display());
-    println!("progress    step {} of {}", last.step, config.train.steps);
-    println!("images      {} with {} levels", last.shape, last.vocabulary.levels());
-    println!("parameters  {parameters}");
+    outln!("run         {}", args.run.display());
+    outln!("progress    step {} of {}", last.step, config.train.steps);
+    outln!("images      {} with {} levels", last.shape, last.vocabulary.levels());
+    outln!("parameters  {parameters}");
     if last.best_bpd.is_finite() {
-        println!("best bound  {:.4} bits per dimension in evaluations so far", last.best_bpd);
+        outln!("best bound  {:.4} bits per dimension on validation images so far", last.best_bpd);
     }
     match evaluation {
-        Some(e) => println!(
-            "test bound  {:.4} ± {:.4} bits per dimension over {} images",
-            e["bpd"].as_f64().unwrap_or(f64::NAN),
-            e["bpd_stderr"].as_f64().unwrap_or(f64::NAN),
-            e["images"]
-        ),
-        None => println!("to go on    vdm train --resume {}", args.run.display()),
+        Some(e) => {
+            let error = e["bpd_stderr"].as_f64().map_or(String::new(), |error| format!(" ± {error:.4}"));
+            let bpd = e["bpd"].as_f64().unwrap_or(f64::NAN);
+            outln!("test bound  {bpd:.4}{error} bits per dimension over {} images", e["images"]);
+        }
+        None => outln!("to go on    vdm train --resume {}", args.run.display()),
     }
     Ok(())
 }
@@ -77,22 +77,22 @@ fn of_container(path: &Path, json: bool) -> Result<()> {
             "seed": container.seed, "model": model, "note": container.note,
             "program": container.program, "machine": container.machine,
         });
-        println!("{object}");
+        outln!("{object}");
         return Ok(());
     }
     let spaced = match container.steps {
         Steps::Uniform(_) => "evenly spaced in time",
         Steps::Listed(_) => "chosen",
     };
-    println!("file        {}, {bytes} bytes", path.display());
-    println!("images      {images} of {} with {} levels", container.shape, container.levels);
-    println!("files       {}", container.files.len());
-    println!("net         {net_bpd:.4} bits per dimension");
-    println!("with start  {stream_bpd:.4} with the {:.0} bits that streams were started with", container.initial_bits);
-    println!("whole file  {file_bpd:.4}");
-    println!("steps       {steps}, {spaced}; {} bins per sigma", container.bins_per_sigma);
-    println!("segments    {segments}, at most {} images at a time", container.batch_size);
-    println!("model       {model} ({})", container.note);
-    println!("written by  {} on {}", container.program, container.machine);
+    outln!("file        {}, {bytes} bytes", path.display());
+    outln!("images      {images} of {} with {} levels", container.shape, container.levels);
+    outln!("files       {}", container.files.len());
+    outln!("net         {net_bpd:.4} bits per dimension");
+    outln!("with start  {stream_bpd:.4} with the {:.0} bits that streams were started with", container.initial_bits);
+    outln!("whole file  {file_bpd:.4}");
+    outln!("steps       {steps}, {spaced}; {} bins per sigma", container.bins_per_sigma);
+    outln!("segments    {segments}, at most {} images at a time", container.batch_size);
+    outln!("model       {model} ({})", container.note);
+    outln!("written by  {} on {}", container.program, container.machine);
     Ok(())
 }

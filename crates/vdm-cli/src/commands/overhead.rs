@@ -1,6 +1,7 @@
 //! `vdm overhead`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::Result;
 use clap::value_parser;
@@ -49,18 +50,15 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let mut object = serde_json::to_value(&found)?;
         object["bins_per_sigma"] = args.bins.into();
         object["seconds"] = seconds.into();
-        println!("{object}");
+        outln!("{object}");
         return Ok(());
     }
-    println!(
-        "{} images, {} steps, {} bins per standard deviation, {seconds:.1} s",
-        found.images, found.steps, args.bins
-    );
-    println!("length   {:.4} bits per dimension", found.length_bpd);
-    println!("bound    {:.4} from the same noise", found.bound_bpd);
+    outln!("{} images, {} steps, {} bins per standard deviation, {seconds:.1} s", found.images, found.steps, args.bins);
+    outln!("length   {:.4} bits per dimension", found.length_bpd);
+    outln!("bound    {:.4} from the same noise", found.bound_bpd);
     match found.overhead_bpd_stderr {
-        Some(e) => println!("overhead {:+.4} ± {e:.4} (standard error)", found.overhead_bpd),
-        None => println!("overhead {:+.4}", found.overhead_bpd),
+        Some(e) => outln!("overhead {:+.4} ± {e:.4} (standard error)", found.overhead_bpd),
+        None => outln!("overhead {:+.4}", found.overhead_bpd),
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `vdm presets`.
 
+use crate::shared::output::outln;
 use anyhow::Result;
 use serde_json::json;
 use vdm::config::{PRESETS, resolve};
@@ -15,18 +16,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         Some(name) => {
             let config = resolve(name, None, &[])?;
             if json {
-                println!("{}", serde_json::to_string(&config)?);
+                outln!("{}", serde_json::to_string(&config)?);
             } else {
-                print!("{}", config.to_toml());
+                outln!("{}", config.to_toml()?.trim_end());
             }
         }
         None if json => {
             let all: Vec<_> = PRESETS.iter().map(|p| json!({"name": p.name, "about": p.about})).collect();
-            println!("{}", json!({ "presets": all }));
+            outln!("{}", json!({ "presets": all }));
         }
         None => {
             for p in PRESETS {
-                println!("{:<14} {}", p.name, p.about);
+                outln!("{:<14} {}", p.name, p.about);
             }
         }
     }

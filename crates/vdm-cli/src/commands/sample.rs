@@ -1,14 +1,17 @@
 //! `vdm sample`.
 
+use crate::shared::disk::free_bytes;
 use crate::shared::model::ModelArgs;
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use crate::shared::words::word;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use vdm::Progress;
 use vdm::config::MAX_GRID;
-use vdm::files::write_bytes;
+use vdm::files::{target, write_bytes};
 use vdm::nn::Conditioning;
 use vdm::picture::grid;
 use vdm::sample::{DecoderRule, SampleOptions, SamplerKind, sample_conditioned};
@@ -80,36 +83,69 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         bail!("--first {}: there are no {} images from there on", args.first, args.count);
     };
     let sampler = args.sampler.unwrap_or(config.sample.sampler).sampler();
-    let (images, seconds) = timed("sampling", |progress| {
-        sample_conditioned(&opened.model, sampler, args.first..end, classes, &options, &opened.device, progress)
-    });
-    let images = images?;
-
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let (count, step) = (args.count as usize, opened.checkpoint.step);
     let default = opened.run.path().join("samples").join(name(args, &options, step));
-    let path = if args.separate {
+    let draw = |numbers: Range<u64>, progress: &mut Progress| {
+        sample_conditioned(&opened.model, sampler, numbers, &classes, &options, &opened.device, progress)
+    };
+    let (path, seconds) = if args.separate {
         let folder = args.out.clone().unwrap_or(default);
-        grid::save_images(&folder, &images, shape, levels, args.first)
-            .with_context(|| format!("cannot write to {}", folder.display()))?;
-        folder
+        room_for(&folder, args.count)?;
+        let (saved, seconds) = timed("sampling", |progress| {
+            // Batch by batch, so that memory does not grow with the images, and what is done is there.
+            for first in (args.first..end).step_by(options.batch_size.max(1)) {
+                let batch = first..end.min(first + options.batch_size.max(1) as u64);
+                let before = (first - args.first) as usize * options.steps;
+                let images = draw(batch, &mut |done, _| progress(before + done, count * options.steps))?;
+                grid::save_images(&folder, &images, shape, levels, first)
+                    .with_context(|| format!("cannot write to {}", folder.display()))?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        saved?;
+        (folder, seconds)
     } else {
         let file = args.out.clone().unwrap_or_else(|| default.with_added_extension("png"));
+        let unwritable = || format!("cannot write {}", file.display());
+        // Before the work, which may take long.
+        target(&file).with_context(unwritable)?;
+        let (images, seconds) = timed("sampling", |progress| draw(args.first..end, progress));
         let columns = (count as f64).sqrt().ceil() as usize;
-        let png = grid::grid_png(&images, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
-        write_bytes(&file, &png).with_context(|| format!("cannot write {}", file.display()))?;
-        file
+        let png = grid::grid_png(&images?, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
+        write_bytes(&file, &png).with_context(unwritable)?;
+        (file, seconds)
     };
     if json {
         let object = json!({
             "path": path, "images": count, "steps": options.steps, "seed": args.seed, "first": args.first,
             "step": step, "class": args.class, "guidance": options.guidance, "seconds": seconds,
         });
-        println!("{object}");
+        outln!("{object}");
     } else {
-        println!("{count} images in {} steps each: {} ({seconds:.1} s)", options.steps, path.display());
+        outln!("{count} images in {} steps each: {} ({seconds:.1} s)", options.steps, path.display());
     }
     Ok(())
+}
+
+/// Least bytes on a disk of one picture: a block of the usual file systems.
+const LEAST_BYTES: u64 = 4096;
+
+/// Refuses a number of pictures that the disk has no room for.
+fn room_for(folder: &Path, pictures: u32) -> Result<()> {
+    if folder.exists() && !folder.is_dir() {
+        bail!("{} is a file; name a folder for the pictures", folder.display());
+    }
+    let needed = u64::from(pictures) * LEAST_BYTES;
+    match free_bytes(folder) {
+        Some(free) if free < needed => bail!(
+            "{pictures} pictures take at least {} GiB, but {} has {} GiB free; draw fewer with --count",
+            needed >> 30,
+            folder.display(),
+            free >> 30
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// A name in the run's folder that tells what the samples are, without an ending.

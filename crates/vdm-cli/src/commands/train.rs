@@ -2,9 +2,12 @@
 
 use crate::shared::device::DeviceArgs;
 use crate::shared::model::open_run;
+use crate::shared::output::outln;
+use crate::shared::signals::on_stop;
 use crate::shared::watch::{Watch, say};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,6 +41,9 @@ pub struct Args {
     /// Folder of a run to go on with, exactly where its last checkpoint stands.
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// Go on although the images are others than those that the run was trained on so far.
+    #[arg(long, requires = "resume")]
+    pub other_data: bool,
     /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.
     #[arg(long)]
     pub plain: bool,
@@ -56,11 +62,10 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             let (run, config) = open_run(path)?;
             let config = with_changes(config, &args.sets)?;
             let data = Datasets::load(&config)?;
-            (Trainer::resume(config.clone(), run.clone(), data, &device)?, run, config)
+            (Trainer::resume(config.clone(), run.clone(), data, args.other_data, &device)?, run, config)
         }
         None => {
             let mut config = configuration(args)?;
-            let run = RunDir::new(args.out.clone().unwrap_or_else(|| free_folder(&args.preset)));
             let data = Datasets::load(&config)?;
             if args.class_conditional {
                 if data.classes() == 0 {
@@ -76,19 +81,26 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
                 }
                 config.model.network.set_classes(data.classes());
             }
-            (Trainer::new(config.clone(), run.clone(), data, &device)?, run, config)
+            let run = RunDir::new(match &args.out {
+                Some(out) => out.clone(),
+                None => free_folder(&args.preset)?,
+            });
+            let trainer = Trainer::new(config.clone(), run.clone(), data, &device).inspect_err(|_| {
+                // Nothing is left of a folder that was chosen for a run that cannot be.
+                let _ = std::fs::remove_dir(run.path());
+            })?;
+            (trainer, run, config)
         }
     };
     let stop = Arc::new(AtomicBool::new(false));
     let signal = stop.clone();
-    ctrlc::set_handler(move || {
+    on_stop(move || {
         // A second Ctrl-C means it.
         if signal.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED.into());
         }
         say("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
-    })
-    .context("cannot listen for Ctrl-C")?;
+    })?;
 
     let from = trainer.step();
     let outcome = {
@@ -100,10 +112,10 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     match outcome {
         Outcome::Stopped { step } => {
             if json {
-                println!("{}", json!({"run": run.path(), "step": step, "finished": false, "seconds": seconds}));
+                outln!("{}", json!({"run": run.path(), "step": step, "finished": false, "seconds": seconds}));
             } else {
-                println!("stopped after step {step} of {}, everything is saved", config.train.steps);
-                println!("go on with  vdm train --resume {folder}");
+                outln!("stopped after step {step} of {}, everything is saved", config.train.steps);
+                outln!("go on with  vdm train --resume {folder}");
             }
         }
         Outcome::Finished(e) => {
@@ -113,19 +125,22 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
                     "run": run.path(), "step": trainer.step(), "finished": true, "evaluation": *e,
                     "samples": samples, "seconds": seconds,
                 });
-                println!("{object}");
+                outln!("{object}");
             } else {
-                println!("\ntest bound   {:.4} ± {:.4} bits per dimension ({} images)", e.bpd, e.bpd_stderr, e.images);
-                println!(
+                let error = e.bpd_stderr.map_or(String::new(), |error| format!(" ± {error:.4}"));
+                outln!("\ntest bound   {:.4}{error} bits per dimension ({} images)", e.bpd, e.images);
+                outln!(
                     "             prior {:.4}, reconstruction {:.4}, diffusion {:.4}",
-                    e.prior, e.reconstruction, e.diffusion
+                    e.prior,
+                    e.reconstruction,
+                    e.diffusion
                 );
-                println!("samples      {}", samples.display());
-                println!("plots        {}", run.path().join("plots").display());
-                println!("took         {seconds:.0} s");
-                println!("\ntry next     cargo run --release -- sample {folder} --seed 1");
-                println!("             cargo run --release -- eval {folder} --timesteps 1000");
-                println!("             cargo run --release -- train --preset fashion-mnist");
+                outln!("samples      {}", samples.display());
+                outln!("plots        {}", run.path().join("plots").display());
+                outln!("took         {seconds:.0} s");
+                outln!("\ntry next     cargo run --release -- sample {folder} --seed 1");
+                outln!("             cargo run --release -- eval {folder} --timesteps 1000");
+                outln!("             cargo run --release -- train --preset fashion-mnist");
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -148,7 +163,7 @@ fn configuration(args: &Args) -> Result<Config> {
 /// A resumed run is the same run: only its length and the place of its data may change.
 fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     let name = "config.toml".to_string();
-    let changed = resolve("digits", Some((&name, &config.to_toml())), sets)?;
+    let changed = resolve("digits", Some((&name, &config.to_toml()?)), sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
     let dir = changed.data.source.clone().dir_mut().cloned();
@@ -161,8 +176,17 @@ fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     Ok(allowed)
 }
 
-/// runs/NAME, or the first of runs/NAME-2, runs/NAME-3, … that holds no run.
-fn free_folder(name: &str) -> PathBuf {
+/// Makes the folder runs/NAME, or the first of runs/NAME-2, runs/NAME-3, … that is not there yet: two programs that start at
+/// the same time get two folders.
+fn free_folder(name: &str) -> Result<PathBuf> {
     let folder = |i: u32| if i == 1 { format!("runs/{name}") } else { format!("runs/{name}-{i}") };
-    (1..).map(|i| PathBuf::from(folder(i))).find(|p| !p.exists()).unwrap_or_else(|| folder(1).into())
+    std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
+    for path in (1..).map(|i| PathBuf::from(folder(i))) {
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot make the folder {}", path.display())),
+        }
+    }
+    bail!("no folder runs/{name}-N is free; name one with --out")
 }

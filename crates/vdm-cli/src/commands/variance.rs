@@ -1,6 +1,7 @@
 //! `vdm variance`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
 use clap::value_parser;
@@ -82,31 +83,34 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             "schedules": objects, "images": images, "draws": options.draws, "batch": options.batch, "seed": args.seed,
             "step": step, "plot": plot, "seconds": seconds,
         });
-        println!("{object}");
+        outln!("{object}");
         return Ok(());
     }
-    println!(
+    outln!(
         "p(x): {images} test images, {0} draws with independent and {0} with low-discrepancy times, batches of {1}, \
          continuous time, after {2} steps",
-        options.draws, options.batch, step
+        options.draws,
+        options.batch,
+        step
     );
-    println!("bits per dimension, variances in their square; ± 1 standard error of the estimate");
-    println!();
-    print_table(&results, learned);
-    println!();
-    println!("{}", plot.display());
-    println!("{seconds:.1} s");
+    outln!("bits per dimension, variances in their square; ± 1 standard error of the estimate");
+    outln!("");
+    print_table(&results, learned)?;
+    outln!("");
+    outln!("{}", plot.display());
+    outln!("{seconds:.1} s");
     Ok(())
 }
 
 /// Prints one line per schedule; ratios are to `learned`, the variance per image under the learned schedule.
-fn print_table(results: &[ScheduleVariance], learned: f64) {
-    let row = |cells: [&str; 7]| {
+fn print_table(results: &[ScheduleVariance], learned: f64) -> Result<()> {
+    let row = |cells: [&str; 7]| -> Result<()> {
         let [name, bound, difference, image, ratio, independent, spread] = cells;
-        println!("{name:<16} {bound:>16} {difference:>17} {image:>17} {ratio:>10} {independent:>11} {spread:>11}");
+        outln!("{name:<16} {bound:>16} {difference:>17} {image:>17} {ratio:>10} {independent:>11} {spread:>11}");
+        Ok(())
     };
-    row(["", "", "bound less that", "variance", "ratio to", "of a batch,", "of a batch,"]);
-    row(["schedule", "bound", "of the first", "of an image", "learned", "independ.", "low-discr."]);
+    row(["", "", "bound less that", "variance", "ratio to", "of a batch,", "of a batch,"])?;
+    row(["schedule", "bound", "of the first", "of an image", "learned", "independ.", "low-discr."])?;
     for r in results {
         let image_error = r.per_image_variance_stderr.unwrap_or(f64::NAN);
         row([
@@ -117,6 +121,7 @@ fn print_table(results: &[ScheduleVariance], learned: f64) {
             &format!("{:.2}", r.per_image_variance / learned),
             &format!("{:.2e}", r.batch_variance_independent),
             &format!("{:.2e}", r.batch_variance_low_discrepancy),
-        ]);
+        ])?;
     }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::{FileEntry, FileKind};
-use vdm::data::{ImageDataset, read_idx_images};
+use vdm::data::{ImageDataset, check_whole, read_idx_images};
 
 /// Reads the first `most` images of `paths`, which must have the shape and levels given: IDX files and image files, and
 /// folders of them with all their subfolders, in the order of the names, hidden files left out. Gives the images and
@@ -139,6 +139,7 @@ fn read_image(path: &Path, shape: ImageShape, levels: usize) -> Result<(ImageFor
     let file = File::open(path).with_context(damaged)?;
     let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().with_context(damaged)?;
     let Some(format) = reader.format() else { bail!("{}", damaged()) };
+    check_whole(path)?;
     let mut decoder = reader.into_decoder().with_context(damaged)?;
     let (width, height) = decoder.dimensions();
     if (width as usize, height as usize) != (shape.width, shape.height) {

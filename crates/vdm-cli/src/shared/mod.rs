@@ -2,8 +2,11 @@
 
 pub mod container;
 pub mod device;
+pub mod disk;
 pub mod image_files;
 pub mod model;
+pub mod output;
 pub mod progress;
+pub mod signals;
 pub mod watch;
 pub mod words;

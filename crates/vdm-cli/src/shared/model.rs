@@ -21,7 +21,8 @@ pub struct ModelArgs {
 /// Which of a run's models, and where it computes.
 #[derive(Debug, clap::Args)]
 pub struct ChoiceArgs {
-    /// Which checkpoint. `best` was chosen by its test bound, so its bound is a little too good.
+    /// Which checkpoint: the one after the last step, or the one with the best bound on the validation images, which are
+    /// cut from the training images and never trained on.
     #[arg(long, value_enum, default_value_t = Which::Last)]
     pub checkpoint: Which,
     #[command(flatten)]
@@ -34,6 +35,9 @@ pub struct DataArgs {
     /// Folder of the data, in place of the run's data.dir.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Work although the images are others than those of the run.
+    #[arg(long)]
+    pub other_data: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +91,15 @@ impl Opened {
                 test.name(),
                 test.shape(),
                 test.levels()
+            );
+        }
+        let own = self.checkpoint.data.as_deref().and_then(|data| data.split("test:").nth(1));
+        let found = test.fingerprint();
+        if own.is_some_and(|own| own != found) && !data.other_data {
+            bail!(
+                "the test images of `{}` are others than those of the run (fingerprint {found}); name the right folder \
+                 with --data-dir, or take these with --other-data",
+                test.name()
             );
         }
         Ok(test)

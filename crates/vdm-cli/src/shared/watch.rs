@@ -81,9 +81,10 @@ impl Observer for Watch {
     }
 
     fn on_evaluation(&mut self, line: &EvalLine) {
+        let error = line.eval_bpd_stderr.map_or(String::new(), |error| format!(" ± {error:.4}"));
         self.say(format!(
-            "step {}  evaluated {} test images: {:.4} ± {:.4} bits per dimension",
-            line.step, line.eval_images, line.eval_bpd, line.eval_bpd_stderr
+            "step {}  evaluated {} {} images: {:.4}{error} bits per dimension",
+            line.step, line.eval_images, line.eval_split, line.eval_bpd
         ));
     }
 

@@ -126,6 +126,7 @@ pub struct CompressReport {
     /// `net_bits` per dimension.
     pub net_bpd: f64,
     /// Standard error of `net_bpd`: over images, for the distribution that they come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub net_bpd_stderr: Option<f64>,
     /// `net_bits` and `initial_bits` per dimension.
     pub stream_bpd: f64,

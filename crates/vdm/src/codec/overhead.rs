@@ -32,6 +32,7 @@ pub struct Overhead {
     /// `length_bpd` less `bound_bpd`.
     pub overhead_bpd: f64,
     /// Standard error of `overhead_bpd` from images and noise; `None` for one image.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub overhead_bpd_stderr: Option<f64>,
 }
 

@@ -60,6 +60,12 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// A value that TOML cannot hold.
+    #[error("the configuration has no form in TOML: {reason}; give folders names in Unicode")]
+    Write {
+        /// What is wrong.
+        reason: String,
+    },
     /// Keys of another version of this program.
     #[error(
         "version = {found}: this program reads configurations of the versions 1 and {VERSION}; use the program that wrote it"
@@ -89,7 +95,7 @@ pub fn resolve(name: &str, file: Option<(&str, &str)>, sets: &[String]) -> Resul
     };
     let mut config = found;
     if let Some((place, text)) = file {
-        config = overlay(config, parse(place, text)?, place)?;
+        config = overlay(config, parse(place, text)?, place, false)?;
     }
     let mut layers = Vec::with_capacity(sets.len());
     for set in sets {
@@ -103,7 +109,7 @@ pub fn resolve(name: &str, file: Option<(&str, &str)>, sets: &[String]) -> Resul
     // Stable: otherwise in the order in which they were given.
     layers.sort_by_key(|(later, ..)| *later);
     for (_, table, place) in layers {
-        config = overlay(config, table, &place)?;
+        config = overlay(config, table, &place, true)?;
     }
     config.validate()?;
     Ok(config)
@@ -124,19 +130,27 @@ pub fn resolve_run(place: &str, text: &str) -> Result<Config, ConfigError> {
         return Err(ConfigError::Preset { name: "digits".into(), nearest: None });
     };
     // A run's configuration has every key, so it does not matter which preset lies under it.
-    let config = overlay(base, table, place)?;
+    let config = overlay(base, table, place, false)?;
     config.validate()?;
     Ok(config)
+}
+
+/// The TOML value that a text is, if it is one.
+fn parsed(text: &str) -> Option<Value> {
+    format!("v = {text}").parse::<Table>().ok()?.remove("v")
 }
 
 fn parse(place: &str, text: &str) -> Result<Table, ConfigError> {
     text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax { place: place.into(), reason: e.to_string() })
 }
 
-/// `a.b=value` as a table; a value that is not TOML is taken as a string.
+/// `a.b=value` as a table. A quoted value is what stands in the quotes; other values stay text as written, until the type
+/// of their key is known.
 fn single(key: &str, value: &str) -> Table {
-    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
-    let mut value = parsed.unwrap_or_else(|| Value::String(value.into()));
+    let mut value = Value::String(match parsed(value) {
+        Some(Value::String(quoted)) => quoted,
+        _ => value.into(),
+    });
     let mut parts: Vec<&str> = key.split('.').collect();
     let first = parts.remove(0);
     for part in parts.into_iter().rev() {
@@ -145,9 +159,10 @@ fn single(key: &str, value: &str) -> Table {
     Table::from_iter([(first.to_string(), value)])
 }
 
-/// `config` with the values of `table`, each of which must name a key of `config` and have its type.
-fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigError> {
-    let mut base = to_table(&config);
+/// `config` with the values of `table`, each of which must name a key of `config` and have its type; with `as_text`, all
+/// values are text, which is read as what the key's type wants.
+fn overlay(config: Config, table: Table, place: &str, as_text: bool) -> Result<Config, ConfigError> {
+    let mut base = to_table(&config)?;
     for (section, kind) in KINDS {
         if let Some(chosen) = table.get(section).and_then(|t| t.get(kind)) {
             base = with_kind(base, section, kind, chosen, place)?;
@@ -169,10 +184,10 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
             return Err(ConfigError::UnknownKey { place: place.into(), key, nearest });
         };
         let value = match (old, value) {
-            // A whole number is a number too; a number may be meant as a folder's name.
-            (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
-            (Value::String(_), Value::Integer(i)) => Value::String(i.to_string()),
-            (_, value) => value,
+            // A text key takes the text as written, such as the folder 1_000 or 2024-01-01.
+            (Value::String(_), value) => value,
+            (_, Value::String(text)) if as_text => number(old, parsed(&text).unwrap_or(Value::String(text))),
+            (_, value) => number(old, value),
         };
         if std::mem::discriminant(old) != std::mem::discriminant(&value) {
             let reason = format!("expected {}, found {} ({value})", old.type_str(), value.type_str());
@@ -189,6 +204,14 @@ fn overlay(config: Config, table: Table, place: &str) -> Result<Config, ConfigEr
         .map_err(|e| ConfigError::Syntax { place: place.into(), reason: e.message().to_string() })
 }
 
+/// The value as `old` has it: a whole number is a number too.
+fn number(old: &Value, value: Value) -> Value {
+    match (old, value) {
+        (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+        (_, value) => value,
+    }
+}
+
 /// `base` with the section's kind changed to `chosen`: keys that both kinds have keep their values, the others get the
 /// new kind's defaults.
 fn with_kind(mut base: Table, section: &str, kind: &str, chosen: &Value, place: &str) -> Result<Table, ConfigError> {
@@ -203,7 +226,7 @@ fn with_kind(mut base: Table, section: &str, kind: &str, chosen: &Value, place: 
         let reason = e.message().to_string();
         ConfigError::Type { place: place.into(), key: format!("{section}.{kind}"), reason }
     })?;
-    let mut base = to_table(&fresh);
+    let mut base = to_table(&fresh)?;
     if let Some(Value::Table(new)) = base.get_mut(section) {
         for (key, value) in old.into_iter().filter(|(key, _)| key != kind) {
             if let Some(place) = new.get_mut(&key)
@@ -222,14 +245,17 @@ impl Config {
     }
 
     /// The configuration as TOML text.
-    pub fn to_toml(&self) -> String {
-        to_table(self).to_string()
+    ///
+    /// # Errors
+    /// [`ConfigError::Write`] if a path is not Unicode.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        Ok(to_table(self)?.to_string())
     }
 }
 
-fn to_table(config: &Config) -> Table {
+fn to_table(config: &Config) -> Result<Table, ConfigError> {
     // Only numbers, words, paths and sections: all of them have a TOML form, unless a path is not Unicode.
-    Table::try_from(config).unwrap_or_default()
+    Table::try_from(config).map_err(|e| ConfigError::Write { reason: e.to_string() })
 }
 
 /// Every value of `table` that is no table, with its dotted key.
@@ -292,8 +318,11 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(dir(config), std::path::Path::new("x y"));
-        let config = resolve("mnist", Some(("a.toml", "[train]\n[model]")), &["data.dir=2024".into()]).unwrap();
-        assert_eq!(dir(config), std::path::Path::new("2024"));
+        // Case 9: "1000", "found datetime", "16".
+        for name in ["2024", "1_000", "2024-01-01", "0x10", "true", "[a]", "a=b", "'a b'"] {
+            let config = resolve("mnist", Some(("a.toml", "[train]\n[model]")), &[format!("data.dir={name}")]).unwrap();
+            assert_eq!(dir(config), std::path::Path::new(name.trim_matches('\'')));
+        }
         assert!(error("digits", Some(("a.toml", "[trian]")), &[]).contains("unknown key `trian`"));
     }
 
@@ -319,9 +348,9 @@ mod tests {
     #[test]
     fn a_run_says_its_version_and_others_are_refused() {
         let config = resolve("digits", None, &[]).unwrap();
-        assert_eq!(resolve_run("config.toml", &config.to_toml()).unwrap(), config);
+        assert_eq!(resolve_run("config.toml", &config.to_toml().unwrap()).unwrap(), config);
         for version in ["3", "\"2\""] {
-            let text = config.to_toml().replace("version = 2", &format!("version = {version}"));
+            let text = config.to_toml().unwrap().replace("version = 2", &format!("version = {version}"));
             let error = resolve_run("config.toml", &text).unwrap_err().to_string();
             assert!(error.contains(&format!("version = {version}")) && error.contains("1 and 2"), "{error}");
         }
@@ -399,7 +428,7 @@ steps = 9
     fn every_preset_is_valid_and_survives_its_own_toml() {
         for p in PRESETS {
             let config = resolve(p.name, None, &[]).unwrap();
-            let again = resolve("digits", Some(("config.toml", &config.to_toml())), &[]).unwrap();
+            let again = resolve("digits", Some(("config.toml", &config.to_toml().unwrap())), &[]).unwrap();
             assert_eq!(config, again);
         }
     }
@@ -456,5 +485,16 @@ steps = 9
         assert!(error("digits", Some(("a.toml", "x = [")), &[]).contains("a.toml is not valid TOML"));
         assert!(error("digits", None, &["train.lr"]).contains("expected key=value"));
         assert!(error("digits", None, &["train=3"]).contains("train"));
+    }
+
+    /// An empty file was written.
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_unicode_is_an_error() {
+        use crate::data::Source;
+        use std::os::unix::ffi::OsStrExt;
+        let mut config = resolve("mnist", None, &[]).unwrap();
+        *config.data.source.dir_mut().unwrap() = std::ffi::OsStr::from_bytes(b"a\xff").into();
+        assert!(config.to_toml().unwrap_err().to_string().contains("Unicode"));
     }
 }

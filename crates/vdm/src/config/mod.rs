@@ -13,7 +13,7 @@ pub use presets::{PRESETS, Preset, preset};
 
 use crate::data::{DataSource, Source};
 use crate::diffusion::times::TimeSampling;
-use crate::diffusion::{DiffusionSettings, TimeNormalization, VariationalDiffusion, Vocabulary};
+use crate::diffusion::{DiffusionSettings, MAX_TIMESTEPS, TimeNormalization, VariationalDiffusion, Vocabulary};
 use crate::nn::{AnyNetwork, AnyNetworkConfig};
 use crate::sample::{DecoderRule, SamplerKind};
 use crate::schedule::{ScheduleConfig, ScheduleObjective};
@@ -117,7 +117,7 @@ pub struct TrainConfig {
     pub ema_decay: f64,
     /// Steps between lines of metrics.
     pub log_every: u64,
-    /// Steps between evaluations on test images; 0 for none before the end.
+    /// Steps between evaluations on validation images; 0 for none before the end.
     pub eval_every: u64,
     /// Steps between grids of samples; 0 for none before the end.
     pub sample_every: u64,
@@ -136,7 +136,7 @@ impl TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Test images of the evaluations during training; 0 for all. The final one is always over all.
+    /// Validation images of the evaluations during training; 0 for all. The final evaluation is of the whole test split.
     pub images: usize,
     /// Passes of the final evaluation.
     pub repeats: usize,
@@ -186,7 +186,13 @@ impl Config {
         positive("train.steps", t.steps)?;
         size("train.batch_size", t.batch_size, 1 << 16)?;
         size("train.accumulate", t.accumulate, 1 << 14)?;
-        check("train.timesteps", t.timesteps <= 1 << 24, t.timesteps.to_string(), "at most 2^24")?;
+        let steps = t.timesteps;
+        check(
+            "train.timesteps",
+            steps <= MAX_TIMESTEPS,
+            steps.to_string(),
+            "at most 65536: beyond, f32 loses gamma's steps",
+        )?;
         positive("train.log_every", t.log_every)?;
         positive("train.checkpoint_every", t.checkpoint_every)?;
         size("eval.repeats", self.eval.repeats, 1 << 20)?;
@@ -194,6 +200,12 @@ impl Config {
         size("sample.count", self.sample.count, MAX_GRID)?;
         size("sample.steps", self.sample.steps, 1 << 20)?;
         not_negative("sample.guidance", self.sample.guidance)?;
+        if self.model.network.classes() > 0 && t.label_dropout == 0.0 {
+            let guidance = self.sample.guidance;
+            let reason =
+                "1 where train.label_dropout = 0: without it, the network never sees an image without its class";
+            check("sample.guidance", guidance == 1.0, guidance.to_string(), reason)?;
+        }
         above("train.lr", t.lr)?;
         above("train.adam_eps", t.adam_eps)?;
         not_negative("train.weight_decay", t.weight_decay)?;

@@ -9,8 +9,10 @@ use std::fmt;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sha2::{Digest, Sha256};
 
 use super::error::{DataError, Result};
+use super::split::Split;
 use crate::diffusion::Vocabulary;
 use crate::shape::ImageShape;
 
@@ -213,6 +215,60 @@ impl ImageDataset {
             labels: labels.map(|labels| indices.iter().map(|&index| labels[index]).collect()),
             names: names.map(|names| indices.iter().map(|&index| names[index].clone()).collect()),
         })
+    }
+
+    /// `count` images, spread evenly over all.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::IndexOutOfRange`] for more images than there are.
+    pub fn spread(&self, count: usize) -> Result<Self> {
+        self.check_at_most(count, self.len())?;
+        self.select(&Vec::from_iter((0..count).map(|i| i * self.len() / count)))
+    }
+
+    /// The images of a split among all that a source stores with them.
+    pub(super) fn of_split(mut self, split: Split) -> Self {
+        self.retain(|i| split.has(i));
+        self
+    }
+
+    /// Drops the images of all indices that are not to be kept, in place.
+    fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        let (dims, count) = (self.shape.dims(), self.len());
+        let mut kept = 0;
+        for index in (0..count).filter(|&index| keep(index)) {
+            self.bytes.copy_within(index * dims..(index + 1) * dims, kept * dims);
+            kept += 1;
+        }
+        self.bytes.truncate(kept * dims);
+        fn drop_from<T>(list: &mut Option<Vec<T>>, keep: impl Fn(usize) -> bool) {
+            let mut index = 0..;
+            if let Some(list) = list {
+                list.retain(|_| index.next().is_some_and(&keep));
+            }
+        }
+        drop_from(&mut self.labels, &keep);
+        drop_from(&mut self.names, &keep);
+    }
+
+    /// The first 16 bytes, in hexadecimal, of the SHA-256 of shape, levels, pixels and labels.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let ImageShape { channels, height, width } = self.shape;
+        for number in [channels, height, width, self.levels, self.len()] {
+            hash.update((number as u64).to_le_bytes());
+        }
+        hash.update(&self.bytes);
+        self.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The classes below [`classes`](Self::classes) that no image has.
+    pub fn empty_classes(&self) -> Vec<u32> {
+        let mut found = vec![false; self.classes()];
+        self.labels.iter().flatten().for_each(|&label| found[label as usize] = true);
+        (0..).zip(found).filter(|(_, found)| !found).map(|(class, _)| class).collect()
     }
 
     /// Join datasets of one kind into one with the first one's name.

@@ -345,19 +345,27 @@ pub enum DataError {
         found: String,
     },
 
-    /// A folder has too few files to fill a split.
+    /// A file beside class subfolders that is no image.
     #[error(
-        "{path}: {split} split: expected at least {expected} image files, found {found}; add \
-         images"
+        "{path} lies beside the subfolders of the classes and is no image; move it away, or leave such files out with \
+         data.skip_bad = true"
+    )]
+    StrayFile {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// No file of a folder falls into a split.
+    #[error(
+        "{path}: {split} split: none of the {found} image files has a name that falls into it; add images, or bring \
+         subfolders train, valid and test"
     )]
     EmptySplit {
         /// The folder.
         path: PathBuf,
-        /// The split that stays empty.
+        /// The split that was asked for.
         split: Split,
-        /// The fewest files that fill it.
-        expected: usize,
-        /// The files that are there.
+        /// The files that the folder has.
         found: usize,
     },
 

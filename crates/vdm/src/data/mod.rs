@@ -29,6 +29,7 @@ mod testing;
 pub use augment::{Augmentation, augment};
 pub use dataset::ImageDataset;
 pub use error::{DataError, Result};
+pub use read::image_file::check_whole;
 pub use sources::{
     Cifar10Source, DataSource, DigitsSource, FolderImages, FolderOptions, FolderSource, IdxImages, IdxSource,
     ImagenetSource, SkippedImage, digits, load_cifar10, load_folder, load_folder_split, load_idx_split, load_imagenet,

@@ -21,6 +21,10 @@ use crate::shape::ImageShape;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
+/// Most steps T of a discrete-time bound. gamma_t - gamma_s is computed in single precision: with more steps, the
+/// difference of neighbours would be lost in its rounding.
+pub const MAX_TIMESTEPS: usize = 1 << 16;
+
 /// Which endpoints normalise gamma_t to the time in [0, 1] that the network is fed. One choice holds everywhere:
 /// in training, evaluation and sampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -101,10 +101,12 @@ pub struct Evaluation {
     pub bpd: f64,
     /// The standard error of `bpd` as an estimate for the distribution that the images come from: the standard deviation
     /// over images (each averaged over the passes) over the square root of their number. It covers both the differences
-    /// between images and the noise of the estimate.
-    pub bpd_stderr: f64,
+    /// between images and the noise of the estimate. `None` for one image, whose standard error is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bpd_stderr: Option<f64>,
     /// The standard error of the bound on exactly these images, `None` for one pass: from the differences of an image's
     /// terms in successive passes, whose times are next to each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bpd_stderr_noise: Option<f64>,
     /// KL of q(z_1|x) from the standard normal.
     pub prior: f64,
@@ -214,7 +216,7 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
     let [prior, reconstruction, diffusion] = terms.map(|sum| bits(sum / evaluations));
     Ok(Evaluation {
         bpd: prior + reconstruction + diffusion,
-        bpd_stderr: bits(standard_error(&per_image).unwrap_or(f64::NAN)),
+        bpd_stderr: standard_error(&per_image).map(bits),
         bpd_stderr_noise: neighbours.variance().map(|variance| bits((variance / evaluations).sqrt())),
         prior,
         reconstruction,

@@ -50,14 +50,17 @@ pub struct ScheduleVariance {
     /// Variance of the estimate of one image's bound over times and noise, averaged over images.
     pub per_image_variance: f64,
     /// Its standard error: the standard deviation over images over the root of their number; `None` for one image.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub per_image_variance_stderr: Option<f64>,
     /// Variance of the mean over a batch of images with independent times, averaged over batches.
     pub batch_variance_independent: f64,
     /// Its standard error, from the differences between batches; `None` for one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_variance_independent_stderr: Option<f64>,
     /// Variance of the mean over a batch of images with low-discrepancy times, averaged over batches.
     pub batch_variance_low_discrepancy: f64,
     /// Its standard error, from the differences between batches; `None` for one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_variance_low_discrepancy_stderr: Option<f64>,
 }
 

@@ -6,12 +6,15 @@
 
 mod checkpoint;
 mod load;
+mod lock;
 mod record;
 mod report;
 mod sinks;
+mod tensor_file;
 
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::{Checkpoint, CheckpointError, Window};
 pub use load::{LoadError, Model, load_model};
+pub use lock::{LockError, RunLock};
 pub use record::{EvalLine, StepLine};
 pub use report::loss_over_time;
 pub(crate) use report::{write_curve, write_plots};
@@ -53,6 +56,16 @@ impl RunDir {
         self.0.join("checkpoints/last.safetensors")
     }
 
+    /// The state of training before that, for when the latest is damaged.
+    pub fn previous(&self) -> PathBuf {
+        self.0.join("checkpoints/previous.safetensors")
+    }
+
+    /// Held by the process that trains.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join(".lock")
+    }
+
     /// The state with the best evaluation.
     pub fn best(&self) -> PathBuf {
         self.0.join("checkpoints/best.safetensors")
@@ -72,7 +85,7 @@ impl RunDir {
     pub(crate) fn remove_litter(&self) {
         for folder in [self.0.clone(), self.0.join("checkpoints"), self.0.join("samples"), self.0.join("plots")] {
             let files = fs::read_dir(folder).into_iter().flatten().flatten();
-            for path in files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+            for path in files.map(|f| f.path()).filter(|p| is_litter(p)) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -82,4 +95,15 @@ impl RunDir {
     pub fn evaluation(&self) -> PathBuf {
         self.0.join("evaluation.json")
     }
+}
+
+/// Whether a file is a temporary one of a process that is gone.
+fn is_litter(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(rest) = name.strip_prefix(".vdm-").and_then(|name| name.strip_suffix(".tmp")) else { return false };
+    let Some(process) = rest.split('-').next().and_then(|id| id.parse::<u32>().ok()) else { return false };
+    let processes = Path::new("/proc");
+    // Where the system does not tell, nothing is removed but what this process left.
+    let alive = if processes.join("self").exists() { processes.join(process.to_string()).exists() } else { true };
+    process == std::process::id() || !alive
 }

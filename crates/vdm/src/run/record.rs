@@ -1,5 +1,6 @@
 //! What is recorded about a training.
 
+use crate::data::Split;
 use crate::likelihood::Evaluation;
 use serde::{Deserialize, Serialize};
 
@@ -28,15 +29,19 @@ pub struct StepLine {
     pub images_per_second: f64,
 }
 
-/// An evaluation on test images with the averaged weights.
+/// An evaluation with the averaged weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalLine {
     /// Optimiser steps done.
     pub step: u64,
+    /// The images: `valid` during training, `test` for the final number.
+    #[serde(default = "test")]
+    pub eval_split: String,
     /// The bound in bits per dimension.
     pub eval_bpd: f64,
-    /// Its standard error over images.
-    pub eval_bpd_stderr: f64,
+    /// Its standard error over images; `None` for one image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_bpd_stderr: Option<f64>,
     /// Its prior term.
     pub eval_prior: f64,
     /// Its reconstruction term.
@@ -48,10 +53,11 @@ pub struct EvalLine {
 }
 
 impl EvalLine {
-    /// The line of an evaluation after `step` steps.
-    pub fn new(step: u64, e: &Evaluation) -> Self {
+    /// The line of an evaluation on images of this split after `step` steps.
+    pub fn new(step: u64, split: Split, e: &Evaluation) -> Self {
         Self {
             step,
+            eval_split: split.to_string(),
             eval_bpd: e.bpd,
             eval_bpd_stderr: e.bpd_stderr,
             eval_prior: e.prior,
@@ -60,4 +66,9 @@ impl EvalLine {
             eval_images: e.images,
         }
     }
+}
+
+/// What lines of before, which do not say it, were about.
+fn test() -> String {
+    Split::Test.to_string()
 }

@@ -61,7 +61,8 @@ pub(crate) fn write_curve<N: ScoreNetwork>(run: &RunDir, model: &VariationalDiff
             total: s.bpd,
         })
         .collect();
-    let evals: Vec<(u64, f64, f64)> = evals.iter().map(|e| (e.step, e.eval_bpd, e.eval_bpd_stderr)).collect();
+    let evals: Vec<(u64, f64, f64)> =
+        evals.iter().map(|e| (e.step, e.eval_bpd, e.eval_bpd_stderr.unwrap_or(0.0))).collect();
     draw(run, "bpd", figures::training_curve(&curve, &evals))?;
     let schedule = model.schedule.to_host();
     draw(run, "schedule", figures::schedule_plot(&[("learned", schedule.as_ref())]))

@@ -85,10 +85,33 @@ impl Default for SampleOptions {
     }
 }
 
+/// Why there are no samples.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleError {
+    /// What the network is told does not fit: see [`ConditioningError`].
+    #[error(transparent)]
+    Conditioning(#[from] ConditioningError),
+    /// A latent became infinite or not a number.
+    #[error(
+        "image {image} is not finite: the weights are damaged, training diverged, or the weight of guidance ({guidance}) \
+         is too large"
+    )]
+    NotFinite {
+        /// The image's number.
+        image: u64,
+        /// The weight of guidance, as text.
+        guidance: String,
+    },
+}
+
 /// Draws the images of these `numbers`, without a class or any other conditioning; their bytes, channels first, image
 /// after image. Levels above 255, which no image of bytes has, are cut to it.
 ///
 /// `progress` is told the steps done and to do, over all batches.
+///
+/// # Errors
+/// [`SampleError::NotFinite`].
 pub fn sample<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     sampler: &dyn Sampler,
@@ -96,16 +119,15 @@ pub fn sample<N: ScoreNetwork>(
     options: &SampleOptions,
     device: &Device,
     progress: &mut Progress,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, SampleError> {
     let nothing = |_: Range<u64>| Conditioning::default();
     sample_conditioned(model, sampler, numbers, nothing, options, device, progress)
-        .expect("an empty conditioning fits every network")
 }
 
 /// [`sample`], with what `conditioning` says about the images of these numbers.
 ///
 /// # Errors
-/// [`ConditioningError`] if it says something that does not fit.
+/// See [`SampleError`].
 pub fn sample_conditioned<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     sampler: &dyn Sampler,
@@ -114,7 +136,7 @@ pub fn sample_conditioned<N: ScoreNetwork>(
     options: &SampleOptions,
     device: &Device,
     progress: &mut Progress,
-) -> Result<Vec<u8>, ConditioningError> {
+) -> Result<Vec<u8>, SampleError> {
     let (schedule, shape) = (model.schedule.to_host(), model.shape());
     let steps = options.steps.max(1);
     let gammas: Vec<f64> = (0..=steps).map(|i| schedule.gamma((steps - i) as f64 / steps as f64)).collect();
@@ -135,7 +157,11 @@ pub fn sample_conditioned<N: ScoreNetwork>(
         };
         let mut denoiser =
             Batch { model, streams: &streams, given: &given, options, device, step_done: &mut step_done };
-        let z_0 = sampler.draw(z_1, &gammas, &mut denoiser);
+        let z_0: Vec<f32> = sampler.draw(z_1, &gammas, &mut denoiser).into_data().iter::<f32>().collect();
+        if let Some(bad) = z_0.iter().position(|z| !z.is_finite()) {
+            let (image, guidance) = (first + (bad / shape.dims()) as u64, options.guidance.to_string());
+            return Err(SampleError::NotFinite { image, guidance });
+        }
         decode(model, &z_0, gammas[steps], &streams, options.decoder, &mut bytes);
     }
     Ok(bytes)
@@ -144,7 +170,7 @@ pub fn sample_conditioned<N: ScoreNetwork>(
 /// Appends the levels of every image, read off z_0, as bytes.
 fn decode<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
-    z_0: &Tensor<4>,
+    z_0: &[f32],
     gamma_0: f64,
     streams: &[Philox],
     rule: DecoderRule,
@@ -152,7 +178,6 @@ fn decode<N: ScoreNetwork>(
 ) {
     let vocabulary = model.settings().vocabulary;
     let byte = |level: u16| u8::try_from(level).unwrap_or(u8::MAX);
-    let z_0: Vec<f32> = z_0.to_data().iter::<f32>().collect();
     for (z_0, stream) in z_0.chunks_exact(model.shape().dims()).zip(streams) {
         match rule {
             DecoderRule::Argmax => bytes.extend(z_0.iter().map(|&z| byte(vocabulary.argmax(z, gamma_0)))),
@@ -274,5 +299,22 @@ mod tests {
         assert!(error(&model(3), vec![None, Some(3)]).contains("image 1 of the batch is of class 3"));
         assert!(error(&model(3), vec![None]).contains("classes: 1 for 2 images"));
         assert!(error(&model(0), vec![Some(0), None]).contains("not trained with classes"));
+    }
+
+    /// Black pictures, with success (diffusers#6492 and case 5).
+    #[test]
+    fn what_is_not_finite_is_an_error() {
+        let device = Device::flex();
+        let mut values = weights::export(&model(3));
+        values.values_mut().next().unwrap().data[0] = f32::NAN;
+        let damaged = weights::import(model(3), &values).unwrap();
+        let error = |model: &VariationalDiffusion<ScoreUNet>, guidance: f64| {
+            let options = SampleOptions { steps: 2, guidance, ..Default::default() };
+            let given = |numbers: Range<u64>| Conditioning::classes_in_turn(numbers, 3);
+            let samples = sample_conditioned(model, &Ancestral, 5..7, given, &options, &device, &mut |_, _| {});
+            samples.unwrap_err().to_string()
+        };
+        assert!(error(&damaged, 1.0).contains("is not finite: the weights are damaged"));
+        assert!(error(&model(3), 1e300).contains("guidance"));
     }
 }

@@ -4,40 +4,57 @@ use super::TrainError;
 use crate::config::Config;
 use crate::data::{ImageDataset, Source, Split};
 
-/// Training and test images.
+/// The images of a training: to learn from, to choose with, and for the final number.
 #[derive(Clone, Debug)]
 pub struct Datasets {
     /// Training images.
     pub train: ImageDataset,
-    /// Test images.
+    /// Validation images: never trained on; they choose the best checkpoint.
+    pub valid: ImageDataset,
+    /// Test images, for the final evaluation only.
     pub test: ImageDataset,
 }
 
 impl Datasets {
-    /// Loads both splits of the configured source.
+    /// Loads all splits of the configured source.
     ///
     /// # Errors
     /// [`TrainError::Data`], or [`TrainError::Dataset`] if the splits do not agree or are empty.
     pub fn load(config: &Config) -> Result<Self, TrainError> {
         let source = &config.data.source;
-        let both = Self { train: source.load(Split::Train)?, test: source.load(Split::Test)? };
-        let wrong = |reason: String| TrainError::Dataset { name: both.train.name().into(), reason };
-        if both.train.is_empty() || both.test.is_empty() {
-            return Err(wrong(format!("{} training and {} test images", both.train.len(), both.test.len())));
-        }
-        if both.train.shape() != both.test.shape() {
+        let [train, valid, test] = [Split::Train, Split::Valid, Split::Test].map(|split| source.load(split));
+        let all = Self { train: train?, valid: valid?, test: test? };
+        let wrong = |reason: String| TrainError::Dataset { name: all.train.name().into(), reason };
+        let sizes = [&all.train, &all.valid, &all.test].map(ImageDataset::len);
+        if sizes.contains(&0) {
+            let [train, valid, test] = sizes;
             return Err(wrong(format!(
-                "training images are {}, test images {}",
-                both.train.shape(),
-                both.test.shape()
+                "{train} training, {valid} validation and {test} test images; each needs at least one (of every 20 \
+                 training images one is held out for validation)"
             )));
         }
-        Ok(both)
+        for other in [&all.valid, &all.test] {
+            if all.train.shape() != other.shape() {
+                return Err(wrong(format!(
+                    "training images are {}, those of `{}` {}",
+                    all.train.shape(),
+                    other.name(),
+                    other.shape()
+                )));
+            }
+        }
+        Ok(all)
     }
 
-    /// The number of classes of both splits, 0 where images have no labels.
+    /// The number of classes of all splits, 0 where images have no labels.
     pub fn classes(&self) -> usize {
-        self.train.classes().max(self.test.classes())
+        self.train.classes().max(self.valid.classes()).max(self.test.classes())
+    }
+
+    /// A text that tells these images, with their order, labels and division, from any others.
+    pub fn fingerprint(&self) -> String {
+        let splits = [("train", &self.train), ("valid", &self.valid), ("test", &self.test)];
+        splits.map(|(name, images)| format!("{name}:{}", images.fingerprint())).join(",")
     }
 
     /// Checks that a model of `classes` classes can be trained and evaluated on these images.
@@ -48,6 +65,14 @@ impl Datasets {
         }
         if classes > 0 && self.classes() > classes {
             return wrong(format!("it has {} classes, but model.classes = {classes}", self.classes()));
+        }
+        if classes > 0
+            && let Some(class) = self.train.empty_classes().first()
+        {
+            return wrong(format!(
+                "no training image is of class {class}, so the model would draw it without ever having seen it; number \
+                 the labels from 0 without gaps, or train without --class-conditional"
+            ));
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::likelihood::EvalError;
-use crate::run::CheckpointError;
+use crate::run::{CheckpointError, LockError};
+use crate::sample::SampleError;
 use crate::schedule::{ObjectiveError, ScheduleError};
 use crate::weights::WeightsError;
 use std::io;
@@ -21,9 +22,35 @@ pub enum TrainError {
     /// See [`CheckpointError`].
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// See [`LockError`].
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The images are others than those that the run was trained on.
+    #[error(
+        "the images of `{name}` are others than those that the run was trained on: {reason}; name the right folder with \
+         --set data.dir=DIR, or go on with these by --other-data"
+    )]
+    OtherData {
+        /// The data set's name.
+        name: String,
+        /// What differs.
+        reason: String,
+    },
+    /// A run of an earlier version, which trained on the validation images too.
+    #[error(
+        "{} is a checkpoint of an earlier version, whose training cannot go on exactly; `vdm eval` and `vdm sample` still \
+         read it, start a new run to train", path.display()
+    )]
+    Old {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// See [`EvalError`].
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// See [`SampleError`].
+    #[error(transparent)]
+    Sample(#[from] SampleError),
     /// See [`ObjectiveError`].
     #[error(transparent)]
     Objective(#[from] ObjectiveError),

@@ -189,7 +189,9 @@ mod tests {
         let device = Device::flex().autodiff();
         let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) };
         let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(256).unwrap(), schedule);
-        let model = VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings);
+        let model = weights::seeded(&device, 0, || {
+            VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings)
+        });
         // The zero layers would hide what lies behind them.
         let mut values = weights::export(&model);
         for (i, (_, tensor)) in values.iter_mut().enumerate().filter(|(_, (name, _))| name.starts_with("network")) {

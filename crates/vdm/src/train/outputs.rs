@@ -2,9 +2,9 @@
 
 use super::{Datasets, Observer, TrainError};
 use crate::config::Config;
-use crate::data::ImageDataset;
+use crate::data::{ImageDataset, Split};
 use crate::files::write_bytes;
-use crate::likelihood::{Bound, EvalError, EvalOptions, Evaluation, evaluate};
+use crate::likelihood::{Bound, EvalOptions, Evaluation, evaluate};
 use crate::nn::Conditioning;
 use crate::picture::grid::grid_png;
 use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curve, write_plots};
@@ -21,16 +21,22 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens the outputs of a run that stands at step `step`, and writes its configuration.
-    pub fn open(config: &Config, run: RunDir, step: u64, device: &Device) -> Result<Self, TrainError> {
+    /// Opens the outputs of a run that stands at step `step`, and writes its configuration; `pending` if evaluations and
+    /// samples of this step are still to be made.
+    pub fn open(
+        config: &Config,
+        run: RunDir,
+        (step, pending): (u64, bool),
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let path = run.config();
-        write_bytes(&path, config.to_toml().as_bytes()).map_err(|source| TrainError::Io { path, source })?;
+        write_bytes(&path, config.to_toml()?.as_bytes()).map_err(|source| TrainError::Io { path, source })?;
         run.remove_litter();
         if step < config.train.steps {
             // An evaluation of an earlier end would pass for one of the new end.
             let _ = std::fs::remove_file(run.evaluation());
         }
-        let sinks = open_sinks(&run, step).map_err(|(path, source)| TrainError::Io { path, source })?;
+        let sinks = open_sinks(&run, step, pending).map_err(|(path, source)| TrainError::Io { path, source })?;
         Ok(Self { run, config: config.clone(), device: device.clone(), sinks })
     }
 
@@ -49,12 +55,17 @@ impl Outputs {
         Ok(())
     }
 
-    /// Evaluates the bound on images of the test split and records it.
+    /// Brings all metrics to the disk.
+    pub fn sync(&mut self) -> Result<(), TrainError> {
+        self.record(|sink| sink.sync())
+    }
+
+    /// Evaluates the bound on images of a split and records it.
     pub fn evaluate(
         &mut self,
         model: &Model,
         step: u64,
-        data: &ImageDataset,
+        (split, data): (Split, &ImageDataset),
         repeats: usize,
         observer: &mut dyn Observer,
     ) -> Result<Evaluation, TrainError> {
@@ -62,20 +73,17 @@ impl Outputs {
         let evaluation = evaluate(model, &Bound, data, &options, &self.device, &mut |done, total| {
             observer.on_progress("evaluating", done, total);
         })?;
-        let line = EvalLine::new(step, &evaluation);
+        let line = EvalLine::new(step, split, &evaluation);
         self.record(|sink| sink.on_evaluation(&line))?;
         observer.on_evaluation(&line);
         Ok(evaluation)
     }
 
-    /// The test images of the evaluations during training: evenly spread over the split.
-    pub fn eval_subset(&self, test: &ImageDataset) -> Result<ImageDataset, TrainError> {
-        let (n, want) = (test.len(), self.config.eval.images);
-        if want == 0 || want >= n {
-            return Ok(test.clone());
-        }
-        let indices: Vec<usize> = (0..want).map(|i| i * n / want).collect();
-        Ok(test.select(&indices)?)
+    /// The validation images of the evaluations during training: evenly spread over the split.
+    pub fn eval_subset(&self, valid: &ImageDataset) -> Result<ImageDataset, TrainError> {
+        let n = valid.len();
+        let want = if self.config.eval.images == 0 { n } else { n.min(self.config.eval.images) };
+        Ok(valid.spread(want)?)
     }
 
     /// Writes the final evaluation.
@@ -100,8 +108,7 @@ impl Outputs {
         let in_turn = |numbers| Conditioning::classes_in_turn(numbers, classes);
         let mut progress = |done, total| observer.on_progress("sampling", done, total);
         let (sampler, numbers) = (s.sampler.sampler(), 0..s.count as u64);
-        let images = sample_conditioned(model, sampler, numbers, in_turn, &options, &self.device, &mut progress)
-            .map_err(EvalError::from)?;
+        let images = sample_conditioned(model, sampler, numbers, in_turn, &options, &self.device, &mut progress)?;
         let path = self.run.samples(step);
         let (shape, levels) = (model.shape(), model.settings().vocabulary.levels());
         let columns = (s.count as f64).sqrt().ceil() as usize;
@@ -121,7 +128,7 @@ impl Outputs {
 
     /// Draws all plots.
     pub fn plot_all(&self, model: &Model, data: &Datasets, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.plotted(write_plots(&self.run, model, &data.test, &self.device))?;
+        self.plotted(write_plots(&self.run, model, &data.valid, &self.device))?;
         observer.on_file("plots", &self.run.path().join("plots"));
         Ok(())
     }

@@ -4,15 +4,16 @@ use super::batch::Batches;
 use super::outputs::Outputs;
 use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, batch_gradients};
 use crate::config::Config;
-use crate::likelihood::Evaluation;
+use crate::data::Split;
 use crate::math::host;
 use crate::nn::Mode;
-use crate::run::{Checkpoint, Model, RunDir, StepLine};
+use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window};
 use crate::schedule::Schedule;
 use crate::weights::{WeightsError, export, import};
 use crate::{LossTerms, bits_per_dim};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A training in progress.
@@ -24,18 +25,55 @@ pub struct Trainer {
     model: Option<Model>,
     optimizer: Optimizer,
     outputs: Outputs,
+    /// Steps done.
     step: u64,
+    /// Steps of the last checkpoint.
     saved: u64,
+    /// Sums since the last line of metrics.
+    window: Window,
+    /// Whether what is due after this step is still to be done.
+    pending: bool,
     best_bpd: f64,
+    /// Of the data.
+    fingerprint: String,
+    _lock: RunLock,
 }
 
-/// Sums since the last line of metrics.
-#[derive(Default)]
-struct Window {
-    steps: u64,
-    terms: [f64; 3],
-    grad_norm: f64,
-    seconds: f64,
+/// What a checkpoint says besides weights and data.
+struct State {
+    step: u64,
+    best_bpd: f64,
+    pending: bool,
+    window: Window,
+}
+
+/// Makes `previous` the file that `last` is now, which stays in its place: at no moment there is none.
+fn keep(last: &Path, previous: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(previous) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    // Some file systems have no links.
+    std::fs::hard_link(last, previous).or_else(|_| std::fs::copy(last, previous).map(|_| ()))
+}
+
+/// The newest whole checkpoint of a run and its file, if the run has checkpoints: the last, or the one before if the last
+/// is damaged or missing.
+fn newest(run: &RunDir) -> Result<Option<(PathBuf, Checkpoint)>, TrainError> {
+    let (last, previous) = (run.last(), run.previous());
+    if last.exists() {
+        match Checkpoint::load(&last) {
+            Err(error @ CheckpointError::Damaged { .. }) if previous.exists() => {
+                tracing::warn!("{error}; going on from {}", previous.display());
+            }
+            loaded => return Ok(Some((last, loaded?))),
+        }
+    }
+    if !previous.exists() {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::load(&previous)?;
+    Ok(Some((previous, checkpoint)))
 }
 
 impl Trainer {
@@ -47,40 +85,50 @@ impl Trainer {
     /// See [`TrainError`]; [`TrainError::Exists`] if there is a run already.
     pub fn new(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
         config.validate()?;
+        config.validate_shape(data.train.shape())?;
+        data.check_classes(config.model.network.classes())?;
+        let lock = RunLock::take(&run)?;
         if run.config().exists() {
             return Err(TrainError::Exists { path: run.path().into() });
         }
-        Self::start(config, run, data, device)
+        Self::start(config, run, data, device, lock)
     }
 
-    fn start(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
-        let vocabulary = data.train.vocabulary();
+    fn start(config: Config, run: RunDir, data: Datasets, device: &Device, lock: RunLock) -> Result<Self, TrainError> {
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
-        let model = config.init(data.train.shape(), vocabulary, &device.clone().autodiff());
+        let model = config.init(data.train.shape(), data.train.vocabulary(), &device.clone().autodiff());
         let optimizer = Optimizer::new(&model, device);
-        Self::assemble(config, run, data, device, model, optimizer, (0, f64::INFINITY))
+        let state = State { step: 0, best_bpd: f64::INFINITY, pending: false, window: Window::default() };
+        Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
     /// Goes on with the run in the folder `run` from its last checkpoint, or from the beginning where a stop came before
-    /// the first one. `config` is the run's own, except for what may change: `train.steps` and `data.dir`; it is written
-    /// back.
+    /// the first one; if the last checkpoint is damaged, from the one before, with a warning. `config` is the run's own,
+    /// except for what may change: `train.steps` and `data.dir`; it is written back. `other_data` allows other images
+    /// than the run was trained on.
     ///
     /// # Errors
     /// See [`TrainError`]; [`TrainError::Finished`] if no step is left to do.
-    pub fn resume(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
+    pub fn resume(
+        config: Config,
+        run: RunDir,
+        data: Datasets,
+        other_data: bool,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         config.validate()?;
-        let path = run.last();
-        if !path.exists() {
-            return Self::start(config, run, data, device);
-        }
-        let checkpoint = Checkpoint::load(&path)?;
-        if checkpoint.step >= config.train.steps && run.evaluation().exists() {
+        let lock = RunLock::take(&run)?;
+        let Some((path, checkpoint)) = newest(&run)? else {
+            return Self::start(config, run, data, device, lock);
+        };
+        if checkpoint.step >= config.train.steps && !checkpoint.pending && run.evaluation().exists() {
             return Err(TrainError::Finished { path: run.path().into(), step: checkpoint.step });
         }
+        let name = || data.train.name().to_string();
         if checkpoint.shape != data.train.shape() || checkpoint.vocabulary != data.train.vocabulary() {
             return Err(TrainError::Dataset {
-                name: data.train.name().into(),
+                name: name(),
                 reason: format!(
                     "the run was trained on {} images of {} levels, these are {} of {}",
                     checkpoint.shape,
@@ -90,6 +138,14 @@ impl Trainer {
                 ),
             });
         }
+        match &checkpoint.data {
+            None => return Err(TrainError::Old { path }),
+            Some(own) if *own != data.fingerprint() && !other_data => {
+                let reason = format!("fingerprints {own} and {}", data.fingerprint());
+                return Err(TrainError::OtherData { name: name(), reason });
+            }
+            Some(_) => {}
+        }
         data.check_classes(config.model.network.classes())?;
         let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, &device.clone().autodiff());
         let model =
@@ -98,7 +154,9 @@ impl Trainer {
             let name = "m., v. and ema. of every parameter".to_string();
             TrainError::Weights { path, source: WeightsError::Missing { name } }
         })?;
-        Self::assemble(config, run, data, device, model, optimizer, (checkpoint.step, checkpoint.best_bpd))
+        let Checkpoint { step, best_bpd, pending, window, .. } = checkpoint;
+        let state = State { step, best_bpd, pending, window };
+        Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
     fn assemble(
@@ -106,13 +164,26 @@ impl Trainer {
         run: RunDir,
         data: Datasets,
         device: &Device,
-        model: Model,
-        optimizer: Optimizer,
-        (step, best_bpd): (u64, f64),
+        (model, optimizer): (Model, Optimizer),
+        State { step, best_bpd, pending, window }: State,
+        lock: RunLock,
     ) -> Result<Self, TrainError> {
-        let outputs = Outputs::open(&config, run, step, device)?;
-        let batches = Batches::new(&config, device);
-        Ok(Self { config, data, batches, model: Some(model), optimizer, outputs, step, saved: step, best_bpd })
+        let outputs = Outputs::open(&config, run, (step, pending), device)?;
+        Ok(Self {
+            batches: Batches::new(&config, device),
+            fingerprint: data.fingerprint(),
+            config,
+            data,
+            model: Some(model),
+            optimizer,
+            outputs,
+            step,
+            saved: step,
+            window,
+            pending,
+            best_bpd,
+            _lock: lock,
+        })
     }
 
     /// Steps done.
@@ -129,62 +200,85 @@ impl Trainer {
     /// # Errors
     /// See [`TrainError`]; whatever was saved before stays.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
-        let config = self.config.clone();
+        let train = self.config.train.clone();
         let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
-        let mut window = Window::default();
         if self.step == 0 {
             // There is always a state to go back to.
             self.save()?;
         }
-        while self.step < config.train.steps {
+        if self.pending && self.step < train.steps {
+            self.do_what_is_due(observer)?;
+        }
+        while self.step < train.steps {
             let started = Instant::now();
-            self.train_step(&mut window)?;
-            window.seconds += started.elapsed().as_secs_f64();
+            self.train_step()?;
+            self.window.seconds += started.elapsed().as_secs_f64();
             let step = self.step;
-            if every(config.train.log_every, step) || step == config.train.steps {
-                let line = self.line(&window);
-                window = Window::default();
+            if every(train.log_every, step) || step == train.steps {
+                let line = self.line();
+                self.window = Window::default();
                 self.outputs.step(&line, observer)?;
             }
-            // Saving comes first: what follows may take long, and a stop must not lose steps.
+            let is_last = step == train.steps;
+            self.pending = is_last || every(train.eval_every, step) || every(train.sample_every, step);
+            // Saving comes first: what is due may take long, and a stop must not lose steps.
             let stop = observer.should_stop();
-            if every(config.train.checkpoint_every, step) || step == config.train.steps || stop {
+            if self.pending || every(train.checkpoint_every, step) || stop {
                 self.save()?;
             }
-            if step == config.train.steps {
-                break;
-            }
-            let due = every(config.train.eval_every, step);
-            if due && !stop {
-                let subset = self.outputs.eval_subset(&self.data.test)?;
-                let evaluation = self.outputs.evaluate(&self.ema_model()?, step, &subset, 1, observer)?;
-                self.keep_if_best(&evaluation)?;
-            }
-            if due || stop {
+            if stop && !is_last {
                 self.outputs.plot_curve(&self.ema_model()?)?;
-            }
-            if every(config.train.sample_every, step) && !stop {
-                self.outputs.draw_samples(&self.ema_model()?, step, observer)?;
-            }
-            if stop {
                 return Ok(Outcome::Stopped { step });
             }
+            if self.pending && !is_last {
+                self.do_what_is_due(observer)?;
+            }
         }
+        self.finish(observer)
+    }
+
+    /// The evaluation and the samples that are due after this step, and the checkpoint that says that they are there.
+    fn do_what_is_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
+        let (train, averaged) = (self.config.train.clone(), self.ema_model()?);
+        if every(train.eval_every, self.step) {
+            self.validate(&averaged, observer)?;
+            self.outputs.plot_curve(&averaged)?;
+        }
+        if every(train.sample_every, self.step) {
+            self.outputs.draw_samples(&averaged, self.step, observer)?;
+        }
+        self.pending = false;
+        self.save()
+    }
+
+    /// What is due after the last step: the last validation, and the only look at the test split.
+    fn finish(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let averaged = self.ema_model()?;
         self.outputs.draw_samples(&averaged, self.step, observer)?;
-        let (test, passes) = (&self.data.test, config.eval.repeats);
+        self.validate(&averaged, observer)?;
+        let (test, passes) = ((Split::Test, &self.data.test), self.config.eval.repeats);
         let evaluation = self.outputs.evaluate(&averaged, self.step, test, passes, observer)?;
         self.outputs.write_evaluation(&evaluation)?;
-        if self.best_bpd.is_infinite() {
-            self.keep_if_best(&evaluation)?;
-        }
-        self.save()?;
         self.outputs.plot_all(&averaged, &self.data, observer)?;
+        self.pending = false;
+        self.save()?;
         Ok(Outcome::Finished(Box::new(evaluation)))
     }
 
+    /// Evaluates on validation images, and keeps a checkpoint if this is the best so far.
+    fn validate(&mut self, averaged: &Model, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let subset = self.outputs.eval_subset(&self.data.valid)?;
+        let evaluation = self.outputs.evaluate(averaged, self.step, (Split::Valid, &subset), 1, observer)?;
+        if evaluation.bpd < self.best_bpd {
+            self.best_bpd = evaluation.bpd;
+            self.checkpoint().save(&self.outputs.run.best())?;
+        }
+        Ok(())
+    }
+
     /// One optimiser step, of as many forward and backward passes as gradients are accumulated over.
-    fn train_step(&mut self, window: &mut Window) -> Result<(), TrainError> {
+    fn train_step(&mut self) -> Result<(), TrainError> {
         let config = self.config.clone();
         let passes = config.train.accumulate;
         let mut sum = GradientSum::default();
@@ -193,7 +287,7 @@ impl Trainer {
             let (gradients, terms) = batch_gradients(self.model(), batch, config.schedule.objective)?;
             let means = self.finite(&terms)?;
             sum.merge(gradients);
-            for (total, mean) in window.terms.iter_mut().zip(means) {
+            for (total, mean) in self.window.terms.iter_mut().zip(means) {
                 *total += mean / passes as f64;
             }
         }
@@ -201,8 +295,8 @@ impl Trainer {
         if !norm.is_finite() {
             return Err(TrainError::Diverged { what: "the gradient", step: self.step + 1, kept: self.saved });
         }
-        window.grad_norm += norm;
-        window.steps += 1;
+        self.window.grad_norm += norm;
+        self.window.steps += 1;
         self.step += 1;
         self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &config.train, self.step));
         self.model().schedule.validate()?;
@@ -225,8 +319,9 @@ impl Trainer {
         Ok(means)
     }
 
-    /// The line of metrics about the steps of `window`.
-    fn line(&self, window: &Window) -> StepLine {
+    /// The line of metrics about the steps since the last one.
+    fn line(&self) -> StepLine {
+        let window = &self.window;
         let steps = window.steps.max(1) as f64;
         let [prior, reconstruction, diffusion] = window.terms.map(|t| t / steps);
         let schedule = self.model().schedule.to_host();
@@ -245,16 +340,6 @@ impl Trainer {
         }
     }
 
-    /// Keeps a checkpoint if its evaluation is the best so far. Only evaluations of the same images compare, so the
-    /// final one, over all images, takes part only where there was no other.
-    fn keep_if_best(&mut self, evaluation: &Evaluation) -> Result<(), TrainError> {
-        if evaluation.bpd < self.best_bpd {
-            self.best_bpd = evaluation.bpd;
-            self.checkpoint().save(&self.outputs.run.best())?;
-        }
-        Ok(())
-    }
-
     /// The model with the averaged weights, without autodiff.
     fn ema_model(&self) -> Result<Model, TrainError> {
         let weights = self.optimizer.ema_weights(self.model());
@@ -268,6 +353,9 @@ impl Trainer {
             shape: self.data.train.shape(),
             vocabulary: self.model().settings().vocabulary,
             best_bpd: self.best_bpd,
+            pending: self.pending,
+            window: self.window,
+            data: Some(self.fingerprint.clone()),
             weights: export(self.model()),
             optimizer: self.optimizer.export(self.model()),
         }
@@ -278,7 +366,12 @@ impl Trainer {
         let batch = self.batches.batch(&self.data.train, self.step, 0)?;
         let model = self.model().valid();
         self.finite(&model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval))?;
-        self.checkpoint().save(&self.outputs.run.last())?;
+        self.outputs.sync()?;
+        let (last, previous) = (self.outputs.run.last(), self.outputs.run.previous());
+        if last.exists() {
+            keep(&last, &previous).map_err(|source| TrainError::Io { path: previous, source })?;
+        }
+        self.checkpoint().save(&last)?;
         self.saved = self.step;
         Ok(())
     }

@@ -4,6 +4,7 @@ mod operators;
 mod timing;
 
 use crate::shared::device::DeviceArgs;
+use crate::shared::output::outln;
 use anyhow::{Result, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
@@ -140,14 +141,17 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         "machine": machine(),
     });
     if json {
-        println!("{object}");
+        outln!("{object}");
     } else {
-        println!(
+        outln!(
             "{what} {preset}: median {} ms, least {} ms, {} runs, {} threads, {parameters} parameters",
-            object["median_ms"], object["min_ms"], object["runs"], object["threads"]
+            object["median_ms"],
+            object["min_ms"],
+            object["runs"],
+            object["threads"]
         );
         if let Some(ms) = variance_ms {
-            println!("one `schedule_gradients`, over the whole batch at once: {} ms", round(ms));
+            outln!("one `schedule_gradients`, over the whole batch at once: {} ms", round(ms));
         }
     }
     Ok(())

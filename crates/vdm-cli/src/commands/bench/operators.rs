@@ -1,6 +1,7 @@
 //! `vdm bench operators`: every fused operator beside the same composed of Burn's own, at the sizes of a preset.
 
 use super::timing::{machine, median, round, timed};
+use crate::shared::output::outln;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
@@ -36,16 +37,13 @@ pub fn execute(sizes: Sizes, seconds: f64, device: &Device, json: bool) -> Resul
                 })
             })
             .collect();
-        println!("{}", json!({ "operators": rows, "machine": machine() }));
+        outln!("{}", json!({ "operators": rows, "machine": machine() }));
         return Ok(());
     }
-    println!(
-        "{:<34} {:<18} {:<9} {:>10} {:>12} {:>6}",
-        "operator", "shape", "pass", "fused ms", "composed ms", "ratio"
-    );
+    outln!("{:<34} {:<18} {:<9} {:>10} {:>12} {:>6}", "operator", "shape", "pass", "fused ms", "composed ms", "ratio");
     for Row { operator, shape, pass, fused_ms, composed_ms } in rows {
         let ratio = fused_ms / composed_ms;
-        println!("{operator:<34} {shape:<18} {pass:<9} {fused_ms:>10.2} {composed_ms:>12.2} {ratio:>6.2}");
+        outln!("{operator:<34} {shape:<18} {pass:<9} {fused_ms:>10.2} {composed_ms:>12.2} {ratio:>6.2}");
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let unreadable = |error: ImageError| unreadable(path, error.to_string());
     let (file, length) = open_file(path)?;
     check_bytes(path, "a file", length, MAX_FILE)?;
+    check_whole(path)?;
     let mut reader = ImageReader::new(BufReader::new(file))
         .with_guessed_format()
         .map_err(|reason| io_error(path, "read", reason))?;
@@ -45,6 +46,43 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// Refuse a JPEG or WebP file that ends early, of which decoders give the upper part.
+///
+/// # Errors
+/// [`DataError::UnreadableImage`], [`DataError::Io`].
+pub fn check_whole(path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(|reason| io_error(path, "read", reason))?;
+    let whole = match bytes.as_slice() {
+        [0xff, 0xd8, ..] => jpeg_is_whole(&bytes),
+        [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'E', b'B', b'P', ..] => {
+            bytes.len() as u64 >= 8 + u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
+        }
+        _ => true,
+    };
+    if whole { Ok(()) } else { Err(unreadable(path, "the file is incomplete: it ends before its image does".into())) }
+}
+
+/// Whether a JPEG file has its end-of-image marker after the coded data: segments are skipped by their lengths, so that
+/// a thumbnail's own marker does not count.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xff, 0xd9) => return true,
+            // Fill bytes, and markers without a segment: restarts, and zeros that are stuffed into coded data.
+            (0xff, 0xff) => at += 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2),
+                _ => return false,
+            },
+            // Coded data.
+            _ => at += 1,
+        }
+    }
+    false
 }
 
 fn limits() -> Limits {

@@ -38,12 +38,12 @@ const SUBFOLDER: &str = "cifar-10-batches-bin";
 /// a file that is not exactly 30,730,000 bytes, and
 /// [`DataError::LabelOutOfRange`].
 pub fn load_cifar10(dir: impl AsRef<Path>, split: Split) -> Result<ImageDataset> {
-    load_with(dir.as_ref(), split, RECORDS_PER_FILE)
+    Ok(load_with(dir.as_ref(), split, RECORDS_PER_FILE)?.of_split(split))
 }
 
 fn load_with(dir: &Path, split: Split, records: usize) -> Result<ImageDataset> {
-    let files: &[&str] = match split {
-        Split::Train => {
+    let files: &[&str] = match split.stored() {
+        Split::Train | Split::Valid => {
             &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"]
         }
         Split::Test => &["test_batch.bin"],

@@ -39,7 +39,7 @@ const TEST_EVERY: usize = 6;
 ///
 /// The split is fixed. Of scikit-learn's order, the images at index `i` with
 /// `i % 6 == 5` are [`Split::Test`] (299) and the rest [`Split::Train`]
-/// (1,498), each in that order. Since the order mixes the digits, every digit
+/// (1,498, of which 74 are [`Split::Valid`]), each in that order. Since the order mixes the digits, every digit
 /// is in both.
 ///
 /// # Errors
@@ -48,7 +48,7 @@ const TEST_EVERY: usize = 6;
 /// [`DataError::Truncated`], [`DataError::TrailingBytes`],
 /// [`DataError::LabelOutOfRange`] or [`DataError::LevelOutOfRange`].
 pub fn digits(split: Split) -> Result<ImageDataset> {
-    decode(RECORDS, split)
+    Ok(decode(RECORDS, split)?.of_split(split))
 }
 
 fn decode(packed: &[u8], split: Split) -> Result<ImageDataset> {
@@ -72,7 +72,8 @@ fn decode(packed: &[u8], split: Split) -> Result<ImageDataset> {
                 found: label.into(),
             });
         }
-        if Split::of_index(index, TEST_EVERY) == split {
+        let is_test = index % TEST_EVERY == TEST_EVERY - 1;
+        if is_test == (split == Split::Test) {
             labels.push(label.into());
             bytes.extend_from_slice(&record[1..]);
         }
@@ -102,7 +103,7 @@ mod tests {
     fn the_splits_hold_all_images_once() {
         let train = digits(Split::Train).unwrap();
         let test = digits(Split::Test).unwrap();
-        assert_eq!((train.len(), test.len()), (1498, 299));
+        assert_eq!((train.len(), digits(Split::Valid).unwrap().len(), test.len()), (1424, 74, 299));
         assert_eq!((train.name(), test.name()), ("digits-train", "digits-test"));
         for set in [&train, &test] {
             assert_eq!((set.shape(), set.levels(), set.classes()), (SHAPE, 17, 10));

@@ -8,9 +8,16 @@
 //!
 //! Files are taken in the order of their names, leaving hidden ones (names
 //! with a leading dot) out. Either the folder holds the files, or it holds
-//! nothing but subfolders; then each of them is a class, numbered in the order
-//! of their names, and its files are that class's images. A mixture is an
-//! error, because either reading of it would lose images silently.
+//! subfolders; then each of them is a class, numbered in the order of their
+//! names, and its files are that class's images. A subfolder without files is
+//! no class. Images beside subfolders are an error, because either reading of
+//! them would lose images silently; other files beside subfolders are errors
+//! by name, or skipped where bad files are.
+//!
+//! A folder that brings subfolders `train` and `test`, and `valid` or `val`, is
+//! taken at its word. Otherwise the name of each file, and nothing else,
+//! decides its split, so that adding files moves no other: one in ten is for
+//! the test, one in twenty for validation.
 //!
 //! The rotation that a camera noted in the file is applied. What cannot be
 //! kept exactly is refused with advice: transparency, and more than 8 bits a
@@ -19,6 +26,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -27,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Source;
 use crate::data::dataset::ImageDataset;
 use crate::data::error::{DataError, Result};
-use crate::data::read::bytes::io_error;
+use crate::data::read::bytes::{io_error, open_file};
 use crate::data::read::image_file::read_image;
 use crate::data::split::Split;
 use crate::shape::ImageShape;
@@ -71,56 +79,91 @@ pub struct FolderImages {
     pub skipped: Vec<SkippedImage>,
 }
 
-/// Load all images of a folder.
+/// Load all images of a folder, whatever split they belong to.
 ///
 /// # Errors
 ///
 /// [`DataError::InvalidOption`], [`DataError::Io`],
 /// [`DataError::EmptyFolder`], [`DataError::MixedFolder`]; and of a file,
-/// unless `skip_bad` is set, [`DataError::UnreadableImage`],
-/// [`DataError::Transparent`], [`DataError::BitDepth`] and
-/// [`DataError::Elongated`].
+/// unless `skip_bad` is set, [`DataError::StrayFile`],
+/// [`DataError::UnreadableImage`], [`DataError::Transparent`],
+/// [`DataError::BitDepth`] and [`DataError::Elongated`].
 pub fn load_folder(dir: impl AsRef<Path>, options: &FolderOptions) -> Result<FolderImages> {
     let dir = dir.as_ref();
     let size = checked_size(options)?;
-    assemble(folder_name(dir), dir, &list(dir)?, options, size)
+    assemble(folder_name(dir), dir, list(dir, &class_names(&[dir])?, options)?, options, size)
 }
 
-/// Load one split of a folder: of every `test_every` files in order the last
-/// is [`Split::Test`], the others are [`Split::Train`]. Files are counted
-/// before any is skipped, so a repaired file does not move the others.
+/// Load one split of a folder: that of its subfolder, or the files whose names fall into it.
 ///
 /// # Errors
 ///
-/// As [`load_folder`], and [`DataError::InvalidOption`] for a `test_every`
-/// below 2 and [`DataError::EmptySplit`] for fewer files than that.
-pub fn load_folder_split(
-    dir: impl AsRef<Path>,
-    options: &FolderOptions,
-    test_every: usize,
-    split: Split,
-) -> Result<FolderImages> {
+/// As [`load_folder`], and [`DataError::EmptySplit`] where no name falls into
+/// the split, [`DataError::MissingFile`] where the folder has a subfolder
+/// `train` and none for the split.
+pub fn load_folder_split(dir: impl AsRef<Path>, options: &FolderOptions, split: Split) -> Result<FolderImages> {
     let dir = dir.as_ref();
     let size = checked_size(options)?;
-    if test_every < 2 {
-        return Err(DataError::InvalidOption {
-            field: "test_every",
-            expected: "at least 2",
-            found: test_every.to_string(),
-        });
+    let name = format!("{}-{split}", folder_name(dir));
+    let brought = brought_splits(dir)?;
+    let (dir, classes, by_name): (PathBuf, _, fn(Split, &str) -> bool) = if brought.is_empty() {
+        (dir.to_owned(), class_names(&[dir])?, |split, name| Split::of_name(name) == split)
+    } else {
+        let folders: Vec<PathBuf> = brought.iter().map(|name| dir.join(name)).collect();
+        let classes = class_names(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        let names: &[&str] = match split {
+            Split::Train => &["train"],
+            Split::Valid => &["valid", "val"],
+            Split::Test => &["test"],
+        };
+        let own = names.iter().find(|name| brought.contains(name));
+        let brings_valid = ["valid", "val"].iter().any(|name| brought.contains(name));
+        match (split, own) {
+            (Split::Train, Some(own)) if !brings_valid => {
+                (dir.join(own), classes, |_, name| Split::of_name(name) != Split::Valid)
+            }
+            (_, Some(own)) => (dir.join(own), classes, |_, _| true),
+            (Split::Valid, None) => (dir.join("train"), classes, |_, name| Split::of_name(name) == Split::Valid),
+            _ => return Err(DataError::MissingFile { dir: dir.to_owned(), expected: names.join(", ") }),
+        }
+    };
+    let mut listing = list(&dir, &classes, options)?;
+    let found = listing.files.len();
+    listing.files.retain(|file| by_name(split, &file.name));
+    if listing.files.is_empty() {
+        return Err(DataError::EmptySplit { path: dir, split, found });
     }
-    let all = list(dir)?;
-    let found = all.len();
-    let files: Vec<ImageFile> = all
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| Split::of_index(*index, test_every) == split)
-        .map(|(_, file)| file)
-        .collect();
-    if files.is_empty() {
-        return Err(DataError::EmptySplit { path: dir.to_owned(), split, expected: test_every, found });
+    assemble(name, &dir, listing, options, size)
+}
+
+/// The subfolders by which a folder brings splits of its own: none, or `train` and others.
+fn brought_splits(dir: &Path) -> Result<Vec<&'static str>> {
+    let (_, folders) = scan(dir)?;
+    let known = ["train", "valid", "val", "test"];
+    let brought: Vec<&str> = known.into_iter().filter(|name| folders.iter().any(|folder| folder == name)).collect();
+    Ok(if brought.contains(&"train") && brought.len() == folders.len() { brought } else { Vec::new() })
+}
+
+/// The classes of some folders: the names of all subfolders that hold files, in order.
+fn class_names(dirs: &[&Path]) -> Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for dir in dirs {
+        for folder in scan(dir)?.1 {
+            if !scan(&dir.join(&folder))?.0.is_empty() {
+                names.push(folder);
+            }
+        }
     }
-    assemble(format!("{}-{split}", folder_name(dir)), dir, &files, options, size)
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// What a folder holds.
+struct Listing {
+    files: Vec<ImageFile>,
+    /// What is left out, and why.
+    skipped: Vec<SkippedImage>,
 }
 
 /// A file that should be an image.
@@ -153,36 +196,59 @@ fn folder_name(dir: &Path) -> String {
 }
 
 /// The files of a folder or of its class subfolders, in order.
-fn list(dir: &Path) -> Result<Vec<ImageFile>> {
+fn list(dir: &Path, classes: &[OsString], options: &FolderOptions) -> Result<Listing> {
     let (files, folders) = scan(dir)?;
-    if !files.is_empty() {
-        refuse_folders(dir, &folders)?;
-        let files = files.into_iter().map(|name| ImageFile {
-            path: dir.join(&name),
-            name: name.to_string_lossy().into_owned(),
-            label: None,
-        });
-        return Ok(files.collect());
+    let is_image = |name: &OsString| starts_as_image(&dir.join(name));
+    let mut skipped = Vec::new();
+    if folders.is_empty() || files.iter().any(is_image) {
+        if !files.is_empty() {
+            refuse_folders(dir, &folders)?;
+        }
+        let files: Vec<ImageFile> = files
+            .into_iter()
+            .map(|name| ImageFile { path: dir.join(&name), name: name.to_string_lossy().into_owned(), label: None })
+            .collect();
+        if files.is_empty() {
+            return Err(DataError::EmptyFolder { path: dir.to_owned(), found: "nothing".into() });
+        }
+        return Ok(Listing { files, skipped });
+    }
+    for name in files {
+        let error = DataError::StrayFile { path: dir.join(&name) };
+        if !options.skip_bad {
+            return Err(error);
+        }
+        skipped.push(SkippedImage { path: dir.join(&name), reason: error.to_string() });
     }
     let mut all = Vec::new();
-    for (label, class) in (0u32..).zip(&folders) {
+    for class in &folders {
         let class_dir = dir.join(class);
         let (files, deeper) = scan(&class_dir)?;
         refuse_folders(&class_dir, &deeper)?;
+        let label = classes.iter().position(|name| name == class).map(|label| label as u32);
+        if files.is_empty() && label.is_none() {
+            let reason = format!("{}: a subfolder without files is no class", class_dir.display());
+            skipped.push(SkippedImage { path: class_dir, reason });
+            continue;
+        }
         all.extend(files.into_iter().map(|name| ImageFile {
             path: class_dir.join(&name),
             name: format!("{}/{}", class.to_string_lossy(), name.to_string_lossy()),
-            label: Some(label),
+            label,
         }));
     }
     if all.is_empty() {
-        let found = match folders.len() {
-            0 => "nothing".to_owned(),
-            count => format!("{count} subfolders with nothing in them"),
-        };
+        let found = format!("{} subfolders with nothing in them", folders.len());
         return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
     }
-    Ok(all)
+    Ok(Listing { files: all, skipped })
+}
+
+/// Whether a file starts as one of the formats that are read.
+fn starts_as_image(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = open_file(path).ok().and_then(|(file, _)| file.take(16).read_to_end(&mut start).ok());
+    read.is_some() && image::guess_format(&start).is_ok()
 }
 
 fn refuse_folders(dir: &Path, folders: &[OsString]) -> Result<()> {
@@ -211,9 +277,10 @@ fn scan(dir: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
     Ok((files, folders))
 }
 
-fn assemble(name: String, dir: &Path, files: &[ImageFile], options: &FolderOptions, size: u32) -> Result<FolderImages> {
+fn assemble(name: String, dir: &Path, listing: Listing, options: &FolderOptions, size: u32) -> Result<FolderImages> {
+    let Listing { files, mut skipped } = listing;
     let (mut bytes, mut labels) = (Vec::new(), Vec::new());
-    let (mut names, mut skipped) = (Vec::new(), Vec::new());
+    let mut names = Vec::new();
     for block in files.chunks(BLOCK) {
         for (file, outcome) in block.iter().zip(read_block(block, size, options.channels)) {
             match outcome {
@@ -255,11 +322,7 @@ fn read_block(files: &[ImageFile], size: u32, channels: usize) -> Vec<Result<Vec
     })
 }
 
-/// Of this many files of a folder, [`FolderSource`] holds the last one out.
-const TEST_EVERY: usize = 10;
-
-/// The source `folder` of a configuration: a folder of image files, every tenth of which is held out for
-/// [`Split::Test`]; see [`load_folder_split`].
+/// The source `folder` of a configuration: a folder of image files; see [`load_folder_split`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FolderSource {
@@ -288,7 +351,7 @@ impl FolderSource {
 
 impl Source for FolderSource {
     fn load(&self, split: Split) -> Result<ImageDataset> {
-        let images = load_folder_split(&self.dir, &self.options(), TEST_EVERY, split)?;
+        let images = load_folder_split(&self.dir, &self.options(), split)?;
         for file in &images.skipped {
             let path = file.path.display();
             tracing::warn!(%path, reason = %file.reason, "skipped a file");
@@ -413,25 +476,110 @@ mod tests {
         assert_eq!(set.labels().unwrap(), [0, 1, 1]);
     }
 
-    #[test]
-    fn splits_hold_all_files_once() {
-        let dir = tempfile::tempdir().unwrap();
-        for number in 0..7 {
-            ramp(4, 4).save(dir.path().join(format!("{number}.png"))).unwrap();
-        }
-        let names = |split| {
-            let images = load_folder_split(dir.path(), &RGB, 3, split).unwrap();
-            assert!(images.dataset.name().ends_with(&format!("-{split}")));
-            images.dataset.names().unwrap().to_vec()
-        };
-        assert_eq!(names(Split::Train), ["0.png", "1.png", "3.png", "4.png", "6.png"]);
-        assert_eq!(names(Split::Test), ["2.png", "5.png"]);
+    fn names_of(dir: &Path, split: Split) -> Vec<String> {
+        let images = load_folder_split(dir, &RGB, split).unwrap();
+        assert!(images.dataset.name().ends_with(&format!("-{split}")));
+        images.dataset.names().unwrap().to_vec()
+    }
 
-        let error = load_folder_split(dir.path(), &RGB, 8, Split::Test).unwrap_err();
-        assert!(matches!(error, DataError::EmptySplit { expected: 8, found: 7, .. }));
-        assert_says(&error, &["test split", "expected at least 8", "found 7"]);
-        let error = load_folder_split(dir.path(), &RGB, 1, Split::Test).unwrap_err();
-        assert!(matches!(error, DataError::InvalidOption { field: "test_every", .. }));
+    const SPLITS: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
+
+    /// OpenTau#502 and case 12: a new file moved old test images into training.
+    #[test]
+    fn splits_hold_all_files_once_and_a_new_file_moves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let add = |name: &str| ramp(4, 4).save(dir.path().join(name)).unwrap();
+        (0..60).for_each(|number| add(&format!("{number:02}.png")));
+        let before = SPLITS.map(|split| names_of(dir.path(), split));
+        assert_eq!(before.iter().map(Vec::len).sum::<usize>(), 60);
+        add("000.png");
+        let after = SPLITS.map(|split| names_of(dir.path(), split));
+        for (before, after) in before.iter().zip(&after) {
+            assert!(before.iter().all(|name| after.contains(name)));
+        }
+        let few = tempfile::tempdir().unwrap();
+        ramp(4, 4).save(few.path().join("1.png")).unwrap();
+        let error = load_folder_split(few.path(), &RGB, Split::Valid).unwrap_err();
+        assert!(matches!(error, DataError::EmptySplit { found: 1, .. }));
+        assert_says(&error, &["valid split", "none of the 1 image files"]);
+    }
+
+    /// fastai#1552 and case 11: two classes, and test images that were trained on.
+    #[test]
+    fn a_folder_that_brings_splits_is_taken_at_its_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let add = |folder: &str, name: &str| {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+            ramp(4, 4).save(dir.path().join(folder).join(name)).unwrap();
+        };
+        for number in 0..40 {
+            add("train/dog", &format!("{number}.png"));
+        }
+        add("train/cat", "1.png");
+        let error = load_folder_split(dir.path(), &RGB, Split::Test);
+        // Without `test` these are the classes of nobody's splits: train is a class with subfolders.
+        assert!(matches!(error, Err(DataError::MissingFile { .. })), "{error:?}");
+        add("test/dog", "7.png");
+        let test = load_folder_split(dir.path(), &RGB, Split::Test).unwrap().dataset;
+        // The class has the number that it has in training.
+        assert_eq!((test.names().unwrap(), test.labels().unwrap()), (&["dog/7.png".to_string()][..], &[1][..]));
+        let cut: usize = [Split::Train, Split::Valid].map(|split| names_of(dir.path(), split).len()).iter().sum();
+        assert_eq!(cut, 41);
+        add("val/cat", "3.png");
+        assert_eq!(names_of(dir.path(), Split::Valid), ["cat/3.png"]);
+        assert_eq!(names_of(dir.path(), Split::Train).len(), 41);
+    }
+
+    /// datumaro#1178 and case 1.
+    #[test]
+    fn a_file_beside_classes_is_named_or_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        for class in ["daisy", "rose"] {
+            fs::create_dir(dir.path().join(class)).unwrap();
+            ramp(4, 4).save(dir.path().join(class).join("1.png")).unwrap();
+        }
+        put(dir.path(), "LICENSE.txt", b"x");
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert!(matches!(error, DataError::StrayFile { .. }));
+        assert_says(&error, &["LICENSE.txt", "skip_bad"]);
+        let images = load_folder(dir.path(), &FolderOptions { skip_bad: true, ..RGB }).unwrap();
+        assert_eq!((images.dataset.len(), images.dataset.classes()), (2, 2));
+        assert!(images.skipped[0].path.ends_with("LICENSE.txt"));
+    }
+
+    /// torchvision#4925 and case 10: three classes, one of which has no image.
+    #[test]
+    fn a_subfolder_without_files_is_said_and_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        for class in ["aaa", "cat", "dog"] {
+            fs::create_dir(dir.path().join(class)).unwrap();
+        }
+        for class in ["cat", "dog"] {
+            ramp(4, 4).save(dir.path().join(class).join("1.png")).unwrap();
+        }
+        let images = load_folder(dir.path(), &RGB).unwrap();
+        assert_eq!(images.dataset.labels().unwrap(), [0, 1]);
+        assert!(images.skipped[0].reason.contains("aaa"));
+    }
+
+    /// image-rs/jpeg-decoder#169 and case 3: the lower part was grey.
+    #[test]
+    fn a_truncated_jpeg_or_webp_is_incomplete() {
+        let dir = tempfile::tempdir().unwrap();
+        let noise: Vec<u8> = (0u32..3 * 64 * 64).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let image = RgbImage::from_raw(64, 64, noise).unwrap();
+        for name in ["a.jpg", "a.webp"] {
+            let path = dir.path().join(name);
+            image.save(&path).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert!(load_folder(dir.path(), &FolderOptions { size: 64, ..RGB }).is_ok(), "{name}");
+            for share in [95, 80, 60, 40] {
+                fs::write(&path, &bytes[..bytes.len() * share / 100]).unwrap();
+                let error = load_folder(dir.path(), &RGB).unwrap_err();
+                assert_says(&error, &[name, "incomplete"]);
+            }
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

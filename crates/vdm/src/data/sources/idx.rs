@@ -150,7 +150,7 @@ pub fn load_idx_split(dir: impl AsRef<Path>, split: Split) -> Result<ImageDatase
     };
     let folder = dir.file_name().unwrap_or(OsStr::new("idx")).to_string_lossy();
     let shape = ImageShape { channels: 1, height: images.height, width: images.width };
-    ImageDataset::new(format!("{folder}-{split}"), shape, 256, images.bytes, labels)
+    Ok(ImageDataset::new(format!("{folder}-{split}"), shape, 256, images.bytes, labels)?.of_split(split))
 }
 
 /// Write images as an uncompressed IDX file.
@@ -207,7 +207,7 @@ fn write_header(writer: &mut impl Write, dimensions: &[usize]) -> io::Result<()>
 
 fn candidates(split: Split, kind: &str, rank: &str) -> Vec<String> {
     let prefix = match split {
-        Split::Train => "train",
+        Split::Train | Split::Valid => "train",
         Split::Test => "t10k",
     };
     let stems = ["-", "."].map(|mark| format!("{prefix}-{kind}{mark}{rank}-ubyte"));

@@ -63,8 +63,8 @@ pub fn load_imagenet(dir: impl AsRef<Path>, size: usize, split: Split) -> Result
     check_size(size)?;
     let dir = dir.as_ref();
     let shape = ImageShape { channels: 3, height: size, width: size };
-    let files: Vec<String> = match split {
-        Split::Train => (1..=TRAIN_FILES).map(|n| format!("train_data_batch_{n}.npz")).collect(),
+    let files: Vec<String> = match split.stored() {
+        Split::Train | Split::Valid => (1..=TRAIN_FILES).map(|n| format!("train_data_batch_{n}.npz")).collect(),
         Split::Test => vec!["val_data.npz".to_owned()],
     };
     let mut bytes = Vec::new();
@@ -76,7 +76,7 @@ pub fn load_imagenet(dir: impl AsRef<Path>, size: usize, split: Split) -> Result
         }
         Batch::open(&path)?.read(shape.dims() as u64, &mut bytes, &mut labels)?;
     }
-    ImageDataset::new(format!("imagenet{size}-npz-{split}"), shape, 256, bytes, Some(labels))
+    Ok(ImageDataset::new(format!("imagenet{size}-npz-{split}"), shape, 256, bytes, Some(labels))?.of_split(split))
 }
 
 /// One npz file.

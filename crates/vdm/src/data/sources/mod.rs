@@ -142,10 +142,11 @@ mod tests {
             assert_says(&error, &[&dir.path().display().to_string(), "expected", "found none"]);
         }
 
-        for number in 0..9 {
-            put(dir.path(), &format!("{number}.txt"), b"not an image");
+        for split in ["train", "test"] {
+            std::fs::create_dir(dir.path().join(split)).unwrap();
         }
-        image::RgbImage::new(4, 4).save(dir.path().join("9.png")).unwrap();
+        image::RgbImage::new(4, 4).save(dir.path().join("test/9.png")).unwrap();
+        put(&dir.path().join("train"), "0.txt", b"not an image");
         let source = DataSource::Folder(FolderSource { dir: dir.path().into(), size: 4, channels: 3, skip_bad: true });
         assert_eq!(source.load(Split::Test).unwrap().names().unwrap(), ["9.png"]);
         let error = source.load(Split::Train).unwrap_err();

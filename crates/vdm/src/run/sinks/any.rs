@@ -5,11 +5,12 @@ use crate::run::RunDir;
 use std::io;
 use std::path::PathBuf;
 
-/// Opens all sinks of a run that stands at step `step`; what a stop without a checkpoint left of later steps is dropped.
+/// Opens all sinks of a run that stands at step `step`; what a stop without a checkpoint left of later steps
+/// is dropped, and evaluations of this step too if they are `pending`.
 ///
 /// # Errors
 /// The file that cannot be opened, and what the file system says.
-pub fn open_sinks(run: &RunDir, step: u64) -> Result<Vec<Box<dyn Sink>>, (PathBuf, io::Error)> {
-    let metrics = MetricsLog::open(&run.metrics(), step).map_err(|e| (run.metrics(), e))?;
+pub fn open_sinks(run: &RunDir, step: u64, pending: bool) -> Result<Vec<Box<dyn Sink>>, (PathBuf, io::Error)> {
+    let metrics = MetricsLog::open(&run.metrics(), step, pending).map_err(|e| (run.metrics(), e))?;
     Ok(vec![Box::new(metrics)])
 }

@@ -17,18 +17,18 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the log of a run that stands at `step`: lines of later steps, which a stop without checkpoint left behind,
-    /// and a last line cut short are dropped.
+    /// and a last line cut short are dropped; so are evaluations of this step that are `pending`.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn open(path: &Path, step: u64) -> io::Result<Self> {
+    pub fn open(path: &Path, step: u64, pending: bool) -> io::Result<Self> {
         if let Ok(text) = std::fs::read_to_string(path) {
-            let step_of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
-            let kept: String = text
-                .lines()
-                .filter(|line| step_of(line).is_some_and(|s| s <= step))
-                .flat_map(|line| [line, "\n"])
-                .collect();
+            let stays = |line: &&str| {
+                let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+                let done_again = pending && line.get("eval_bpd").is_some();
+                line["step"].as_u64().is_some_and(|s| s < step || (s == step && !done_again))
+            };
+            let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
             write_bytes(path, kept.as_bytes())?;
         } else if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -66,5 +66,9 @@ impl Sink for MetricsLog {
 
     fn on_evaluation(&mut self, line: &EvalLine) -> io::Result<()> {
         self.append(line)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }

@@ -26,4 +26,10 @@ pub trait Sink {
     /// # Errors
     /// Whatever the file system says.
     fn on_evaluation(&mut self, line: &EvalLine) -> io::Result<()>;
+
+    /// Brings to the disk what was taken so far: called before a checkpoint that counts on it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn sync(&mut self) -> io::Result<()>;
 }
