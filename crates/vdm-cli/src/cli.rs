@@ -21,6 +21,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model, or go on with a training.
+    ///
+    /// Of every 20 training images one is held out for validation: these images choose the checkpoint `best`, and no model
+    /// is trained on them. The test images are evaluated once, after the last step.
     Train(train::Args),
     /// Evaluate a run's bound on its test split, in bits per dimension with a standard error.
     Eval(eval::Args),

@@ -22,8 +22,8 @@ pub struct Args {
     /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: Option<u32>,
-    /// Steps T of the discrete-time bound, 1 to 65536. Default: continuous time.
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=MAX_TIMESTEPS as i64))]
+    /// Steps T of the discrete-time bound, 1 to 65536; 0 for continuous time. Default: the run's train.timesteps.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(0..=MAX_TIMESTEPS as i64))]
     pub timesteps: Option<u32>,
     /// Only N images, spread evenly over the test split. Default: all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -66,7 +66,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         batch_size: args.batch_size.map_or(config.eval.batch_size, |n| n as usize),
         seed: args.seed,
     };
-    let model = opened.model.with_timesteps(args.timesteps.map(|t| t as usize));
+    let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
+    let model = opened.model.with_timesteps((timesteps > 0).then_some(timesteps));
     let classes_of = |indices: &[usize]| match args.without_classes {
         true => Conditioning::default(),
         false => classes_of(&model.network, &test, indices),

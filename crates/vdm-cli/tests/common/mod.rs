@@ -2,10 +2,24 @@
 
 use std::process::{Command, Output};
 
-/// The program, without the environment's wishes about logging.
+/// The program, without the environment's wishes about logging and signals: a shell that runs the tests in the background
+/// ignores Ctrl-C, and what is ignored at the start stays ignored.
 pub fn vdm() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vdm"));
     command.env_remove("RUST_LOG");
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        let defaults = || {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                // SAFETY: the call may be made between fork and exec, and installs no handler.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes only calls that are allowed between fork and exec.
+        unsafe { command.pre_exec(defaults) };
+    }
     command
 }
 

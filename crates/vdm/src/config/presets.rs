@@ -27,11 +27,11 @@ pub const PRESETS: &[Preset] = &[
     Preset { name: "cifar10", about: "the paper's CIFAR-10 recipe: 32 layers of 128 channels", config: cifar10 },
     Preset {
         name: "cifar10-aug",
-        about: "the paper's CIFAR-10 recipe with augmentation: 32 layers of 256 channels, network schedule",
+        about: "the paper's CIFAR-10 recipe with augmentation: 32 layers of 256 channels with attention, batches of 1024, network schedule",
         config: cifar10_aug,
     },
     Preset { name: "imagenet32", about: "the paper's ImageNet 32x32 recipe, on the npz version", config: imagenet32 },
-    Preset { name: "imagenet64", about: "the paper's ImageNet 64x64 recipe, on the npz version", config: imagenet64 },
+    Preset { name: "imagenet64", about: "the paper's ImageNet 64x64 recipe, 64 layers, on the npz version", config: imagenet64 },
 ];
 
 /// The configuration of the preset `name`, if there is one.
@@ -139,7 +139,8 @@ fn cifar10_aug() -> Config {
     let base = cifar10();
     Config {
         data: DataConfig { augment: true, ..base.data },
-        model: score(ScoreUNetConfig { dropout: 0.05, ..ScoreUNetConfig::new(1, 256, 32) }),
+        model: score(ScoreUNetConfig { dropout: 0.05, with_attention: true, ..ScoreUNetConfig::new(1, 256, 32) }),
+        train: TrainConfig { batch_size: 1024, ..base.train },
         schedule: schedule(ScheduleConfig::Network(NetworkScheduleConfig::default())),
         ..base
     }
@@ -156,5 +157,10 @@ fn imagenet32() -> Config {
 
 fn imagenet64() -> Config {
     let source = ImagenetSource { dir: "data/imagenet64".into(), size: 64 };
-    Config { data: plain(DataSource::Imagenet(source)), ..imagenet32() }
+    let base = imagenet32();
+    Config {
+        data: plain(DataSource::Imagenet(source)),
+        model: score(ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(1, 256, 64) }),
+        ..base
+    }
 }

@@ -26,7 +26,7 @@ use crate::shape::ImageShape;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Augmentation(u8);
 
-/// All eight, for square images.
+/// All eight.
 const ALL: [Augmentation; 8] = [
     Augmentation(0),
     Augmentation(1),
@@ -37,9 +37,6 @@ const ALL: [Augmentation; 8] = [
     Augmentation(6),
     Augmentation(7),
 ];
-
-/// Those made of flips alone: none, both, left-right, up-down.
-const FLIPS: [Augmentation; 4] = [Augmentation(0), Augmentation(2), Augmentation(4), Augmentation(6)];
 
 impl Augmentation {
     /// The one that changes nothing.
@@ -58,10 +55,18 @@ impl Augmentation {
         })
     }
 
-    /// Those that keep a shape: all eight for square images; for others the
-    /// four made of flips. Draw one of these uniformly for each image.
-    pub fn choices(shape: ImageShape) -> &'static [Self] {
-        if shape.is_square() { &ALL } else { &FLIPS }
+    /// The augmentation that the uniform number `u` in [0, 1) picks: mirrored with probability 1/2, and turned with
+    /// probability 1/2, by each of the turns that keep the shape (all three for square images, the half turn for others).
+    /// So a quarter of the images stays as it is, as in the paper's code.
+    pub fn pick(u: f64, shape: ImageShape) -> Self {
+        // The digits of u, one after another.
+        let halves = (2.0 * u).fract();
+        let turns = match halves {
+            v if v < 0.5 => 0,
+            v if shape.is_square() => 1 + ((2.0 * v).fract() * 3.0) as u8,
+            _ => 2,
+        };
+        Self::from_parts(u >= 0.5, turns.min(3))
     }
 
     /// The number, 0 to 7.
@@ -205,12 +210,18 @@ mod tests {
         }
     }
 
+    /// A quarter unchanged, half mirrored, half turned.
     #[test]
-    fn choices_keep_the_shape() {
-        assert_eq!(Augmentation::choices(SQUARE), ALL);
-        assert_eq!(Augmentation::choices(WIDE), FLIPS);
-        for &each in Augmentation::choices(WIDE) {
-            assert_eq!(augment(&[0; 6], WIDE, each).unwrap(), [0; 6]);
+    fn picks_keep_the_shape_and_mirror_and_turn_with_one_half_each() {
+        let n = 24_000;
+        for (shape, turns) in [(SQUARE, 3), (WIDE, 1)] {
+            let picks: Vec<Augmentation> = (0..n).map(|i| Augmentation::pick((f64::from(i) + 0.5) / f64::from(n), shape)).collect();
+            let share = |of: &dyn Fn(&Augmentation) -> bool| picks.iter().filter(|p| of(p)).count() as f64 / f64::from(n);
+            assert!((share(&|p| p.is_identity()) - 0.25).abs() < 1e-3);
+            assert!((share(&|p| p.flips()) - 0.5).abs() < 1e-3);
+            assert!((share(&|p| p.turns() != 0) - 0.5).abs() < 1e-3);
+            assert!((share(&|p| p.turns() == 2) - 0.5 / f64::from(turns)).abs() < 1e-3);
+            assert!(shape.is_square() || picks.iter().all(|p| !p.is_quarter_turn()));
         }
     }
 

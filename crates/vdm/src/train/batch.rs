@@ -76,8 +76,7 @@ impl Batches {
             let known = stream.uniform_f64(DRAW_LABEL) >= train.label_dropout;
             classes.push(images.label(index).filter(|_| known));
             if self.config.data.augment {
-                let choices = Augmentation::choices(shape);
-                let pick = choices[(stream.uniform_f64(DRAW_AUGMENTATION) * choices.len() as f64) as usize];
+                let pick = Augmentation::pick(stream.uniform_f64(DRAW_AUGMENTATION), shape);
                 bytes.extend(augment(image, shape, pick)?);
                 changed[i] = pick.conditioning();
             } else {

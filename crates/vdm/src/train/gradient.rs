@@ -47,8 +47,31 @@ impl GradientSum {
 
     /// Euclidean norm of the mean gradient over all parameters.
     pub fn norm(&self) -> f64 {
-        let square: f64 = self.grads.values().map(|g| vdm_kernels::sum_of_squares(g.clone())).sum();
+        self.norm_of(|_| true)
+    }
+
+    /// Euclidean norm of the mean gradient over the parameters whose names are `wanted`.
+    pub fn norm_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
+        let of = self.grads.iter().filter(|(name, _)| wanted(name));
+        let square: f64 = of.map(|(_, g)| vdm_kernels::sum_of_squares(g.clone())).sum();
         square.sqrt() * self.scale()
+    }
+
+    /// Scales the gradient down to the norm `max`. With [`ScheduleObjective::Variance`] the schedule's shape and all
+    /// other parameters are two gradients, of two objectives in two units, and each is scaled by itself.
+    pub fn clip(&mut self, max: f64, objective: ScheduleObjective) {
+        let parts: &[fn(&str) -> bool] = match objective {
+            ScheduleObjective::Bound => &[|_| true],
+            ScheduleObjective::Variance => &[is_shape, |name| !is_shape(name)],
+        };
+        for of_part in parts {
+            let norm = self.norm_of(of_part);
+            if norm > max {
+                for (_, grad) in self.grads.iter_mut().filter(|(name, _)| of_part(name)) {
+                    *grad = grad.clone() * (max / norm);
+                }
+            }
+        }
     }
 
     /// The mean gradient of each parameter, by name, flattened.
@@ -66,6 +89,11 @@ impl GradientSum {
     pub(super) fn scale(&self) -> f64 {
         if self.weight > 0.0 { 1.0 / self.weight } else { 1.0 }
     }
+}
+
+/// Whether a parameter of a model decides the shape of its schedule between the endpoints.
+pub(super) fn is_shape(name: &str) -> bool {
+    name.starts_with("schedule.") && name.contains(".raw.")
 }
 
 /// The gradients of `module`'s parameters, flattened; taken out of `gradients`.
@@ -247,5 +275,26 @@ mod tests {
             let host = |t: LossTerms| t.total().into_data().iter::<f32>().collect::<Vec<_>>();
             assert_eq!(host(terms), host(whole), "an image's terms do not depend on the images beside it");
         }
+    }
+
+    /// Two objectives of different units shared one norm.
+    #[test]
+    fn clipping_treats_the_shape_of_a_schedule_apart() {
+        let pinned = NetworkScheduleConfig { features: 4, ..Default::default() };
+        let model = model(&ScheduleConfig::PinnedNetwork(pinned));
+        let (sum, _) = batch_gradients(&model, batch(), ScheduleObjective::Variance).unwrap();
+        let norms = |sum: &GradientSum| [sum.norm_of(is_shape), sum.norm_of(|name| !is_shape(name))];
+        let [shape, rest] = norms(&sum);
+        assert!(shape > 0.0 && rest > 0.0);
+        let clipped = |objective| {
+            let (mut sum, _) = batch_gradients(&model, batch(), ScheduleObjective::Variance).unwrap();
+            sum.clip(0.5 * shape.min(rest), objective);
+            norms(&sum)
+        };
+        for norm in clipped(ScheduleObjective::Variance) {
+            assert!((norm / (0.5 * shape.min(rest)) - 1.0).abs() < 1e-5, "{norm}");
+        }
+        let [a, b] = clipped(ScheduleObjective::Bound);
+        assert!((a / b / (shape / rest) - 1.0).abs() < 1e-5);
     }
 }

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use super::batch::Batches;
+use super::gradient::is_shape;
 use super::outputs::Outputs;
 use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, batch_gradients};
 use crate::config::Config;
@@ -8,7 +9,7 @@ use crate::data::Split;
 use crate::math::host;
 use crate::nn::Mode;
 use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, ScheduleObjective};
 use crate::weights::{WeightsError, export, import};
 use crate::{LossTerms, bits_per_dim};
 use burn::module::Module;
@@ -291,14 +292,23 @@ impl Trainer {
                 *total += mean / passes as f64;
             }
         }
-        let norm = sum.norm();
-        if !norm.is_finite() {
+        if !sum.norm().is_finite() {
             return Err(TrainError::Diverged { what: "the gradient", step: self.step + 1, kept: self.saved });
         }
-        self.window.grad_norm += norm;
+        let mut recipe = config.train.clone();
+        if config.schedule.objective == ScheduleObjective::Variance {
+            // The shape's gradient is of another objective, in another unit: it has a norm of its own.
+            self.window.grad_norm += sum.norm_of(|name| !is_shape(name));
+            if recipe.grad_clip > 0.0 {
+                sum.clip(recipe.grad_clip, config.schedule.objective);
+                recipe.grad_clip = 0.0;
+            }
+        } else {
+            self.window.grad_norm += sum.norm();
+        }
         self.window.steps += 1;
         self.step += 1;
-        self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &config.train, self.step));
+        self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &recipe, self.step));
         self.model().schedule.validate()?;
         Ok(())
     }
