@@ -211,7 +211,7 @@ fn case_12_other_images_are_refused_unless_they_are_meant() {
         "sample.steps=1",
     ];
     let mut first = train(&["--preset", "mnist", "--set", &set, "--out", run.to_str().unwrap()]);
-    tiny.iter().for_each(|set| drop(first.args(["--set", set])));
+    tiny.iter().for_each(|set| _ = first.args(["--set", set]));
     first.succeeds();
     for file in ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"] {
         let mut bytes = fs::read(data.join(file)).unwrap();
@@ -302,7 +302,7 @@ fn case_6_kills_at_any_moment_change_no_byte_of_the_folder() {
             command.arg("--resume").arg(run);
         } else {
             command.arg("--out").arg(run);
-            sets.iter().for_each(|set| drop(command.args(["--set", set])));
+            sets.iter().for_each(|set| _ = command.args(["--set", set]));
         }
         command
     };

@@ -58,7 +58,8 @@ pub const ESTIMATE: u64 = u64::MAX - 1;
 pub const PART_SEEDS: u64 = u64::MAX - 2;
 /// Stream of the bits that a coded stream starts with.
 pub const FIRST_BITS: u64 = 0x5645_524D_5F42_4954;
-/// Upper bits of the streams of the words that hide one draw of the codec from another.
+/// Upper bits of the streams of the words that hide one draw of the codec from another; the numbers of the batch and of
+/// the step, at most 2^16, lie below.
 pub const MASKS: u64 = 1 << 63;
 /// Makes the keys of the data order differ from those of the steps.
 pub const SHUFFLE_KEY: u64 = 0x5348_5546 << 32;

@@ -147,7 +147,7 @@ impl Source {
             let re_export =
                 before.first() == Some(&"use") && (before.get(1) == Some(&"pub") || before.get(1) == Some(&")"));
             for path in paths {
-                let path = self.from_root(module, &path);
+                let path = self.absolute(module, &path);
                 found.push(Mention { path, re_export });
             }
             at = end.max(at + 1);
@@ -155,7 +155,7 @@ impl Source {
         found
     }
 
-    fn from_root(&self, module: &Module, path: &[String]) -> Module {
+    fn absolute(&self, module: &Module, path: &[String]) -> Module {
         let mut root = module.clone();
         let mut rest = path;
         loop {

@@ -136,8 +136,6 @@ pub fn arithmetic_fingerprint<N: ScoreNetwork>(
     Ok(first_bytes(hash))
 }
 
-/// Streams of the masks: the number of the batch and of the step, T <= 2^16, lie below. The supply's is another.
-
 /// Everything that both directions need.
 pub(super) struct Chain<'a, N> {
     model: &'a VariationalDiffusion<N>,

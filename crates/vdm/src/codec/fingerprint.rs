@@ -8,7 +8,7 @@ use crate::weights::export;
 use sha2::{Digest, Sha256};
 
 /// The first 16 bytes of the SHA-256 of all weights, by name, and of the model's settings. What else a network's
-/// configuration decides, such as its groups, shows in [`arithmetic_fingerprint`].
+/// configuration decides, such as its groups, shows in [`arithmetic_fingerprint`](super::arithmetic_fingerprint).
 pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u8; 16] {
     let settings = model.settings();
     let (start, end) = settings.configured_endpoints;

@@ -31,7 +31,11 @@ pub const PRESETS: &[Preset] = &[
         config: cifar10_aug,
     },
     Preset { name: "imagenet32", about: "the paper's ImageNet 32x32 recipe, on the npz version", config: imagenet32 },
-    Preset { name: "imagenet64", about: "the paper's ImageNet 64x64 recipe, 64 layers, on the npz version", config: imagenet64 },
+    Preset {
+        name: "imagenet64",
+        about: "the paper's ImageNet 64x64 recipe, 64 layers, on the npz version",
+        config: imagenet64,
+    },
 ];
 
 /// The configuration of the preset `name`, if there is one.

@@ -215,8 +215,10 @@ mod tests {
     fn picks_keep_the_shape_and_mirror_and_turn_with_one_half_each() {
         let n = 24_000;
         for (shape, turns) in [(SQUARE, 3), (WIDE, 1)] {
-            let picks: Vec<Augmentation> = (0..n).map(|i| Augmentation::pick((f64::from(i) + 0.5) / f64::from(n), shape)).collect();
-            let share = |of: &dyn Fn(&Augmentation) -> bool| picks.iter().filter(|p| of(p)).count() as f64 / f64::from(n);
+            let picks: Vec<Augmentation> =
+                (0..n).map(|i| Augmentation::pick((f64::from(i) + 0.5) / f64::from(n), shape)).collect();
+            let share =
+                |of: &dyn Fn(&Augmentation) -> bool| picks.iter().filter(|p| of(p)).count() as f64 / f64::from(n);
             assert!((share(&|p| p.is_identity()) - 0.25).abs() < 1e-3);
             assert!((share(&|p| p.flips()) - 0.5).abs() < 1e-3);
             assert!((share(&|p| p.turns() != 0) - 0.5).abs() < 1e-3);

@@ -82,6 +82,8 @@ pub trait Schedule {
 
 /// A schedule at some times, with its parameters divided into those of the endpoints and those of the shape between
 /// them, which may be trained for different objectives: see [`schedule_gradients`].
+// It lives for one call, so the variants' difference in size costs nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Split {
     /// There are no parameters.
     Fixed,

@@ -413,7 +413,7 @@ mod tests {
     fn run(network: &UNet, cond: Option<Tensor<4>>, control: Option<Control>, mode: Mode) -> Vec<f32> {
         let device = Device::flex();
         let t = Tensor::from_data([0.25f32, 0.75], &device);
-        let conditioning = Conditioning { self_cond: cond, control: control, ..Default::default() };
+        let conditioning = Conditioning { self_cond: cond, control, ..Default::default() };
         let y = network.forward(random(1, [2, 2, 8, 4], &device), t, &conditioning, mode);
         assert_eq!(y.dims(), [2, 2, 8, 4]);
         let y = floats(y);

@@ -8,7 +8,7 @@ use burn::tensor::{
 use serde::{Deserialize, Serialize};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-/// The activation rho of a [`MonotonicLinear`] layer.
+/// The activation rho of a [`MonotonicLinear`](super::MonotonicLinear) layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MonotonicActivation {
