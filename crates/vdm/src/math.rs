@@ -7,6 +7,11 @@ pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The numbers of a tensor as f64, on the host.
 pub(crate) fn host<const D: usize>(t: &Tensor<D>) -> Vec<f64> {
     t.to_data().iter::<f64>().collect()

@@ -69,6 +69,7 @@ pub use steps::{Steps, cheapest_gammas, choose_steps};
 use crate::VariationalDiffusion;
 use crate::data::ImageDataset;
 use crate::diffusion::Vocabulary;
+use crate::math::hex;
 use crate::nn::ScoreNetwork;
 use crate::progress::Progress;
 use crate::stats::standard_error;
@@ -250,16 +251,16 @@ pub fn decompress_range<N: ScoreNetwork>(
     if found != container.model {
         return Err(CodecError::OtherModel {
             note: container.note.clone(),
-            expected: container::hex(&container.model),
-            found: container::hex(&found),
+            expected: hex(&container.model),
+            found: hex(&found),
         });
     }
     let plan = plan_of(container, model)?;
     let found = arithmetic_fingerprint(model, &plan, device)?;
     if found != container.arithmetic {
         return Err(CodecError::OtherArithmetic {
-            expected: container::hex(&container.arithmetic),
-            found: container::hex(&found),
+            expected: hex(&container.arithmetic),
+            found: hex(&found),
             written: format!("{} on {}", container.program, container.machine),
             here: format!("vdm {} on {}", env!("CARGO_PKG_VERSION"), machine()),
         });

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::error::{DataError, Result};
 use super::split::Split;
 use crate::diffusion::Vocabulary;
+use crate::math::hex;
 use crate::shape::ImageShape;
 
 /// Check that the shape is of a possible image and give its size in bytes.
@@ -261,7 +262,7 @@ impl ImageDataset {
         }
         hash.update(&self.bytes);
         self.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize()[..16])
     }
 
     /// The classes below [`classes`](Self::classes) that no image has.

@@ -3,6 +3,7 @@
 //! The metadata key `checksum` holds the SHA-256 of the whole file, with its own digits taken as zeros. Metadata and
 //! tensors are in the order of their names.
 
+use crate::math::hex;
 use crate::weights::HostTensor;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -54,9 +55,4 @@ fn place(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(8..usize::try_from(length).ok()?.checked_add(8)?)?;
     let at = header.windows(KEY.len()).position(|window| window == KEY.as_bytes())? + KEY.len();
     (at + DIGITS <= header.len()).then_some(8 + at)
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use std::time::Instant;
 use timing::{machine, median, peak_rss_mib, round, timed};
 use vdm::diffusion::Vocabulary;
-use vdm::nn::{Conditioning, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig};
+use vdm::nn::{Conditioning, Mode, ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::{ScheduleConfig, ScheduleObjective, schedule_gradients};
 use vdm::train::{Batch, Optimizer, batch_gradients};
 use vdm::{DiffusionSettings, ImageShape, VariationalDiffusion, bits_per_dim};
@@ -114,11 +114,10 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
         _ => {
             let model = model.valid();
-            let network = model.network;
             let z = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-            let t = Tensor::<1>::random([batch], Distribution::Default, &device);
+            let gamma = Tensor::<1>::random([batch], Distribution::Uniform(-13.3, 5.0), &device);
             timed(seconds, || {
-                let out = network.forward(z.clone(), t.clone(), &Conditioning::default(), Mode::Eval);
+                let out = model.predict_noise(z.clone(), gamma.clone(), &Conditioning::default(), Mode::Eval);
                 // Other devices compute behind the caller's back.
                 let _ = out.device().sync();
             })

@@ -1,11 +1,12 @@
 //! Writing and reading the bytes of a container.
 
 use super::names::{MAX_NAME, check_files};
-use super::{CodedSegment, Container, FileEntry, FileKind, MAGIC, MAX_TEXT, VERSION, hex};
+use super::{CodedSegment, Container, FileEntry, FileKind, MAGIC, MAX_TEXT, VERSION};
 use crate::codec::chain::Segment;
 use crate::codec::error::CodecError;
 use crate::codec::plan::{MAX_BATCH, MAX_STEPS};
 use crate::codec::steps::Steps;
+use crate::math::hex;
 use crate::shape::ImageShape;
 
 /// Bytes before the header.

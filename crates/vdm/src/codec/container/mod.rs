@@ -167,8 +167,3 @@ pub(super) fn line(text: &str) -> String {
     }
     line
 }
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
