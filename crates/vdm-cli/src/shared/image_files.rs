@@ -1,8 +1,6 @@
 //! Images in files that a user names, exactly as they are: nothing is resized, cropped or converted.
 
 use anyhow::{Context, Result, bail};
-use image::codecs::png::PngDecoder;
-use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
 use std::fs::{self, File};
@@ -160,15 +158,6 @@ fn read_image(path: &Path, shape: ImageShape, levels: usize) -> Result<(ImageFor
     }
     if decoder.orientation().with_context(damaged)? != Orientation::NoTransforms {
         bail!("{at} is stored turned, with a note to turn it back; do that first: `magick in -auto-orient out.png`");
-    }
-    let again = || File::open(path).map(BufReader::new).with_context(damaged);
-    let animated = match format {
-        ImageFormat::Png => PngDecoder::new(again()?).and_then(|png| png.is_apng()).with_context(damaged)?,
-        ImageFormat::WebP => WebPDecoder::new(again()?).with_context(damaged)?.has_animation(),
-        _ => false,
-    };
-    if animated {
-        bail!("{at} is animated; only single images can be kept");
     }
     let mut pixels = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut pixels).with_context(damaged)?;

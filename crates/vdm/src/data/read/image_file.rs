@@ -1,11 +1,15 @@
 //! One image file, made to fit: decoded, checked to be 8 bits and opaque,
 //! resized, cropped, and laid out in CHW order.
 
-use std::io::BufReader;
+use std::io::{BufReader, Cursor};
 use std::path::Path;
 
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
 use image::imageops::FilterType;
-use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageReader, Limits, Luma, Rgb, RgbImage};
+use image::{
+    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, Rgb, RgbImage,
+};
 
 use crate::data::error::{DataError, Result};
 use crate::data::read::bytes::{io_error, open_file};
@@ -48,7 +52,8 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     Ok(image)
 }
 
-/// Refuse a JPEG or WebP file that ends early, of which decoders give the upper part.
+/// Refuse a file that holds less or more than one image: a JPEG or WebP file that ends early, of which decoders give the
+/// upper part, and an animation, of which they give the first picture.
 ///
 /// # Errors
 /// [`DataError::UnreadableImage`], [`DataError::Io`].
@@ -61,7 +66,20 @@ pub fn check_whole(path: &Path) -> Result<()> {
         }
         _ => true,
     };
-    if whole { Ok(()) } else { Err(unreadable(path, "the file is incomplete: it ends before its image does".into())) }
+    if !whole {
+        return Err(unreadable(path, "the file is incomplete: it ends before its image does".into()));
+    }
+    let start = Cursor::new(&bytes);
+    // What cannot be read at all is the decoder's to say.
+    let animated = match image::guess_format(&bytes) {
+        Ok(ImageFormat::Png) => PngDecoder::new(start).and_then(|png| png.is_apng()).unwrap_or(false),
+        Ok(ImageFormat::WebP) => WebPDecoder::new(start).is_ok_and(|webp| webp.has_animation()),
+        _ => false,
+    };
+    if animated {
+        return Err(unreadable(path, "it is animated; only single images are read".into()));
+    }
+    Ok(())
 }
 
 /// Whether a JPEG file has its end-of-image marker after the coded data: segments are skipped by their lengths, so that

@@ -562,6 +562,25 @@ mod tests {
         assert!(images.skipped[0].reason.contains("aaa"));
     }
 
+    /// The first picture was taken for the whole.
+    #[test]
+    fn an_animation_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.png");
+        ramp(4, 4).save(&path).unwrap();
+        let png = fs::read(&path).unwrap();
+        // The animation's control chunk, of two pictures, after the header of 33 bytes.
+        let mut chunk = b"acTL\0\0\0\x02\0\0\0\0".to_vec();
+        let sum = crc32fast::hash(&chunk);
+        chunk.splice(0..0, 8u32.to_be_bytes());
+        chunk.extend(sum.to_be_bytes());
+        fs::write(&path, [&png[..33], &chunk, &png[33..]].concat()).unwrap();
+        let error = load_folder(dir.path(), &RGB).unwrap_err();
+        assert_says(&error, &["a.png", "animated"]);
+        fs::write(&path, png).unwrap();
+        assert!(load_folder(dir.path(), &RGB).is_ok());
+    }
+
     /// image-rs/jpeg-decoder#169 and case 3: the lower part was grey.
     #[test]
     fn a_truncated_jpeg_or_webp_is_incomplete() {
