@@ -1,8 +1,8 @@
 //! The model: a noise schedule, a network, and what the two mean together (VDM sections 3 and 4).
 //!
-//! Read [`bound`](self) first: `bound.rs` has the three losses of the paper on one screen. It takes the formulas of the
-//! process from [`process`], the numbers of the pixels from [`Vocabulary`], and the times from [`times`];
-//! `self_conditioning.rs` is where the network is asked.
+//! Read `bound.rs` first: it has the three losses of the paper on one screen. It takes the formulas of the process from
+//! [`process`], the codes of the pixels from [`Vocabulary`], and the times from [`times`]. `self_conditioning.rs` evaluates
+//! the network.
 
 mod bound;
 mod encoding;

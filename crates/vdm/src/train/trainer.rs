@@ -46,6 +46,13 @@ struct State {
     best_bpd: f64,
     pending: bool,
     window: Window,
+    /// Of the images that training goes on with.
+    fingerprint: String,
+}
+
+/// Whether something that is done every `n` steps, never for 0, is due after this step.
+fn is_due(n: u64, step: u64) -> bool {
+    n > 0 && step.is_multiple_of(n)
 }
 
 /// Makes `previous` the file that `last` is now, which stays in its place: at no moment there is none.
@@ -100,7 +107,8 @@ impl Trainer {
         data.check_classes(config.model.network.classes())?;
         let model = config.init(data.train.shape(), data.train.vocabulary(), &device.clone().autodiff());
         let optimizer = Optimizer::new(&model, device);
-        let state = State { step: 0, best_bpd: f64::INFINITY, pending: false, window: Window::default() };
+        let fingerprint = data.fingerprint();
+        let state = State { step: 0, best_bpd: f64::INFINITY, pending: false, window: Window::default(), fingerprint };
         Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
@@ -139,10 +147,11 @@ impl Trainer {
                 ),
             });
         }
+        let fingerprint = data.fingerprint();
         match &checkpoint.data {
             None => return Err(TrainError::Old { path }),
-            Some(own) if *own != data.fingerprint() && !other_data => {
-                let reason = format!("fingerprints {own} and {}", data.fingerprint());
+            Some(own) if *own != fingerprint && !other_data => {
+                let reason = format!("fingerprints {own} and {fingerprint}");
                 return Err(TrainError::OtherData { name: name(), reason });
             }
             Some(_) => {}
@@ -156,7 +165,7 @@ impl Trainer {
             TrainError::Weights { path, source: WeightsError::Missing { name } }
         })?;
         let Checkpoint { step, best_bpd, pending, window, .. } = checkpoint;
-        let state = State { step, best_bpd, pending, window };
+        let state = State { step, best_bpd, pending, window, fingerprint };
         Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
@@ -166,13 +175,13 @@ impl Trainer {
         data: Datasets,
         device: &Device,
         (model, optimizer): (Model, Optimizer),
-        State { step, best_bpd, pending, window }: State,
+        State { step, best_bpd, pending, window, fingerprint }: State,
         lock: RunLock,
     ) -> Result<Self, TrainError> {
         let outputs = Outputs::open(&config, run, (step, pending), device)?;
         Ok(Self {
             batches: Batches::new(&config, device),
-            fingerprint: data.fingerprint(),
+            fingerprint,
             config,
             data,
             model: Some(model),
@@ -202,7 +211,6 @@ impl Trainer {
     /// See [`TrainError`]; whatever was saved before stays.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let train = self.config.train.clone();
-        let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
         if self.step == 0 {
             // There is always a state to go back to.
             self.save()?;
@@ -215,16 +223,16 @@ impl Trainer {
             self.train_step()?;
             self.window.seconds += started.elapsed().as_secs_f64();
             let step = self.step;
-            if every(train.log_every, step) || step == train.steps {
+            if is_due(train.log_every, step) || step == train.steps {
                 let line = self.line();
                 self.window = Window::default();
                 self.outputs.step(&line, observer)?;
             }
             let is_last = step == train.steps;
-            self.pending = is_last || every(train.eval_every, step) || every(train.sample_every, step);
+            self.pending = is_last || is_due(train.eval_every, step) || is_due(train.sample_every, step);
             // Saving comes first: what is due may take long, and a stop must not lose steps.
             let stop = observer.should_stop();
-            if self.pending || every(train.checkpoint_every, step) || stop {
+            if self.pending || is_due(train.checkpoint_every, step) || stop {
                 self.save()?;
             }
             if stop && !is_last {
@@ -240,13 +248,12 @@ impl Trainer {
 
     /// The evaluation and the samples that are due after this step, and the checkpoint that says that they are there.
     fn do_what_is_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let every = |n: u64, step: u64| n > 0 && step.is_multiple_of(n);
         let (train, averaged) = (self.config.train.clone(), self.ema_model()?);
-        if every(train.eval_every, self.step) {
+        if is_due(train.eval_every, self.step) {
             self.validate(&averaged, observer)?;
             self.outputs.plot_curve(&averaged)?;
         }
-        if every(train.sample_every, self.step) {
+        if is_due(train.sample_every, self.step) {
             self.outputs.draw_samples(&averaged, self.step, observer)?;
         }
         self.pending = false;

@@ -1,7 +1,7 @@
 //! One image file, made to fit: decoded, checked to be 8 bits and opaque,
 //! resized, cropped, and laid out in CHW order.
 
-use std::io::{BufReader, Cursor};
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::codecs::png::PngDecoder;
@@ -32,10 +32,7 @@ pub(in crate::data) fn read_image(path: &Path, size: u32, channels: usize) -> Re
 
 fn decode(path: &Path) -> Result<DynamicImage> {
     let unreadable = |error: ImageError| unreadable(path, error.to_string());
-    let (file, length) = open_file(path)?;
-    check_bytes(path, "a file", length, MAX_FILE)?;
-    check_whole(path)?;
-    let mut reader = ImageReader::new(BufReader::new(file))
+    let mut reader = ImageReader::new(Cursor::new(read_whole(path)?))
         .with_guessed_format()
         .map_err(|reason| io_error(path, "read", reason))?;
     reader.limits(limits());
@@ -58,7 +55,15 @@ fn decode(path: &Path) -> Result<DynamicImage> {
 /// # Errors
 /// [`DataError::UnreadableImage`], [`DataError::Io`].
 pub fn check_whole(path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|reason| io_error(path, "read", reason))?;
+    read_whole(path).map(|_| ())
+}
+
+/// The bytes of a file that passes [`check_whole`].
+fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let (mut file, length) = open_file(path)?;
+    check_bytes(path, "a file", length, MAX_FILE)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|reason| io_error(path, "read", reason))?;
     let whole = match bytes.as_slice() {
         [0xff, 0xd8, ..] => jpeg_is_whole(&bytes),
         [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'E', b'B', b'P', ..] => {
@@ -79,7 +84,7 @@ pub fn check_whole(path: &Path) -> Result<()> {
     if animated {
         return Err(unreadable(path, "it is animated; only single images are read".into()));
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// Whether a JPEG file has its end-of-image marker after the coded data: segments are skipped by their lengths, so that
