@@ -12,6 +12,7 @@ use vdm::likelihood::{Bound, EvalOptions, evaluate};
 use vdm::nn::Conditioning;
 use vdm::sample::{Ancestral, SampleOptions, sample};
 use vdm::train::{Batch, Optimizer, batch_gradients};
+use vdm::unwatched;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let steps = std::env::args().nth(1).map_or(Ok(300), |steps| steps.parse::<u64>())?;
@@ -38,10 +39,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // 3. The averaged weights, their bound on the test split, and samples as bytes in CHW order.
     let model = vdm::weights::import(model.valid(), &optimizer.ema_weights(&model))?;
     let options = EvalOptions { repeats: 4, batch_size: 64, seed: 0 };
-    let found = evaluate(&model, &Bound, &test, &options, &device, &mut |_, _| {})?;
+    let found = evaluate(&model, &Bound, &test, &options, &device, &mut unwatched)?;
     println!("test bound: {:.3} ± {:.3} bits per dimension", found.bpd, found.bpd_stderr.unwrap_or(0.0));
     let options = SampleOptions { steps: 100, ..Default::default() };
-    for image in sample(&model, &Ancestral, 0..4, &options, &device, &mut |_, _| {})?.chunks(64) {
+    for image in sample(&model, &Ancestral, 0..4, &options, &device, &mut unwatched)?.chunks(64) {
         println!();
         for row in image.chunks(8) {
             println!("{}", row.iter().map(|&k| [" ", ".", ":", "o", "#"][usize::from(k) / 4]).collect::<String>());

@@ -18,7 +18,7 @@ const MOST_LINKS: usize = 40;
 pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let path = &target(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    create_folders(folder)?;
     if path.file_name().is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no file name"));
     }
@@ -35,9 +35,27 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
-    // The rename itself is durable once the folder is synced; where folders cannot be opened, that is the best there is.
+    // The rename itself is durable once the folder is synced.
+    sync_folder(folder);
+    Ok(())
+}
+
+/// Brings the names in a folder to the disk; where folders cannot be opened, nothing better can be done.
+fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
+    }
+}
+
+/// Makes a folder and those that it is in, as far as they are missing, and brings the new names to the disk.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn create_folders(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    fs::create_dir_all(path)?;
+    for folder in missing {
+        sync_folder(folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub mod train;
 pub mod weights;
 
 pub use diffusion::{DiffusionSettings, LossTerms, Noise, TimeNormalization, VariationalDiffusion, bits_per_dim};
-pub use progress::Progress;
+pub use progress::{Progress, Stopped, unwatched};
 pub use shape::ImageShape;
 
 /// The examples of the README, compiled and run by `cargo test`.

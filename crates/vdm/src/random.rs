@@ -17,7 +17,8 @@
 //! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), image i of the batch | seed | i | [`DRAW_EPS`], [`DRAW_EPS_0`] |
 //! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), times | seed | [`DRAWN_TIMES`] | 0: times |
 //! | evaluation, pass r, image i | seed | [`in_round`]`(r, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
-//! | evaluation, first time | seed | [`in_round`]`(0, `[`TIMES`]`)` | 0: u |
+//! | evaluation, pass r's shift | seed | [`in_round`]`(r, `[`TIMES`]`)` | 0: u |
+//! | evaluation, order of the images in time | seed XOR [`SHUFFLE_KEY`] | [`RING`] | i: where image i goes |
 //! | schedule variance, evaluation e, image i | seed | [`in_round`]`(e, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
 //! | schedule variance, evaluation e, batch b | seed | [`in_round`]`(e, `[`TIMES`]` - b)` | 0: times |
 //! | loss over time, bin b, image i | b | i | [`DRAW_EPS`], [`DRAW_EPS_0`] |
@@ -64,6 +65,9 @@ pub const MASKS: u64 = 1 << 63;
 /// Makes the keys of the data order differ from those of the steps.
 pub const SHUFFLE_KEY: u64 = 0x5348_5546 << 32;
 
+/// Stream of the images' order in time in an evaluation, apart from those of the epochs.
+pub const RING: u64 = u64::MAX;
+
 /// The stream of image `image` in round `round`: a training step, a pass of an evaluation.
 pub fn in_round(round: u64, image: u64) -> u64 {
     round << 32 | image
@@ -73,4 +77,30 @@ pub fn in_round(round: u64, image: u64) -> u64 {
 pub fn normal(streams: &[Philox], draw: u32, shape: ImageShape, device: &Device) -> Tensor<4> {
     let data = normal_images(streams, draw, shape.dims());
     Tensor::from_data(TensorData::new(data, shape.batch(streams.len())), device)
+}
+
+/// A shuffle of 0..n (Fisher and Yates) that depends on the stream alone.
+pub(crate) fn shuffled(n: usize, rng: &Philox) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        // 64 random bits make the bias of the remainder negligible (below n / 2^64).
+        order.swap(i, (rng.next_u64(i as u32) % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shuffle_is_a_permutation_that_differs_by_epoch() {
+        let a = shuffled(1000, &Philox::new(1, 0));
+        let b = shuffled(1000, &Philox::new(1, 1));
+        assert_ne!(a, b);
+        assert_eq!(a, shuffled(1000, &Philox::new(1, 0)));
+        let mut sorted = a;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
+    }
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use proptest::prelude::*;
+use std::ops::ControlFlow;
 use vdm::ImageShape;
 use vdm::codec::container::{MAGIC, VERSION};
 use vdm::codec::{
@@ -12,7 +13,7 @@ use vdm::data::ImageDataset;
 use vdm::diffusion::Vocabulary;
 use vdm::nn::{ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::{Endpoints, ScheduleConfig};
-use vdm::{DiffusionSettings, VariationalDiffusion, weights};
+use vdm::{DiffusionSettings, VariationalDiffusion, unwatched, weights};
 use vdm_kernels::rng::Philox;
 
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
@@ -62,11 +63,11 @@ fn coded_with_report(
     options: &CodecOptions,
 ) -> (Container, CompressReport) {
     let files = vec![idx("random", images.len() as u32)];
-    compress(model, images, files, options, &Device::flex(), &mut |_, _| {}).unwrap()
+    compress(model, images, files, options, &Device::flex(), &mut unwatched).unwrap()
 }
 
 fn decoded(model: &VariationalDiffusion<ScoreUNet>, container: &Container) -> Result<Vec<u8>, CodecError> {
-    decompress(model, container, &Device::flex(), &mut |_, _| {})
+    decompress(model, container, &Device::flex(), &mut unwatched)
 }
 
 /// A container with every kind of file, whose streams nothing could decode.
@@ -348,12 +349,12 @@ fn any_range_is_the_same_images() {
         assert_eq!(container.segments.len(), if restart_every == 0 { 1 } else { 7usize.div_ceil(restart_every) });
         for first in 0..=7 {
             for count in 0..=7 - first {
-                let range = decompress_range(&model, &container, first, count, &device, &mut |_, _| {}).unwrap();
+                let range = decompress_range(&model, &container, first, count, &device, &mut unwatched).unwrap();
                 assert_eq!(range, images.bytes()[first * SHAPE.dims()..(first + count) * SHAPE.dims()]);
             }
         }
         for (first, count) in [(0, 8), (7, 1), (8, 0), (usize::MAX, 2)] {
-            let error = decompress_range(&model, &container, first, count, &device, &mut |_, _| {}).unwrap_err();
+            let error = decompress_range(&model, &container, first, count, &device, &mut unwatched).unwrap_err();
             assert_eq!(error, CodecError::Range { first, count, images: 7 });
         }
     }
@@ -366,7 +367,10 @@ fn a_range_decodes_its_own_segments_only() {
     container.segments[0].segment.words[0] ^= 1;
     assert!(decoded(&model, &container).is_err());
     let mut heard = Vec::new();
-    let range = decompress_range(&model, &container, 3, 2, &device, &mut |done, total| heard.push((done, total)));
+    let range = decompress_range(&model, &container, 3, 2, &device, &mut |done, total| {
+        heard.push((done, total));
+        ControlFlow::Continue(())
+    });
     assert_eq!(range.unwrap(), images.bytes()[3 * 16..5 * 16]);
     assert!(heard.is_sorted());
     assert_eq!(heard.last(), Some(&(12, 12)), "two segments of two images in three steps");
@@ -437,7 +441,7 @@ fn forged_files_give_errors_and_no_pixels() {
 fn what_cannot_be_coded_is_said() {
     let (model, two) = (model(6), images(6, 2));
     let error = |images: &ImageDataset, files: Vec<FileEntry>, options: CodecOptions| {
-        compress(&model, images, files, &options, &Device::flex(), &mut |_, _| {}).unwrap_err()
+        compress(&model, images, files, &options, &Device::flex(), &mut unwatched).unwrap_err()
     };
     let wrong = error(&two, vec![idx("a", 3)], options(2, 0));
     assert!(matches!(&wrong, CodecError::Images { reason } if reason.contains("3 images, but there are 2")), "{wrong}");
@@ -457,7 +461,7 @@ fn what_cannot_be_coded_is_said() {
 #[test]
 fn steps_can_be_chosen() {
     let (model, images, device) = (model(7), images(7, 3), Device::flex());
-    let steps = choose_steps(&model, &images, 12, 3, &device, &mut |_, _| {}).unwrap();
+    let steps = choose_steps(&model, &images, 12, 3, &device, &mut unwatched).unwrap();
     assert!(matches!(&steps, Steps::Listed(gammas) if gammas.len() == 4 && gammas.is_sorted()));
     let container = coded(&model, &images, &CodecOptions { steps, ..options(0, 0) });
     assert_eq!(container.steps.count(), 3);

@@ -7,12 +7,11 @@ use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::value_parser;
-use std::fs;
 use std::path::{Path, PathBuf};
 use vdm::VariationalDiffusion;
 use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Steps, choose_steps, compress, decompress};
 use vdm::data::ImageDataset;
-use vdm::files::write_bytes;
+use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
 
 /// Images that --choose-steps measures, and most steps that it chooses in a reasonable time.
@@ -149,7 +148,7 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
         bail!("{} exists; name another file with --out, or overwrite it with --force", out.display());
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.map_or(Ok(()), fs::create_dir_all).with_context(|| format!("cannot make the folder of {}", out.display()))
+    folder.map_or(Ok(()), create_folders).with_context(|| format!("cannot make the folder of {}", out.display()))
 }
 
 /// The first `most` test images of the run, as the files that they come back as: one of IDX where they are grey, a

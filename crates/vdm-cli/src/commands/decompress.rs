@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use vdm::codec::{Container, FileKind, decompress_range};
 use vdm::data::{IdxImages, write_idx_images};
-use vdm::files::{write_atomic, write_bytes};
+use vdm::files::{create_folders, write_atomic, write_bytes};
 use vdm::picture::grid;
 
 #[derive(Debug, clap::Args)]
@@ -93,7 +93,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
 fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
     let failed = || format!("cannot write to the folder {}", out.display());
     let new = !out.exists();
-    fs::create_dir_all(out).with_context(failed)?;
+    create_folders(out).with_context(failed)?;
     let temporary = out.join(format!(".vdm-{}.tmp", std::process::id()));
     let written = write(&temporary, container, bytes, first, false).and_then(|files| {
         if files > 0 {

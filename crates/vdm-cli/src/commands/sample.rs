@@ -4,11 +4,14 @@ use crate::shared::disk::free_bytes;
 use crate::shared::model::ModelArgs;
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
+use crate::shared::signals::{STOPPED, on_stop};
+use crate::shared::watch::say;
 use crate::shared::words::word;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use vdm::Progress;
 use vdm::config::MAX_GRID;
 use vdm::files::{target, write_bytes};
@@ -92,14 +95,17 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let (path, seconds) = if args.separate {
         let folder = args.out.clone().unwrap_or(default);
         room_for(&folder, args.count)?;
+        let kept = tell_when_stopped(args, &folder)?;
         let (saved, seconds) = timed("sampling", |progress| {
             // Batch by batch, so that memory does not grow with the images, and what is done is there.
             for first in (args.first..end).step_by(options.batch_size.max(1)) {
                 let batch = first..end.min(first + options.batch_size.max(1) as u64);
                 let before = (first - args.first) as usize * options.steps;
-                let images = draw(batch, &mut |done, _| progress(before + done, count * options.steps))?;
+                let images = draw(batch.clone(), &mut |done, _| progress(before + done, count * options.steps))?;
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 grid::save_images(&folder, &images, shape, levels, first)
                     .with_context(|| format!("cannot write to {}", folder.display()))?;
+                *kept = batch.end - args.first;
             }
             Ok::<_, anyhow::Error>(())
         });
@@ -146,6 +152,25 @@ fn room_for(folder: &Path, pictures: u32) -> Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+/// Says at Ctrl-C which pictures are there and how to draw the rest, and ends the program. Gives the number of pictures that
+/// are there, which the caller keeps up to date; while the caller holds it, a stop waits, so that no picture is cut.
+fn tell_when_stopped(args: &Args, folder: &Path) -> Result<Arc<Mutex<u64>>> {
+    let kept = Arc::new(Mutex::new(0));
+    let (seen, folder) = (kept.clone(), folder.to_path_buf());
+    let (first, count) = (args.first, u64::from(args.count));
+    on_stop(move || {
+        let kept = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        say(&format!(
+            "stopped: {kept} of {count} pictures are in {}; draw the rest with --first {} --count {}",
+            folder.display(),
+            first + kept,
+            count - kept
+        ));
+        std::process::exit(STOPPED.into());
+    })?;
+    Ok(kept)
 }
 
 /// A name in the run's folder that tells what the samples are, without an ending.

@@ -3,18 +3,19 @@
 use crate::shared::device::DeviceArgs;
 use crate::shared::model::open_run;
 use crate::shared::output::outln;
-use crate::shared::signals::on_stop;
+use crate::shared::signals::{STOPPED, on_stop};
 use crate::shared::watch::{Watch, say};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use vdm::config::{Config, resolve};
 use vdm::data::Source;
+use vdm::files::create_folders;
 use vdm::run::RunDir;
 use vdm::train::{Datasets, Outcome, Trainer};
 
@@ -50,9 +51,6 @@ pub struct Args {
     #[command(flatten)]
     pub device: DeviceArgs,
 }
-
-/// Exit status of a training that was stopped by Ctrl-C: the shells' for a program that SIGINT ended.
-const STOPPED: u8 = 130;
 
 pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     let device = args.device.open()?;
@@ -99,7 +97,7 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
         if signal.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED.into());
         }
-        say("stopping after this step; press Ctrl-C again to stop at once, losing what is not saved");
+        say("stopping after this step or batch; press Ctrl-C again to stop at once, losing what is not saved");
     })?;
 
     let from = trainer.step();
@@ -180,7 +178,7 @@ fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
 /// the same time get two folders.
 fn free_folder(name: &str) -> Result<PathBuf> {
     let folder = |i: u32| if i == 1 { format!("runs/{name}") } else { format!("runs/{name}-{i}") };
-    std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
+    create_folders(Path::new("runs")).context("cannot make the folder runs")?;
     for path in (1..).map(|i| PathBuf::from(folder(i))) {
         match std::fs::create_dir(&path) {
             Ok(()) => return Ok(path),

@@ -1,6 +1,7 @@
 //! Progress on stderr, and logging.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use tracing_subscriber::filter::LevelFilter;
 use vdm::Progress;
@@ -41,6 +42,9 @@ impl Drop for Bar {
 /// Does work that is called `what` with a bar; its result and the seconds it took.
 pub fn timed<T>(what: &str, work: impl FnOnce(&mut Progress) -> T) -> (T, f64) {
     let (bar, started) = (Bar::new(what), Instant::now());
-    let result = work(&mut |done, total| bar.set(done, total));
+    let result = work(&mut |done, total| {
+        bar.set(done, total);
+        ControlFlow::Continue(())
+    });
     (result, started.elapsed().as_secs_f64())
 }

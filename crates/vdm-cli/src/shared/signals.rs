@@ -2,6 +2,9 @@
 
 use anyhow::{Context, Result};
 
+/// The exit status of a program that was stopped by Ctrl-C, as shells give it.
+pub const STOPPED: u8 = 130;
+
 /// Calls `asked` on Ctrl-C and, on Unix, on SIGTERM and SIGHUP; signals that were ignored when the program started, as
 /// SIGHUP is under `nohup`, stay ignored.
 pub fn on_stop(asked: impl FnMut() + Send + 'static) -> Result<()> {

@@ -5,9 +5,9 @@ use super::levels::Levels;
 use super::plan::{Point, first_bytes};
 use super::stack::BitStack;
 use super::{CodecError, Plan};
-use crate::VariationalDiffusion;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::random::MASKS;
+use crate::{Stopped, VariationalDiffusion};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 use vdm_kernels::rng::Philox;
@@ -36,7 +36,10 @@ pub struct SegmentStats {
     pub per_image_bits: Vec<f64>,
 }
 
-/// Codes images, `bytes` holding one after another, channels first. `progress` is told after every step how many images it was for.
+/// Is told after every step how many images it was for; its error ends the work.
+pub type Told<'a> = dyn FnMut(usize) -> Result<(), Stopped> + 'a;
+
+/// Codes images, `bytes` holding one after another, channels first.
 ///
 /// # Errors
 /// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together,
@@ -46,7 +49,7 @@ pub fn encode_segment<N: ScoreNetwork>(
     plan: &Plan,
     bytes: &[u8],
     device: &Device,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut Told,
 ) -> Result<(Segment, SegmentStats), CodecError> {
     let chain = Chain::new(model, plan, device)?;
     let dims = plan.shape.dims();
@@ -79,7 +82,7 @@ pub fn decode_segment<N: ScoreNetwork>(
     plan: &Plan,
     segment: &Segment,
     device: &Device,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut Told,
 ) -> Result<Vec<u8>, CodecError> {
     let chain = Chain::new(model, plan, device)?;
     let mut stack = BitStack::from_parts(segment.words.clone(), segment.state)?;
@@ -172,7 +175,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
 
     /// The bits that each image of batch `number` would take by [`encode`](Self::encode) if the quantiles that latents are
     /// drawn with did not come from a stack, but were random: the masks themselves.
-    pub fn length(&self, number: usize, k: &[u8], progress: &mut dyn FnMut(usize)) -> Result<Vec<f64>, CodecError> {
+    pub fn length(&self, number: usize, k: &[u8], progress: &mut Told) -> Result<Vec<f64>, CodecError> {
         let dims = self.plan.shape.dims();
         let mut bits = vec![0.0; k.len() / dims];
         let draw = |bits: &mut [f64], i: usize, from: Posterior, quantile: u32| {
@@ -198,7 +201,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
                 bits[i / dims] += self.down(t, z_t, eps_hat[i])?.bits(z_s);
             }
             z_s = z_t;
-            progress(k.len() / dims);
+            progress(k.len() / dims)?;
         }
         for (i, &z) in z_s.iter().enumerate() {
             bits[i / dims] += self.prior().bits(z);
@@ -212,7 +215,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         stack: &mut BitStack,
         number: usize,
         k: &[u8],
-        progress: &mut dyn FnMut(usize),
+        progress: &mut Told,
     ) -> Result<Vec<f64>, CodecError> {
         let dims = self.plan.shape.dims();
         let mut bits = Tally { bits: vec![0.0; k.len() / dims], dims };
@@ -243,7 +246,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
                 bits.of(i, stack, |stack| down.push(stack, z_s[i]));
             }
             z_s = z_t;
-            progress(k.len() / dims);
+            progress(k.len() / dims)?;
         }
         // 4. Code z_T.
         for i in (0..k.len()).rev() {
@@ -258,7 +261,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         stack: &mut BitStack,
         number: usize,
         images: usize,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut Told,
     ) -> Result<Vec<u8>, CodecError> {
         let numbers = images * self.plan.shape.dims();
         let mut z_t = (0..numbers).map(|_| self.prior().pop(stack)).collect::<Result<Vec<i32>, _>>()?;
@@ -273,7 +276,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
                 self.up(t, z_s[i]).push(stack, z_t[i], masks[i])?;
             }
             z_t = z_s;
-            progress(images);
+            progress(images)?;
         }
         let mut levels = self.levels();
         let mut k = Vec::with_capacity(numbers);
@@ -383,7 +386,7 @@ mod tests {
     use crate::diffusion::Vocabulary;
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
     use crate::schedule::{Endpoints, ScheduleConfig};
-    use crate::{DiffusionSettings, weights};
+    use crate::{DiffusionSettings, unwatched, weights};
     use proptest::prelude::*;
 
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
@@ -433,8 +436,8 @@ mod tests {
             let (model, device) = (model(seed), Device::flex());
             let plan = Plan { bins_per_sigma: bins, seed, ..plan(steps, batch) };
             let bytes = images(seed, n);
-            let (segment, stats) = encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap();
-            prop_assert_eq!(decode_segment(&model, &plan, &segment, &device, &mut |_| {}).unwrap(), bytes);
+            let (segment, stats) = encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap();
+            prop_assert_eq!(decode_segment(&model, &plan, &segment, &device, &mut |_| Ok(())).unwrap(), bytes);
             prop_assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
             prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
             let stored = 64.0 + 32.0 * segment.words.len() as f64;
@@ -449,7 +452,7 @@ mod tests {
         let bytes = images(3, n);
         let length = |bins_per_sigma| {
             let plan = Plan { bins_per_sigma, ..plan(steps, 64) };
-            encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap().1
+            encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap().1
         };
         let lengths = [2, 32].map(length);
         let model = model.with_timesteps(Some(steps));
@@ -473,7 +476,7 @@ mod tests {
         let per_image = SHAPE.dims() as f64;
         let both = [2, 32].map(|bins_per_sigma| {
             let plan = Plan { bins_per_sigma, ..plan(steps, 64) };
-            crate::codec::overhead(&model, &plan, &bytes, &device, &mut |_, _| {}).unwrap()
+            crate::codec::overhead(&model, &plan, &bytes, &device, &mut unwatched).unwrap()
         });
         for (found, stats) in both.iter().zip(&lengths) {
             let error = error(&stats.per_image_bits).hypot(error(&passes)) / per_image;
@@ -489,12 +492,12 @@ mod tests {
     fn a_damaged_stream_gives_an_error_or_other_images_but_no_panic() {
         let (model, device, plan) = (model(1), Device::flex(), plan(3, 2));
         let bytes = images(1, 3);
-        let (segment, _) = encode_segment(&model, &plan, &bytes, &device, &mut |_| {}).unwrap();
+        let (segment, _) = encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap();
         let mut undetected = 0;
         for i in 0..segment.words.len() {
             let mut flipped = segment.clone();
             flipped.words[i] ^= 1 << (i % 32);
-            match decode_segment(&model, &plan, &flipped, &device, &mut |_| {}) {
+            match decode_segment(&model, &plan, &flipped, &device, &mut |_| Ok(())) {
                 Ok(found) => {
                     assert_ne!(found, bytes);
                     undetected += 1;
@@ -503,7 +506,7 @@ mod tests {
             }
             let mut short = segment.clone();
             short.words.truncate(i);
-            assert!(decode_segment(&model, &plan, &short, &device, &mut |_| {}).is_err());
+            assert!(decode_segment(&model, &plan, &short, &device, &mut |_| Ok(())).is_err());
         }
         assert_eq!(undetected, 0, "every stream ends with the words that it started with");
     }
@@ -511,7 +514,8 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_an_error() {
         let (model, device) = (model(1), Device::flex());
-        let encode = |plan: &Plan, bytes: &[u8]| encode_segment(&model, plan, bytes, &device, &mut |_| {}).unwrap_err();
+        let encode =
+            |plan: &Plan, bytes: &[u8]| encode_segment(&model, plan, bytes, &device, &mut |_| Ok(())).unwrap_err();
         assert!(matches!(encode(&plan(2, 1), &[0; 17]), CodecError::Images { .. }));
         assert!(matches!(encode(&plan(2, 1), &[]), CodecError::Images { .. }));
         assert!(matches!(encode(&plan(2, 1), &[17; 16]), CodecError::Images { .. }));
@@ -525,7 +529,7 @@ mod tests {
         let mut values = weights::export(&broken.network);
         values.get_mut("conv_out.bias").unwrap().data[0] = f32::NAN;
         broken.network = weights::import(broken.network, &values).unwrap();
-        let error = encode_segment(&broken, &plan(2, 1), &[0; 16], &Device::flex(), &mut |_| {}).unwrap_err();
+        let error = encode_segment(&broken, &plan(2, 1), &[0; 16], &Device::flex(), &mut |_| Ok(())).unwrap_err();
         assert!(matches!(error, CodecError::NotFinite { step: 1, .. }));
     }
 

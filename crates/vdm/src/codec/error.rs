@@ -1,11 +1,17 @@
 //! Why images cannot be coded, or a file not be decoded.
 
+use crate::progress::Stopped;
+
 /// What can go wrong with coding, with a `.vdmz` file, or with the two together.
 ///
 /// Bytes of a file are counted from its start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
+    /// Its [`Progress`](crate::Progress) asked it to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+
     /// The model gives a NaN or an infinity, with which nothing can be coded.
     #[error(
         "{what} of step {step} is not finite: the weights are damaged, or training diverged; choose another checkpoint \

@@ -22,6 +22,7 @@
 //!
 //! ```
 //! use burn::tensor::Device;
+//! use vdm::unwatched;
 //! use vdm::codec::{CodecOptions, FileEntry, FileKind, Steps, compress, decompress};
 //! use vdm::data::{Split, digits};
 //!
@@ -31,9 +32,9 @@
 //!
 //! let files = vec![FileEntry { name: "digits-idx3-ubyte".into(), kind: FileKind::Idx { images: 3 } }];
 //! let options = CodecOptions { steps: Steps::Uniform(4), ..Default::default() };
-//! let (container, report) = compress(&model, &images, files, &options, &device, &mut |_done, _total| {})?;
+//! let (container, report) = compress(&model, &images, files, &options, &device, &mut unwatched)?;
 //! assert!(report.net_bpd > 0.0);
-//! assert_eq!(decompress(&model, &container, &device, &mut |_done, _total| {})?, images.bytes());
+//! assert_eq!(decompress(&model, &container, &device, &mut unwatched)?, images.bytes());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -58,7 +59,7 @@ mod plan;
 mod stack;
 mod steps;
 
-pub use chain::{Segment, SegmentStats, arithmetic_fingerprint, decode_segment, encode_segment};
+pub use chain::{Segment, SegmentStats, Told, arithmetic_fingerprint, decode_segment, encode_segment};
 pub use container::{CodedSegment, Container, FileEntry, FileKind};
 pub use error::CodecError;
 pub use fingerprint::model_fingerprint;
@@ -71,7 +72,7 @@ use crate::data::ImageDataset;
 use crate::diffusion::Vocabulary;
 use crate::math::hex;
 use crate::nn::ScoreNetwork;
-use crate::progress::Progress;
+use crate::progress::{Progress, tell};
 use crate::stats::standard_error;
 use burn::tensor::Device;
 use container::check_files;
@@ -182,7 +183,7 @@ pub fn compress<N: ScoreNetwork>(
     for (number, bytes) in images.bytes().chunks(per_segment.saturating_mul(dims)).enumerate() {
         let mut heard = |images: usize| {
             done += images;
-            progress(done, total);
+            tell(progress, done, total)
         };
         let (segment, stats) = encode_segment(model, &plan.of_segment(number), bytes, device, &mut heard)?;
         container.net_bits += stats.net_bits;
@@ -281,7 +282,7 @@ pub fn decompress_range<N: ScoreNetwork>(
     for (number, start, coded) in needed {
         let mut heard = |images: usize| {
             done += images;
-            progress(done, total);
+            tell(progress, done, total)
         };
         let bytes = decode_segment(model, &plan.of_segment(number), &coded.segment, device, &mut heard)?;
         if pixel_hash(&bytes) != coded.pixels {

@@ -10,7 +10,7 @@ use super::chain::Chain;
 use super::{CodecError, Plan};
 use crate::VariationalDiffusion;
 use crate::nn::ScoreNetwork;
-use crate::progress::Progress;
+use crate::progress::{Progress, tell};
 use crate::stats::standard_error;
 use burn::tensor::Device;
 use serde::Serialize;
@@ -63,7 +63,7 @@ pub fn overhead<N: ScoreNetwork>(
         for (number, batch) in bytes.chunks(usize::from(plan.batch_size) * dims).enumerate() {
             bits.extend(chain.length(number, batch, &mut |images| {
                 done += images;
-                progress(done, total);
+                tell(progress, done, total)
             })?);
         }
         Ok::<_, CodecError>(bits)

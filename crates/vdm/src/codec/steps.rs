@@ -5,7 +5,7 @@ use crate::data::ImageDataset;
 use crate::diffusion::process::diffuse;
 use crate::diffusion::{Noise, VariationalDiffusion};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::progress::Progress;
+use crate::progress::{Progress, tell};
 use crate::schedule::{NoiseSchedule, Schedule};
 use burn::tensor::{Device, Tensor};
 use vdm_kernels::rng::Philox;
@@ -118,7 +118,7 @@ pub fn choose_steps<N: ScoreNetwork>(
             return Err(CodecError::NotFinite { what: "the predicted noise", step: 0 });
         }
         error_at.push((gamma, total / indices.len().max(1) as f64));
-        progress(point + 1, points + 1);
+        tell(progress, point + 1, points + 1)?;
     }
     Ok(Steps::Listed(cheapest_gammas(&error_at, steps)?))
 }

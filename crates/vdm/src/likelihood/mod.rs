@@ -9,6 +9,7 @@
 //! ```
 //! use burn::tensor::Device;
 //! use vdm::data::{Split, digits};
+//! use vdm::unwatched;
 //! use vdm::likelihood::{Bound, EvalOptions, evaluate};
 //!
 //! let (device, images) = (Device::flex(), digits(Split::Test)?.subset(0..8)?);
@@ -16,13 +17,14 @@
 //! let model = config.init(images.shape(), images.vocabulary(), &device);
 //!
 //! let options = EvalOptions { repeats: 2, batch_size: 8, seed: 0 };
-//! let found = evaluate(&model, &Bound, &images, &options, &device, &mut |_done, _total| {})?;
+//! let found = evaluate(&model, &Bound, &images, &options, &device, &mut unwatched)?;
 //! assert!(found.bpd > 0.0 && found.images == 8);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod any;
 mod bound;
+mod design;
 pub mod schedule_variance;
 
 pub use any::EstimatorKind;
@@ -30,10 +32,10 @@ pub use bound::Bound;
 
 use crate::data::ImageDataset;
 use crate::nn::{Conditioning, ConditioningError, ScoreNetwork};
-use crate::progress::Progress;
-use crate::stats::standard_error;
+use crate::progress::{Progress, Stopped, tell};
 use crate::{VariationalDiffusion, bits_per_dim};
 use burn::tensor::{Device, Tensor};
+use design::{Design, Tally};
 use serde::Serialize;
 
 /// A way to estimate -log p(x) of each image of a batch.
@@ -50,14 +52,13 @@ pub struct EvalBatch<'a> {
     pub k: Tensor<4>,
     /// Their indices in the data set.
     pub indices: &'a [usize],
-    /// Images of the data set.
-    pub images: usize,
+    /// A time in [0, 1) for each image, chosen so that the errors of the mean can be estimated; an estimator that needs no
+    /// time leaves them alone.
+    pub times: &'a [f64],
     /// What the network is told about them.
     pub conditioning: &'a Conditioning,
     /// The number of this pass over the data, from 0.
     pub pass: usize,
-    /// The number of passes.
-    pub passes: usize,
     /// Seed of all that is random.
     pub seed: u64,
 }
@@ -65,8 +66,6 @@ pub struct EvalBatch<'a> {
 /// One estimate of one image, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// The time in [0, 1) that the diffusion term was estimated at.
-    pub time: f64,
     /// KL of q(z_1|x) from the standard normal.
     pub prior: f64,
     /// -log p(x|z_0).
@@ -85,8 +84,7 @@ impl Estimate {
 /// How to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalOptions {
-    /// Passes over the data, each with other times and fresh noise. As many passes as the discrete-time bound has steps
-    /// visit every step of every image once.
+    /// Passes over the data, each with other times and fresh noise.
     pub repeats: usize,
     /// Images that go through the network at a time; has no influence on the result.
     pub batch_size: usize,
@@ -99,13 +97,13 @@ pub struct EvalOptions {
 pub struct Evaluation {
     /// The bound: `prior + reconstruction + diffusion`.
     pub bpd: f64,
-    /// The standard error of `bpd` as an estimate for the distribution that the images come from: the standard deviation
-    /// over images (each averaged over the passes) over the square root of their number. It covers both the differences
-    /// between images and the noise of the estimate. `None` for one image, whose standard error is not known.
+    /// The standard error of `bpd` as an estimate for the distribution that the images come from. It covers both the
+    /// differences between images and the noise of the estimate. `None` for one image, whose standard error is not known.
+    /// It holds for any number of passes: see the notes in `likelihood/design.rs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpd_stderr: Option<f64>,
-    /// The standard error of the bound on exactly these images, `None` for one pass: from the differences of an image's
-    /// terms in successive passes, whose times are next to each other.
+    /// The standard error of the bound on exactly these images: of the noise of the estimate alone. `None` for one pass,
+    /// which does not tell an image's noise from its difference to other images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpd_stderr_noise: Option<f64>,
     /// KL of q(z_1|x) from the standard normal.
@@ -172,52 +170,42 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
     let batch_size = options.batch_size.max(1);
     let total_batches = n.div_ceil(batch_size) * passes;
     let mut done = 0;
-    // Nats of each image, averaged over the passes; its time and nats in the first pass, and in the last one.
-    let mut per_image = vec![0f64; n];
-    let (mut first, mut last) = (vec![(0.0, 0.0); n], vec![(0.0, 0.0); n]);
-    let mut neighbours = Neighbours::default();
+    let design = Design::new(n, passes, options.seed);
+    let mut tally = Tally::new(design.clone());
     let mut terms = [0f64; 3];
     for pass in 0..passes {
+        let mut nats_of = Vec::with_capacity(n);
         for start in (0..n).step_by(batch_size) {
             let indices: Vec<usize> = (start..n.min(start + batch_size)).collect();
             let given = conditioning(&indices);
             given.check(model.network.classes(), indices.len())?;
             let k = data.batch(&indices, device);
-            let seed = options.seed;
-            let batch = EvalBatch { k, indices: &indices, images: n, conditioning: &given, pass, passes, seed };
-            for (estimate, &i) in estimator.estimate(model, &batch, device).into_iter().zip(&indices) {
+            let times: Vec<f64> = indices.iter().map(|&i| design.time(pass, i)).collect();
+            let (indices, times, seed) = (&indices[..], &times[..], options.seed);
+            let batch = EvalBatch { k, indices, times, conditioning: &given, pass, seed };
+            for (estimate, &i) in estimator.estimate(model, &batch, device).into_iter().zip(indices) {
                 let nats = estimate.total();
                 if !nats.is_finite() {
                     return Err(EvalError::NotFinite { image: i });
                 }
-                per_image[i] += nats / passes as f64;
-                let here = (estimate.time, nats);
-                if pass == 0 {
-                    first[i] = here;
-                } else {
-                    neighbours.add(last[i], here);
-                }
-                last[i] = here;
+                nats_of.push(nats);
                 let of_image = [estimate.prior, estimate.reconstruction, estimate.diffusion];
                 for (sum, term) in terms.iter_mut().zip(of_image) {
                     *sum += term;
                 }
             }
             done += 1;
-            progress(done, total_batches);
+            tell(progress, done, total_batches)?;
         }
-    }
-    if passes > 2 {
-        // The time after the last pass's is that of the first.
-        first.iter().zip(&last).for_each(|(first, last)| neighbours.add(*last, *first));
+        tally.end_pass(pass, nats_of);
     }
     let bits = |nats: f64| bits_per_dim(nats, data.shape().dims());
     let evaluations = (n * passes) as f64;
     let [prior, reconstruction, diffusion] = terms.map(|sum| bits(sum / evaluations));
     Ok(Evaluation {
         bpd: prior + reconstruction + diffusion,
-        bpd_stderr: standard_error(&per_image).map(bits),
-        bpd_stderr_noise: neighbours.variance().map(|variance| bits((variance / evaluations).sqrt())),
+        bpd_stderr: tally.stderr().map(bits),
+        bpd_stderr_noise: tally.stderr_noise().map(bits),
         prior,
         reconstruction,
         diffusion,
@@ -233,6 +221,9 @@ pub enum EvalError {
     /// What the network is told does not fit: see [`ConditioningError`].
     #[error(transparent)]
     Conditioning(#[from] ConditioningError),
+    /// Its [`Progress`] asked it to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// Nothing to average over.
     #[error("cannot evaluate {images} images {repeats} times: both must be at least 1")]
     Empty {
@@ -247,54 +238,4 @@ pub enum EvalError {
         /// The image's index.
         image: usize,
     },
-}
-
-/// The variance of a term from terms at neighbouring times, which differ by little else than noise: half the mean square
-/// of their difference (the usual estimate for systematic samples). Where time starts again from 0 there are no
-/// neighbours.
-#[derive(Debug, Default)]
-struct Neighbours {
-    squares: f64,
-    pairs: usize,
-}
-
-impl Neighbours {
-    /// Two successive (time, term).
-    fn add(&mut self, before: (f64, f64), after: (f64, f64)) {
-        if after.0 > before.0 {
-            self.squares += (after.1 - before.1).powi(2);
-            self.pairs += 1;
-        }
-    }
-
-    /// `None` without a pair.
-    fn variance(&self) -> Option<f64> {
-        (self.pairs > 0).then(|| self.squares / (2.0 * self.pairs as f64))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vdm_kernels::rng::Philox;
-
-    #[test]
-    fn noise_is_told_from_a_trend_and_from_its_jump() {
-        let (passes, images, sigma) = (50, 40, 0.5);
-        let mut neighbours = Neighbours::default();
-        for image in 0..images {
-            let mut noise = vec![0f32; passes];
-            Philox::new(1, image).normal(0, &mut noise);
-            let at = |i: usize| {
-                let t = (0.37 + i as f64 / passes as f64).fract();
-                (t, 10.0 * (1.0 - t) + sigma * f64::from(noise[i]))
-            };
-            (0..passes).for_each(|i| neighbours.add(at(i), at((i + 1) % passes)));
-        }
-        assert_eq!(neighbours.pairs, (passes - 1) * images as usize);
-        // The trend adds (10/50)²/2; the estimate has a relative error of some root of 3/2000, 4 %.
-        let variance = neighbours.variance().unwrap();
-        assert!((variance - sigma * sigma - 0.02).abs() < 0.15 * sigma * sigma, "{variance}");
-        assert_eq!(Neighbours::default().variance(), None);
-    }
 }

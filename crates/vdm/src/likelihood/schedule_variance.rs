@@ -9,7 +9,7 @@ use crate::data::ImageDataset;
 use crate::diffusion::times::{TimeSampling, draw_times};
 use crate::math::host;
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
-use crate::progress::Progress;
+use crate::progress::{Progress, Stopped, tell};
 use crate::random::{TIMES, in_round};
 use crate::schedule::{CurveShape, Endpoints, FixedCurve, FixedLinear, NoiseSchedule, Schedule};
 use crate::stats::{mean, sample_variance, standard_error};
@@ -68,6 +68,9 @@ pub struct ScheduleVariance {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StudyError {
+    /// Its [`Progress`] asked it to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// An option out of its range.
     #[error("{option} = {found} must be {expected}")]
     Value {
@@ -148,13 +151,13 @@ pub fn compare_schedules<N: ScoreNetwork>(
     let mut done = 0;
     let mut tick = || {
         done += 1;
-        progress(done, total);
+        tell(progress, done, total)
     };
     let mut first: Option<Vec<f64>> = None;
     let mut results = Vec::with_capacity(schedules.len());
     for (name, schedule) in schedules {
         let model = VariationalDiffusion::new(schedule.clone(), model.network.clone(), settings.clone());
-        let bounds = measure(&model, data, &images, options, device, &mut tick)
+        let bounds = measure(&model, data, &images, options, device, &mut tick)?
             .map_err(|image| StudyError::NotFinite { schedule: name.clone(), image })?;
         let first = first.get_or_insert_with(|| means(&bounds));
         results.push(ScheduleVariance::of(name, &bounds, options.batch, first));
@@ -163,15 +166,15 @@ pub fn compare_schedules<N: ScoreNetwork>(
 }
 
 /// The bound of these images in bits per dimension, `[2 draws][images]`: first the evaluations with independent times,
-/// then those with low-discrepancy times. The error is the index of an image whose bound is not finite.
+/// then those with low-discrepancy times; or the index of an image whose bound is not finite.
 fn measure<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     data: &ImageDataset,
     images: &[usize],
     options: &StudyOptions,
     device: &Device,
-    tick: &mut impl FnMut(),
-) -> Result<Vec<Vec<f64>>, usize> {
+    tick: &mut impl FnMut() -> Result<(), Stopped>,
+) -> Result<Result<Vec<Vec<f64>>, usize>, Stopped> {
     let dims = data.shape().dims();
     let mut evaluations = Vec::with_capacity(2 * options.draws);
     for (pass, sampling) in [TimeSampling::Independent, TimeSampling::LowDiscrepancy].into_iter().enumerate() {
@@ -188,15 +191,15 @@ fn measure<N: ScoreNetwork>(
                 let k = data.batch(images, device);
                 let nats = host(&model.loss(k, times, noise, &Conditioning::default(), Mode::Eval).total());
                 if let Some(bad) = nats.iter().position(|nats| !nats.is_finite()) {
-                    return Err(images[bad]);
+                    return Ok(Err(images[bad]));
                 }
                 bounds.extend(nats.into_iter().map(|nats| bits_per_dim(nats, dims)));
-                tick();
+                tick()?;
             }
             evaluations.push(bounds);
         }
     }
-    Ok(evaluations)
+    Ok(Ok(evaluations))
 }
 
 impl ScheduleVariance {
@@ -249,6 +252,7 @@ mod tests {
     use crate::data::{Split, digits};
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
     use crate::schedule::ScheduleConfig;
+    use crate::unwatched;
     use crate::weights;
 
     const OPTIONS: StudyOptions = StudyOptions { images: 10, draws: 3, batch: 4, batch_size: 10, seed: 5 };
@@ -274,7 +278,10 @@ mod tests {
 
     fn study(schedules: &[(String, NoiseSchedule)], options: StudyOptions) -> Vec<ScheduleVariance> {
         let (mut last, mut of) = (0, 0);
-        let mut progress = |done, total| (last, of) = (done, total);
+        let mut progress = |done, total| {
+            (last, of) = (done, total);
+            std::ops::ControlFlow::Continue(())
+        };
         let device = Device::flex();
         let results = compare_schedules(&model(), schedules, &data(), &options, &device, &mut progress).unwrap();
         assert_eq!(last, of);
@@ -346,7 +353,7 @@ mod tests {
         let model = model();
         let error = |options: StudyOptions, schedule: NoiseSchedule| {
             let schedules = [("odd".to_string(), schedule)];
-            compare_schedules(&model, &schedules, &data(), &options, &Device::flex(), &mut |_, _| {})
+            compare_schedules(&model, &schedules, &data(), &options, &Device::flex(), &mut unwatched)
                 .unwrap_err()
                 .to_string()
         };

@@ -1,6 +1,7 @@
 //! One process at a time trains in a run's folder.
 
 use super::RunDir;
+use crate::files::create_folders;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 
@@ -37,7 +38,7 @@ impl RunLock {
     pub fn take(run: &RunDir) -> Result<Self, LockError> {
         let name = run.path().display().to_string();
         let failed = |source| LockError::Io { run: name.clone(), source };
-        std::fs::create_dir_all(run.path()).map_err(failed)?;
+        create_folders(run.path()).map_err(failed)?;
         let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(run.lock());
         let mut file = open.map_err(failed)?;
         match file.try_lock() {

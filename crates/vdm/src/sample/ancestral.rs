@@ -2,6 +2,7 @@
 
 use super::{Denoiser, Sampler};
 use crate::diffusion::Posterior;
+use crate::progress::Stopped;
 use burn::tensor::Tensor;
 
 /// Draws z_s from p(z_s | z_t) at every step: the distribution that the bound in as many steps is about. Use it where
@@ -10,14 +11,14 @@ use burn::tensor::Tensor;
 pub struct Ancestral;
 
 impl Sampler for Ancestral {
-    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Tensor<4> {
+    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Result<Tensor<4>, Stopped> {
         let mut z = z_1;
         for (i, pair) in gammas.windows(2).enumerate() {
             let (gamma_t, gamma_s) = (pair[0], pair[1]);
             let eps_hat = denoiser.eps_hat(z.clone(), gamma_t);
             z = Posterior::new(gamma_t, gamma_s).draw(z, eps_hat, denoiser.noise(i as u32 + 1));
-            denoiser.step_done();
+            denoiser.step_done()?;
         }
-        z
+        Ok(z)
     }
 }

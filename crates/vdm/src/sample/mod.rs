@@ -18,7 +18,7 @@ pub use any::SamplerKind;
 use crate::VariationalDiffusion;
 use crate::diffusion::process::clip;
 use crate::nn::{Conditioning, ConditioningError, ScoreNetwork};
-use crate::progress::Progress;
+use crate::progress::{Progress, Stopped, tell};
 use crate::random::{DRAW_DECODER, DRAW_Z_1, normal};
 use crate::schedule::Schedule;
 use burn::tensor::{Device, Tensor};
@@ -33,7 +33,10 @@ pub trait Sampler {
     ///
     /// # Shapes
     /// - `z_1`: `[batch, channels, height, width]`, standard normal; the output has the same
-    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Tensor<4>;
+    ///
+    /// # Errors
+    /// [`Stopped`] if [`Denoiser::step_done`] says so.
+    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Result<Tensor<4>, Stopped>;
 }
 
 /// What a sampler works with: the network's prediction for one batch, and the batch's noise.
@@ -45,7 +48,10 @@ pub trait Denoiser {
     fn noise(&mut self, step: u32) -> Tensor<4>;
 
     /// To be called after every step.
-    fn step_done(&mut self);
+    ///
+    /// # Errors
+    /// [`Stopped`] if the sampling was asked to stop.
+    fn step_done(&mut self) -> Result<(), Stopped>;
 }
 
 /// How x is read off z_0.
@@ -92,6 +98,9 @@ pub enum SampleError {
     /// What the network is told does not fit: see [`ConditioningError`].
     #[error(transparent)]
     Conditioning(#[from] ConditioningError),
+    /// Its [`Progress`] asked it to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// A latent became infinite or not a number.
     #[error(
         "image {image} is not finite: the weights are damaged, training diverged, or the weight of guidance ({guidance}) \
@@ -111,7 +120,7 @@ pub enum SampleError {
 /// `progress` is told the steps done and to do, over all batches.
 ///
 /// # Errors
-/// [`SampleError::NotFinite`].
+/// [`SampleError::NotFinite`]; [`SampleError::Stopped`].
 pub fn sample<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     sampler: &dyn Sampler,
@@ -153,11 +162,11 @@ pub fn sample_conditioned<N: ScoreNetwork>(
         let z_1 = normal(&streams, DRAW_Z_1, shape, device);
         let mut step_done = || {
             done += 1;
-            progress(done, total);
+            tell(progress, done, total)
         };
         let mut denoiser =
             Batch { model, streams: &streams, given: &given, options, device, step_done: &mut step_done };
-        let z_0: Vec<f32> = sampler.draw(z_1, &gammas, &mut denoiser).into_data().iter::<f32>().collect();
+        let z_0: Vec<f32> = sampler.draw(z_1, &gammas, &mut denoiser)?.into_data().iter::<f32>().collect();
         if let Some(bad) = z_0.iter().position(|z| !z.is_finite()) {
             let (image, guidance) = (first + (bad / shape.dims()) as u64, options.guidance.to_string());
             return Err(SampleError::NotFinite { image, guidance });
@@ -197,7 +206,7 @@ struct Batch<'a, N> {
     given: &'a Conditioning,
     options: &'a SampleOptions,
     device: &'a Device,
-    step_done: &'a mut dyn FnMut(),
+    step_done: &'a mut dyn FnMut() -> Result<(), Stopped>,
 }
 
 impl<N: ScoreNetwork> Denoiser for Batch<'_, N> {
@@ -211,8 +220,8 @@ impl<N: ScoreNetwork> Denoiser for Batch<'_, N> {
         normal(self.streams, step, self.model.shape(), self.device)
     }
 
-    fn step_done(&mut self) {
-        (self.step_done)();
+    fn step_done(&mut self) -> Result<(), Stopped> {
+        (self.step_done)()
     }
 }
 
@@ -222,6 +231,7 @@ mod tests {
     use crate::diffusion::Vocabulary;
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
     use crate::schedule::{Endpoints, ScheduleConfig};
+    use crate::unwatched;
     use crate::{DiffusionSettings, ImageShape, weights};
 
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
@@ -246,7 +256,7 @@ mod tests {
         let options = SampleOptions { steps: 4, guidance, batch_size: 2, ..Default::default() };
         let given = |numbers: Range<u64>| Conditioning::of_classes(numbers.map(|n| classes[n as usize]));
         let (numbers, device) = (0..classes.len() as u64, Device::flex());
-        sample_conditioned(&model(3), &Ancestral, numbers, given, &options, &device, &mut |_, _| {}).unwrap()
+        sample_conditioned(&model(3), &Ancestral, numbers, given, &options, &device, &mut unwatched).unwrap()
     }
 
     #[test]
@@ -292,7 +302,7 @@ mod tests {
             let given = |_: Range<u64>| Conditioning::of_classes(classes.clone());
             let options = SampleOptions { steps: 1, ..Default::default() };
             let device = Device::flex();
-            sample_conditioned(model, &Ancestral, 0..2, given, &options, &device, &mut |_, _| {})
+            sample_conditioned(model, &Ancestral, 0..2, given, &options, &device, &mut unwatched)
                 .unwrap_err()
                 .to_string()
         };
@@ -311,7 +321,7 @@ mod tests {
         let error = |model: &VariationalDiffusion<ScoreUNet>, guidance: f64| {
             let options = SampleOptions { steps: 2, guidance, ..Default::default() };
             let given = |numbers: Range<u64>| Conditioning::classes_in_turn(numbers, 3);
-            let samples = sample_conditioned(model, &Ancestral, 5..7, given, &options, &device, &mut |_, _| {});
+            let samples = sample_conditioned(model, &Ancestral, 5..7, given, &options, &device, &mut unwatched);
             samples.unwrap_err().to_string()
         };
         assert!(error(&damaged, 1.0).contains("is not finite: the weights are damaged"));

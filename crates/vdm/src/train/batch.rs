@@ -9,7 +9,7 @@ use crate::data::{Augmentation, ImageDataset, augment};
 use crate::diffusion::draw_inputs;
 use crate::diffusion::times::draw_times;
 use crate::nn::Conditioning;
-use crate::random::{DRAW_AUGMENTATION, DRAW_LABEL, DROPOUT, SHUFFLE_KEY, TIMES, in_round};
+use crate::random::{DRAW_AUGMENTATION, DRAW_LABEL, DROPOUT, SHUFFLE_KEY, TIMES, in_round, shuffled};
 use burn::tensor::{Device, Tensor, TensorData};
 use vdm_kernels::rng::Philox;
 
@@ -100,31 +100,5 @@ impl Batches {
             self.order = (epoch, shuffled(n, &Philox::new(self.config.seed ^ SHUFFLE_KEY, epoch)));
         }
         self.order.1[(position % n as u64) as usize]
-    }
-}
-
-/// A shuffle of 0..n (Fisher and Yates) that depends on the stream alone.
-fn shuffled(n: usize, rng: &Philox) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        // 64 random bits make the bias of the remainder negligible (below n / 2^64).
-        order.swap(i, (rng.next_u64(i as u32) % (i as u64 + 1)) as usize);
-    }
-    order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shuffle_is_a_permutation_that_differs_by_epoch() {
-        let a = shuffled(1000, &Philox::new(1, 0));
-        let b = shuffled(1000, &Philox::new(1, 1));
-        assert_ne!(a, b);
-        assert_eq!(a, shuffled(1000, &Philox::new(1, 0)));
-        let mut sorted = a;
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
     }
 }

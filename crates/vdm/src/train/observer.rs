@@ -7,13 +7,14 @@ use crate::run::{EvalLine, StepLine};
 pub trait Observer {
     /// A line of metrics was written.
     fn on_metrics(&mut self, line: &StepLine, steps: u64);
-    /// An evaluation began or went on: batches done and to do.
+    /// An evaluation or a sampling went on: units done and to do.
     fn on_progress(&mut self, what: &str, done: usize, total: usize);
     /// An evaluation ended.
     fn on_evaluation(&mut self, line: &EvalLine);
     /// Something was written that a person may look at.
     fn on_file(&mut self, what: &str, path: &std::path::Path);
-    /// Asked after every step: whether to save and stop.
+    /// Whether to save and stop: asked after every step of the training, and after every unit of an evaluation or a
+    /// sampling, which then is made anew when the run is resumed.
     fn should_stop(&mut self) -> bool;
 }
 

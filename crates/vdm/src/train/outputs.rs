@@ -11,6 +11,13 @@ use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curv
 use crate::sample::{SampleOptions, sample_conditioned};
 use burn::tensor::Device;
 use std::io;
+use std::ops::ControlFlow;
+
+/// Tells the observer how far some work is, and asks it whether to go on.
+fn watched(observer: &mut dyn Observer, what: &str, done: usize, total: usize) -> ControlFlow<()> {
+    observer.on_progress(what, done, total);
+    if observer.should_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
 
 /// Where the results of a training go, and how they are made. The models given are those with averaged weights.
 pub(super) struct Outputs {
@@ -71,7 +78,7 @@ impl Outputs {
     ) -> Result<Evaluation, TrainError> {
         let options = EvalOptions { repeats, batch_size: self.config.eval.batch_size, seed: self.config.seed };
         let evaluation = evaluate(model, &Bound, data, &options, &self.device, &mut |done, total| {
-            observer.on_progress("evaluating", done, total);
+            watched(observer, "evaluating", done, total)
         })?;
         let line = EvalLine::new(step, split, &evaluation);
         self.record(|sink| sink.on_evaluation(&line))?;
@@ -106,7 +113,7 @@ impl Outputs {
         };
         let classes = self.config.model.network.classes();
         let in_turn = |numbers| Conditioning::classes_in_turn(numbers, classes);
-        let mut progress = |done, total| observer.on_progress("sampling", done, total);
+        let mut progress = |done, total| watched(observer, "sampling", done, total);
         let (sampler, numbers) = (s.sampler.sampler(), 0..s.count as u64);
         let images = sample_conditioned(model, sampler, numbers, in_turn, &options, &self.device, &mut progress)?;
         let path = self.run.samples(step);

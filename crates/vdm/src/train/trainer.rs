@@ -6,9 +6,11 @@ use super::outputs::Outputs;
 use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, batch_gradients};
 use crate::config::Config;
 use crate::data::Split;
+use crate::likelihood::EvalError;
 use crate::math::host;
 use crate::nn::Mode;
 use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window};
+use crate::sample::SampleError;
 use crate::schedule::{Schedule, ScheduleObjective};
 use crate::weights::{WeightsError, export, import};
 use crate::{LossTerms, bits_per_dim};
@@ -210,6 +212,16 @@ impl Trainer {
     /// # Errors
     /// See [`TrainError`]; whatever was saved before stays.
     pub fn train(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        match self.train_to_the_end(observer) {
+            // The checkpoint of this step says that the evaluation or the samples are still to be made.
+            Err(TrainError::Eval(EvalError::Stopped(_)) | TrainError::Sample(SampleError::Stopped(_))) => {
+                Ok(Outcome::Stopped { step: self.step })
+            }
+            ended => ended,
+        }
+    }
+
+    fn train_to_the_end(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let train = self.config.train.clone();
         if self.step == 0 {
             // There is always a state to go back to.

@@ -1,0 +1,201 @@
+//! The targets.
+
+use crate::memory::peak_of;
+use crate::seeds;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use tempfile::TempDir;
+use vdm::codec::Container;
+use vdm::config::{Config, resolve, resolve_run};
+use vdm::data::{
+    FolderOptions, Split, check_whole, load_cifar10, load_folder, load_imagenet, read_idx_images, read_idx_labels,
+};
+use vdm::run::{Checkpoint, load_model};
+use vdm::weights::load_pytorch;
+
+/// A reader under test.
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Gives bytes to the reader, and panics if it does what it must not.
+    read: fn(&[u8]),
+    /// The most memory in bytes that it may take for any file, and that many more for each byte of the file.
+    memory: (usize, usize),
+    /// Good files to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+impl Target {
+    /// Gives bytes to the reader.
+    ///
+    /// # Panics
+    /// If the reader panics, changes what it read, or takes too much memory.
+    pub fn run(&self, data: &[u8]) {
+        let (fixed, each) = self.memory;
+        let most = fixed + each * data.len();
+        let peak = peak_of(|| (self.read)(data));
+        assert!(peak <= most, "{}: {peak} bytes of memory for a file of {}", self.name, data.len());
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+/// All targets, by name. What is packed by deflate may grow by a factor of 1032; an image may be up to 16,384 pixels wide
+/// and high and its decoder may take 1 GiB.
+pub const TARGETS: &[Target] = &[
+    Target { name: "checkpoint", read: checkpoint, memory: (16 * MIB, 16), seeds: seeds::checkpoints },
+    Target { name: "cifar", read: cifar, memory: (MIB, 4), seeds: seeds::cifar },
+    Target { name: "config", read: config, memory: (4 * MIB, 256), seeds: seeds::configs },
+    Target { name: "container", read: container, memory: (MIB, 16), seeds: seeds::containers },
+    Target { name: "idx", read: idx, memory: (MIB, 4 * 1032), seeds: seeds::idx },
+    Target { name: "image", read: image, memory: (4096 * MIB, 0), seeds: seeds::images },
+    Target { name: "npz", read: npz, memory: (MIB, 4 * 1032), seeds: seeds::npz },
+    Target { name: "pytorch", read: pytorch, memory: (4 * MIB, 4 * 1032), seeds: seeds::pytorch },
+    Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 16), seeds: seeds::old_checkpoints },
+];
+
+/// A folder of this process, in memory where the system has such a place.
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder for files")
+});
+
+/// Writes a file for a reader that takes a path, in a folder of the target's own.
+fn file(target: &str, name: &str, data: &[u8]) -> PathBuf {
+    let dir = FOLDER.path().join(target);
+    fs::create_dir_all(&dir).expect("a folder");
+    let path = dir.join(name);
+    fs::write(&path, data).expect("a file");
+    path
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().expect("the file is in a folder")
+}
+
+fn idx(data: &[u8]) {
+    let path = file("idx", "file", data);
+    if let Ok(images) = read_idx_images(&path) {
+        assert_eq!(images.bytes().len(), images.len() * images.height() * images.width());
+    }
+    let _ = read_idx_labels(&path);
+}
+
+fn cifar(data: &[u8]) {
+    let path = file("cifar", "test_batch.bin", data);
+    if let Ok(images) = load_cifar10(parent(&path), Split::Test) {
+        assert_eq!(images.len() * 3073, data.len());
+    }
+}
+
+fn npz(data: &[u8]) {
+    let path = file("npz", "val_data.npz", data);
+    if let Ok(images) = load_imagenet(parent(&path), 8, Split::Test) {
+        assert_eq!(images.bytes().len(), images.len() * 3 * 64);
+    }
+}
+
+fn image(data: &[u8]) {
+    let path = file("image", "image", data);
+    let _ = check_whole(&path);
+    let options = FolderOptions { size: 8, channels: 3, skip_bad: false };
+    if let Ok(images) = load_folder(parent(&path), &options) {
+        assert_eq!(images.dataset.bytes().len(), 3 * 64);
+    }
+}
+
+fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = resolve("digits", Some(("file", text)), &[]);
+    for line in text.lines().take(4) {
+        let _ = resolve("digits", None, &[line.to_string()]);
+    }
+    if let Ok(config) = resolve_run("file", text) {
+        let written = config.to_toml().expect("a configuration that was read can be written");
+        assert_eq!(resolve_run("file", &written).expect("and read again"), config);
+    }
+}
+
+fn pytorch(data: &[u8]) {
+    let _ = load_pytorch(&file("pytorch", "weights.pt", data));
+}
+
+/// A checkpoint with a right checksum, whatever else is in it; half of the work of a damaged one is to get past that.
+fn checkpoint(data: &[u8]) {
+    read_checkpoint(&file("checkpoint", "as-it-is", data));
+    let mut data = data.to_vec();
+    if mend_checksum(&mut data).is_some() {
+        read_checkpoint(&file("checkpoint", "mended", &data));
+    }
+}
+
+/// A checkpoint of the first format, which has no checksum before the safetensors.
+fn safetensors(data: &[u8]) {
+    read_checkpoint(&file("safetensors", "old", data));
+}
+
+fn read_checkpoint(path: &Path) {
+    static CONFIG: LazyLock<Config> = LazyLock::new(seeds::small_config);
+    let Ok(checkpoint) = Checkpoint::load(path) else { return };
+    let again = path.with_extension("again");
+    checkpoint.save(&again).expect("a checkpoint that was read can be written");
+    let reread = Checkpoint::load(&again).expect("and read again");
+    // A NaN is another than itself, but its digits are the same.
+    assert_eq!(format!("{reread:?}"), format!("{checkpoint:?}"));
+    if checkpoint.shape.dims() <= 64 {
+        let _ = load_model(&CONFIG, path.to_owned(), &seeds::device());
+    }
+}
+
+/// Writes the checksum of a checkpoint's bytes into it.
+pub fn mend_checksum(bytes: &mut [u8]) -> Option<()> {
+    const KEY: &[u8] = b"\"checksum\":\"";
+    let at = bytes.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    bytes.get_mut(at..at + 64)?.fill(b'0');
+    let mut digits = String::new();
+    for byte in Sha256::digest(&*bytes) {
+        write!(digits, "{byte:02x}").ok()?;
+    }
+    bytes[at..at + 64].copy_from_slice(digits.as_bytes());
+    Some(())
+}
+
+/// A `.vdmz` file as it is, and with right checksums.
+fn container(data: &[u8]) {
+    let read = |data: &[u8]| {
+        if let Ok(container) = Container::parse(data) {
+            assert!(container.to_bytes().expect("it was read from so many bytes") == data, "written back otherwise");
+        }
+    };
+    read(data);
+    let mut data = data.to_vec();
+    if mend_container(&mut data).is_some() {
+        read(&data);
+    }
+}
+
+/// Makes the header's length and checksum, and the first stream's where its place is known, those of what is there.
+fn mend_container(file: &mut [u8]) -> Option<()> {
+    /// Bytes before the header: magic, version, header length, checksum.
+    const PREFIX: usize = 14;
+    let rest = file.len().checked_sub(PREFIX)?;
+    let claimed = u32::from_le_bytes([file[6], file[7], file[8], file[9]]) as usize;
+    let header = claimed.min(rest);
+    file[..4].copy_from_slice(b"VDMZ");
+    file[4..6].copy_from_slice(&1u16.to_le_bytes());
+    file[6..10].copy_from_slice(&(header as u32).to_le_bytes());
+    // With one segment, the checksum of all words lies twelve bytes before the header's end.
+    let end = PREFIX + header;
+    if header > 12 {
+        let words = crc32fast::hash(&file[end..]);
+        file[end - 12..end - 8].copy_from_slice(&words.to_le_bytes());
+    }
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&file[..10]);
+    hasher.update(&file[PREFIX..end]);
+    file[10..14].copy_from_slice(&hasher.finalize().to_le_bytes());
+    Some(())
+}

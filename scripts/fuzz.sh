@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Fuzzes the readers of bytes, guided by coverage, and keeps the inputs that are worth keeping.
+#
+#     scripts/fuzz.sh [SECONDS [TARGET…]]      600 seconds for each of all targets by default
+#
+# A crash ends the script and leaves its input in fuzz/artifacts/TARGET. Needs a C++ compiler, for libFuzzer.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-600}
+shift || true
+targets=("$@")
+[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(basename -s .rs fuzz/targets/*.rs)
+# Inputs longer than this, in bytes, are not kept: the corpora are part of the repository.
+most=4096
+
+command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+# The code under test is safe Rust, which needs no sanitizer; so the stable compiler does.
+fuzz() { cargo fuzz "$@"; }
+options=(--release --sanitizer none --features libfuzzer --strip-dead-code)
+
+for target in "${targets[@]}"; do
+    found=fuzz/found/$target
+    mkdir -p "$found"
+    echo "== $target for $seconds seconds"
+    fuzz run "${options[@]}" "$target" "$found" "fuzz/corpus/$target" -- \
+        -max_total_time="$seconds" -max_len=16384 -len_control=0 -rss_limit_mb=6144 -malloc_limit_mb=4096 \
+        -timeout=20 -print_final_stats=1 2>&1 | tee "fuzz/found/$target.log" | grep -E "^#|stat::|ERROR|panicked|DONE" | tail -n 12
+    # Of what was found, the short files that reach what no kept one reaches.
+    find "$found" -type f -size "+${most}c" -delete
+    fuzz run "${options[@]}" "$target" "fuzz/corpus/$target" "$found" -- -merge=1 2>&1 | tail -n 1
+    rm -rf "$found"
+done
