@@ -16,18 +16,20 @@ most=4096
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 # The code under test is safe Rust, which needs no sanitizer; so the stable compiler does.
-fuzz() { cargo fuzz "$@"; }
-options=(--release --sanitizer none --features libfuzzer --strip-dead-code)
+cargo fuzz build --release --sanitizer none --features libfuzzer
+programs=target/$(rustc --print host-tuple)/release
 
 for target in "${targets[@]}"; do
     found=fuzz/found/$target
-    mkdir -p "$found"
+    mkdir -p "$found" "fuzz/artifacts/$target"
     echo "== $target for $seconds seconds"
-    fuzz run "${options[@]}" "$target" "$found" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -max_len=16384 -len_control=0 -rss_limit_mb=6144 -malloc_limit_mb=4096 \
-        -timeout=20 -print_final_stats=1 2>&1 | tee "fuzz/found/$target.log" | grep -E "^#|stat::|ERROR|panicked|DONE" | tail -n 12
+    "$programs/$target" "$found" "fuzz/corpus/$target" -artifact_prefix="fuzz/artifacts/$target/" \
+        -max_total_time="$seconds" -max_len=16384 -rss_limit_mb=6144 -malloc_limit_mb=4096 -timeout=20 \
+        -print_final_stats=1 > "$found.log" 2>&1 || { tail -n 20 "$found.log"; exit 1; }
+    grep -E "DONE|stat::(number|peak)" "$found.log"
     # Of what was found, the short files that reach what no kept one reaches.
     find "$found" -type f -size "+${most}c" -delete
-    fuzz run "${options[@]}" "$target" "fuzz/corpus/$target" "$found" -- -merge=1 2>&1 | tail -n 1
+    "$programs/$target" -merge=1 "fuzz/corpus/$target" "$found" > "$found.log" 2>&1
     rm -rf "$found"
+    echo "$(find "fuzz/corpus/$target" -type f | wc -l) files kept"
 done

@@ -81,7 +81,7 @@ fn train_eval_sample_info_and_resume() {
     more.args(["train", "--json", "--set", "train.steps=5", "--resume"]).arg(&run);
     assert_eq!(json(&stdout(&mut more))["step"], 5);
     let error = stderr(vdm().args(["train", "--set", "train.lr=1.0", "--resume"]).arg(&run));
-    assert!(error.contains("train.steps and data.dir only"), "{error}");
+    assert!(error.contains("train.steps, data.dir and data.cache only"), "{error}");
     let error = stderr(vdm().args(["train", "--resume"]).arg(&run));
     assert!(error.contains("finished at step 5"), "{error}");
 }

@@ -26,7 +26,8 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".vdm-{}-{number}.tmp", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
+    // Readable too, for contents that are looked at while they are written.
+    let written = File::options().read(true).write(true).create_new(true).open(&temporary).and_then(|mut file| {
         content(&mut file)?;
         file.flush()?;
         file.sync_all()

@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Single key that overrides both, as section.key=value, e.g. train.steps=1000. May be repeated.
-    /// With --resume, only train.steps and data.dir may change.
+    /// With --resume, only train.steps, data.dir and data.cache may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
     /// Tell the network the class of each image: sets model.classes to the number of classes of the data, which must
@@ -164,12 +164,17 @@ fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     let changed = resolve("digits", Some((&name, &config.to_toml()?)), sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
-    let dir = changed.data.source.clone().dir_mut().cloned();
-    if let (Some(place), Some(dir)) = (allowed.data.source.dir_mut(), dir) {
-        *place = dir;
+    let (source, mut new) = (&mut allowed.data.source, changed.data.source.clone());
+    if let (Some(place), Some(dir)) = (source.dir_mut(), new.dir_mut()) {
+        place.clone_from(dir);
+    }
+    if let (Some(place), Some(cache)) = (source.cache_mut(), new.cache_mut()) {
+        place.clone_from(cache);
     }
     if allowed != changed {
-        bail!("with --resume, --set may change train.steps and data.dir only; start a new run to change anything else");
+        bail!(
+            "with --resume, --set may change train.steps, data.dir and data.cache only; start a new run to change anything else"
+        );
     }
     Ok(allowed)
 }

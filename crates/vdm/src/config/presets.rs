@@ -153,14 +153,18 @@ fn cifar10_aug() -> Config {
 fn imagenet32() -> Config {
     let base = cifar10();
     Config {
-        data: plain(DataSource::Imagenet(ImagenetSource { dir: "data/imagenet32".into(), size: 32 })),
+        data: plain(DataSource::Imagenet(ImagenetSource {
+            dir: "data/imagenet32".into(),
+            size: 32,
+            ..Default::default()
+        })),
         model: score(ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(1, 256, 32) }),
         ..base
     }
 }
 
 fn imagenet64() -> Config {
-    let source = ImagenetSource { dir: "data/imagenet64".into(), size: 64 };
+    let source = ImagenetSource { dir: "data/imagenet64".into(), size: 64, ..Default::default() };
     let base = imagenet32();
     Config {
         data: plain(DataSource::Imagenet(source)),

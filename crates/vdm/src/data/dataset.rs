@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
 use super::error::{DataError, Result};
+use super::pixels::Pixels;
 use super::split::Split;
 use crate::diffusion::Vocabulary;
 use crate::math::hex;
@@ -39,15 +40,27 @@ pub(super) fn checked_dims(shape: ImageShape, dataset: &str) -> Result<usize> {
 /// assert_eq!(images.label(1), Some(1));
 /// # Ok::<(), vdm::data::DataError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ImageDataset {
     name: String,
     shape: ImageShape,
     levels: usize,
-    bytes: Vec<u8>,
+    bytes: Pixels,
     labels: Option<Vec<u32>>,
     names: Option<Vec<String>>,
+    /// The fingerprint, if it was found out before.
+    fingerprint: Option<String>,
 }
+
+impl PartialEq for ImageDataset {
+    /// Whether name, shape, levels, images, labels and names are the same.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.shape, self.levels) == (&other.name, other.shape, other.levels)
+            && (&self.bytes, &self.labels, &self.names) == (&other.bytes, &other.labels, &other.names)
+    }
+}
+
+impl Eq for ImageDataset {}
 
 impl ImageDataset {
     /// Build a dataset from the bytes of its images, one after another, each
@@ -68,7 +81,17 @@ impl ImageDataset {
         bytes: Vec<u8>,
         labels: Option<Vec<u32>>,
     ) -> Result<Self> {
-        let name = name.into();
+        Self::of_pixels(name.into(), shape, levels, Pixels::Owned(bytes), labels)
+    }
+
+    /// The same from bytes that may be in a file.
+    pub(super) fn of_pixels(
+        name: String,
+        shape: ImageShape,
+        levels: usize,
+        bytes: Pixels,
+        labels: Option<Vec<u32>>,
+    ) -> Result<Self> {
         let dims = checked_dims(shape, &name)?;
         if !(2..=256).contains(&levels) {
             return Err(DataError::Levels { dataset: name, found: levels });
@@ -76,7 +99,9 @@ impl ImageDataset {
         if !bytes.len().is_multiple_of(dims) {
             return Err(DataError::ByteCount { dataset: name, expected: dims, found: bytes.len() });
         }
-        if let Some(at) = bytes.iter().position(|&byte| usize::from(byte) >= levels) {
+        let beyond = |&byte: &u8| usize::from(byte) >= levels;
+        // Every byte is a level of 256; those in a file are not looked at for nothing.
+        if let Some(at) = (levels < 256).then(|| bytes.iter().position(beyond)).flatten() {
             return Err(DataError::LevelOutOfRange {
                 dataset: name,
                 image: at / dims,
@@ -89,7 +114,7 @@ impl ImageDataset {
         if let Some(labels) = &labels {
             check_per_image(&name, "labels", count, labels.len())?;
         }
-        Ok(Self { name, shape, levels, bytes, labels, names: None })
+        Ok(Self { name, shape, levels, bytes, labels, names: None, fingerprint: None })
     }
 
     /// Give every image a name, such as that of its file.
@@ -185,9 +210,10 @@ impl ImageDataset {
             name: self.name.clone(),
             shape: self.shape,
             levels: self.levels,
-            bytes: self.bytes[range.start * dims..range.end * dims].to_vec(),
+            bytes: Pixels::Owned(self.bytes[range.start * dims..range.end * dims].to_vec()),
             labels: self.labels.as_ref().map(|labels| labels[range.clone()].to_vec()),
             names: self.names.as_ref().map(|names| names[range.clone()].to_vec()),
+            fingerprint: None,
         })
     }
 
@@ -212,9 +238,10 @@ impl ImageDataset {
             name: self.name.clone(),
             shape: self.shape,
             levels: self.levels,
-            bytes: self.gather(indices),
+            bytes: Pixels::Owned(self.gather(indices)),
             labels: labels.map(|labels| indices.iter().map(|&index| labels[index]).collect()),
             names: names.map(|names| indices.iter().map(|&index| names[index].clone()).collect()),
+            fingerprint: None,
         })
     }
 
@@ -238,11 +265,13 @@ impl ImageDataset {
     fn retain(&mut self, keep: impl Fn(usize) -> bool) {
         let (dims, count) = (self.shape.dims(), self.len());
         let mut kept = 0;
+        let bytes = self.bytes.to_mut();
         for index in (0..count).filter(|&index| keep(index)) {
-            self.bytes.copy_within(index * dims..(index + 1) * dims, kept * dims);
+            bytes.copy_within(index * dims..(index + 1) * dims, kept * dims);
             kept += 1;
         }
-        self.bytes.truncate(kept * dims);
+        bytes.truncate(kept * dims);
+        self.fingerprint = None;
         fn drop_from<T>(list: &mut Option<Vec<T>>, keep: impl Fn(usize) -> bool) {
             let mut index = 0..;
             if let Some(list) = list {
@@ -255,14 +284,23 @@ impl ImageDataset {
 
     /// The first 16 bytes, in hexadecimal, of the SHA-256 of shape, levels, pixels and labels.
     pub fn fingerprint(&self) -> String {
+        if let Some(known) = &self.fingerprint {
+            return known.clone();
+        }
         let mut hash = Sha256::new();
         let ImageShape { channels, height, width } = self.shape;
         for number in [channels, height, width, self.levels, self.len()] {
             hash.update((number as u64).to_le_bytes());
         }
-        hash.update(&self.bytes);
+        hash.update(&*self.bytes);
         self.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
         hex(&hash.finalize()[..16])
+    }
+
+    /// The same images, whose fingerprint is known to be this.
+    pub(super) fn with_fingerprint(mut self, fingerprint: String) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
     }
 
     /// The classes below [`classes`](Self::classes) that no image has.
@@ -324,7 +362,8 @@ impl ImageDataset {
         same("levels", self.levels.to_string(), part.levels.to_string())?;
         same("labels", presence(&self.labels), presence(&part.labels))?;
         same("names", presence(&self.names), presence(&part.names))?;
-        self.bytes.extend_from_slice(&part.bytes);
+        self.bytes.to_mut().extend_from_slice(&part.bytes);
+        self.fingerprint = None;
         if let (Some(all), Some(more)) = (&mut self.labels, part.labels) {
             all.extend(more);
         }

@@ -29,6 +29,20 @@ pub enum DataError {
         reason: std::io::Error,
     },
 
+    /// The images take more memory than there is.
+    #[error(
+        "`{dataset}`: its images take {} MiB of memory, and {} MiB are free; set data.cache=DIR, a folder with room for \
+         them, to read them from a file there", needed >> 20, available >> 20
+    )]
+    Memory {
+        /// The dataset's name.
+        dataset: String,
+        /// Bytes of the images.
+        needed: u64,
+        /// Bytes of memory that are free.
+        available: u64,
+    },
+
     /// A folder lacks a file that the dataset needs.
     #[error(
         "{dir}: expected one of the files {expected}, found none of them; download the dataset \

@@ -18,8 +18,11 @@
 //! [`augment()`] flips and turns images for training.
 
 mod augment;
+mod cache;
 mod dataset;
 mod error;
+mod memory;
+mod pixels;
 mod read;
 mod sources;
 mod split;
@@ -27,12 +30,13 @@ mod split;
 mod testing;
 
 pub use augment::{Augmentation, augment};
+pub use cache::SkippedImage;
 pub use dataset::ImageDataset;
 pub use error::{DataError, Result};
 pub use read::image_file::check_whole;
 pub use sources::{
     Cifar10Source, DataSource, DigitsSource, FolderImages, FolderOptions, FolderSource, IdxImages, IdxSource,
-    ImagenetSource, SkippedImage, digits, load_cifar10, load_folder, load_folder_split, load_idx_split, load_imagenet,
+    ImagenetSource, digits, load_cifar10, load_folder, load_folder_split, load_idx_split, load_imagenet,
     read_idx_images, read_idx_labels, write_idx_images, write_idx_labels,
 };
 pub use split::Split;
@@ -49,6 +53,11 @@ pub trait Source {
 
     /// The folder that the files are in, for sources that have one.
     fn dir_mut(&mut self) -> Option<&mut PathBuf> {
+        None
+    }
+
+    /// The folder for a cache of the images, for sources that may have one.
+    fn cache_mut(&mut self) -> Option<&mut PathBuf> {
         None
     }
 

@@ -70,6 +70,12 @@ pub(in crate::data) fn open_file(path: &Path) -> Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
+/// What tells a file from a changed one without reading it: its size and the time of its last change.
+pub(in crate::data) fn stamp(path: &Path) -> String {
+    let found = fs::metadata(path).map(|found| (found.len(), found.modified().ok()));
+    found.map_or_else(|_| "none".to_owned(), |found| format!("{found:?}"))
+}
+
 /// The most bytes that a compressed file of `length` bytes can hold.
 pub(in crate::data) fn max_expanded(length: u64) -> u64 {
     length.saturating_mul(MAX_EXPANSION)

@@ -33,9 +33,10 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
+use crate::data::cache::{Collector, Heading, Place, SkippedImage, collect};
 use crate::data::dataset::ImageDataset;
 use crate::data::error::{DataError, Result};
-use crate::data::read::bytes::{io_error, open_file};
+use crate::data::read::bytes::{io_error, open_file, stamp};
 use crate::data::read::image_file::read_image;
 use crate::data::split::Split;
 use crate::shape::ImageShape;
@@ -57,15 +58,6 @@ pub struct FolderOptions {
     /// Whether to leave out files that are not usable images, and say which,
     /// instead of failing at the first.
     pub skip_bad: bool,
-}
-
-/// A file that was left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedImage {
-    /// The file.
-    pub path: PathBuf,
-    /// The message of the error that it would have been.
-    pub reason: String,
 }
 
 /// What a folder gave.
@@ -90,8 +82,8 @@ pub struct FolderImages {
 /// [`DataError::BitDepth`] and [`DataError::Elongated`].
 pub fn load_folder(dir: impl AsRef<Path>, options: &FolderOptions) -> Result<FolderImages> {
     let dir = dir.as_ref();
-    let size = checked_size(options)?;
-    assemble(folder_name(dir), dir, list(dir, &class_names(&[dir])?, options)?, options, size)
+    checked_size(options)?;
+    assemble(folder_name(dir), Path::new(""), dir, list(dir, &class_names(&[dir])?, options)?, options)
 }
 
 /// Load one split of a folder: that of its subfolder, or the files whose names fall into it.
@@ -102,8 +94,12 @@ pub fn load_folder(dir: impl AsRef<Path>, options: &FolderOptions) -> Result<Fol
 /// the split, [`DataError::MissingFile`] where the folder has a subfolder
 /// `train` and none for the split.
 pub fn load_folder_split(dir: impl AsRef<Path>, options: &FolderOptions, split: Split) -> Result<FolderImages> {
-    let dir = dir.as_ref();
-    let size = checked_size(options)?;
+    split_in(dir.as_ref(), Path::new(""), options, split)
+}
+
+/// [`load_folder_split`] with the images in a file of the folder `cache`, if it names one.
+fn split_in(dir: &Path, cache: &Path, options: &FolderOptions, split: Split) -> Result<FolderImages> {
+    checked_size(options)?;
     let name = format!("{}-{split}", folder_name(dir));
     let brought = brought_splits(dir)?;
     let (dir, classes, by_name): (PathBuf, _, fn(Split, &str) -> bool) = if brought.is_empty() {
@@ -133,7 +129,7 @@ pub fn load_folder_split(dir: impl AsRef<Path>, options: &FolderOptions, split: 
     if listing.files.is_empty() {
         return Err(DataError::EmptySplit { path: dir, split, found });
     }
-    assemble(name, &dir, listing, options, size)
+    assemble(name, cache, &dir, listing, options)
 }
 
 /// The subfolders by which a folder brings splits of its own: none, or `train` and others.
@@ -277,32 +273,45 @@ fn scan(dir: &Path) -> Result<(Vec<OsString>, Vec<OsString>)> {
     Ok((files, folders))
 }
 
-fn assemble(name: String, dir: &Path, listing: Listing, options: &FolderOptions, size: u32) -> Result<FolderImages> {
-    let Listing { files, mut skipped } = listing;
-    let (mut bytes, mut labels) = (Vec::new(), Vec::new());
-    let mut names = Vec::new();
-    for block in files.chunks(BLOCK) {
-        for (file, outcome) in block.iter().zip(read_block(block, size, options.channels)) {
-            match outcome {
-                Ok(image) => {
-                    bytes.extend_from_slice(&image);
-                    labels.extend(file.label);
-                    names.push(file.name.clone());
+/// The state of what a cache of these images is made from: all files with their sizes and times.
+fn state_of(listing: &Listing) -> String {
+    let files = listing.files.iter().map(|file| format!("{:?} {:?} {}\n", file.name, file.label, stamp(&file.path)));
+    files.chain(listing.skipped.iter().map(|file| format!("{:?}\n", file.path))).collect()
+}
+
+fn assemble(name: String, cache: &Path, dir: &Path, listing: Listing, options: &FolderOptions) -> Result<FolderImages> {
+    let (source, state);
+    let place = if cache.as_os_str().is_empty() {
+        Place::Memory
+    } else {
+        source = format!("{:?} {options:?}", dir.canonicalize());
+        state = state_of(&listing);
+        Place::Cache { folder: cache, source: &source, state: &state }
+    };
+    let Listing { files, skipped } = listing;
+    let size = checked_size(options)?;
+    let shape = ImageShape { channels: options.channels, height: options.size, width: options.size };
+    let heading = Heading { name, shape, count: files.len() };
+    let fill = |all: &mut Collector| {
+        skipped.into_iter().for_each(|file| all.skip(file));
+        for block in files.chunks(BLOCK) {
+            for (file, outcome) in block.iter().zip(read_block(block, size, options.channels)) {
+                match outcome {
+                    Ok(image) => all.push(&image, file.label, Some(file.name.clone()))?,
+                    Err(error) if options.skip_bad => {
+                        all.skip(SkippedImage { path: file.path.clone(), reason: error.to_string() })
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) if options.skip_bad => {
-                    skipped.push(SkippedImage { path: file.path.clone(), reason: error.to_string() })
-                }
-                Err(error) => return Err(error),
             }
         }
-    }
-    if names.is_empty() {
-        let found = format!("{} files that are not usable images", skipped.len());
-        return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
-    }
-    let shape = ImageShape { channels: options.channels, height: options.size, width: options.size };
-    let labels = (!labels.is_empty()).then_some(labels);
-    let dataset = ImageDataset::new(name, shape, 256, bytes, labels)?.with_names(names)?;
+        if all.count() == 0 {
+            let found = format!("{} files that are not usable images", all.skipped());
+            return Err(DataError::EmptyFolder { path: dir.to_owned(), found });
+        }
+        Ok(())
+    };
+    let (dataset, skipped) = collect(heading, place, fill)?;
     Ok(FolderImages { dataset, skipped })
 }
 
@@ -334,12 +343,14 @@ pub struct FolderSource {
     pub channels: usize,
     /// Whether to leave out files that are not usable images, with a warning for each, instead of failing.
     pub skip_bad: bool,
+    /// A folder for a file of all images as bytes, for data sets larger than memory: made once, then mapped. Empty for none.
+    pub cache: PathBuf,
 }
 
 impl Default for FolderSource {
     /// RGB images of 32x32 pixels; a bad file is an error.
     fn default() -> Self {
-        Self { dir: PathBuf::new(), size: 32, channels: 3, skip_bad: false }
+        Self { dir: PathBuf::new(), size: 32, channels: 3, skip_bad: false, cache: PathBuf::new() }
     }
 }
 
@@ -351,7 +362,7 @@ impl FolderSource {
 
 impl Source for FolderSource {
     fn load(&self, split: Split) -> Result<ImageDataset> {
-        let images = load_folder_split(&self.dir, &self.options(), split)?;
+        let images = split_in(&self.dir, &self.cache, &self.options(), split)?;
         for file in &images.skipped {
             let path = file.path.display();
             tracing::warn!(%path, reason = %file.reason, "skipped a file");
@@ -361,6 +372,10 @@ impl Source for FolderSource {
 
     fn dir_mut(&mut self) -> Option<&mut PathBuf> {
         Some(&mut self.dir)
+    }
+
+    fn cache_mut(&mut self) -> Option<&mut PathBuf> {
+        Some(&mut self.cache)
     }
 
     fn check(&self) -> Result<()> {
@@ -702,6 +717,31 @@ mod tests {
         let error = load_folder(dir.path(), &RGB).unwrap_err();
         assert!(matches!(error, DataError::MixedFolder { .. }));
         assert_says(&error, &["subfolder cat"]);
+    }
+
+    /// Folders larger than memory: the images come from a file that is made once and again when a file changes.
+    #[test]
+    fn a_folder_with_a_cache_gives_the_same_images() {
+        let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for i in 0..40 {
+            ramp(4 + i % 3, 4).save(dir.path().join(format!("{i}.png"))).unwrap();
+        }
+        let source =
+            |cache: &Path| FolderSource { dir: dir.path().into(), size: 4, cache: cache.into(), ..Default::default() };
+        let same = |split: Split| {
+            let (plain, cached) =
+                (source(Path::new("")).load(split).unwrap(), source(cache.path()).load(split).unwrap());
+            assert_eq!(plain, cached);
+            assert_eq!(plain.fingerprint(), cached.fingerprint());
+            plain.len()
+        };
+        let splits = [Split::Train, Split::Valid, Split::Test];
+        assert_eq!(splits.map(same).iter().sum::<usize>(), 40);
+        let files = || fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!(files(), 3);
+        (0..40).for_each(|i| ramp(4, 5 + i).save(dir.path().join(format!("{i}.png"))).unwrap());
+        let _ = splits.map(same);
+        assert_eq!(files(), 3, "the old ones are replaced");
     }
 
     proptest! {

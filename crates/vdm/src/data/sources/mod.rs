@@ -11,7 +11,7 @@ mod imagenet;
 
 pub use cifar::{Cifar10Source, load_cifar10};
 pub use digits::{DigitsSource, digits};
-pub use folder::{FolderImages, FolderOptions, FolderSource, SkippedImage, load_folder, load_folder_split};
+pub use folder::{FolderImages, FolderOptions, FolderSource, load_folder, load_folder_split};
 pub use idx::{
     IdxImages, IdxSource, load_idx_split, read_idx_images, read_idx_labels, write_idx_images, write_idx_labels,
 };
@@ -78,6 +78,10 @@ impl Source for DataSource {
         self.any_mut().dir_mut()
     }
 
+    fn cache_mut(&mut self) -> Option<&mut PathBuf> {
+        self.any_mut().cache_mut()
+    }
+
     fn check(&self) -> Result<()> {
         self.any().check()
     }
@@ -103,7 +107,7 @@ mod tests {
         );
         assert_eq!(
             parse("source = 'imagenet'\ndir = 'c'\nsize = 64").unwrap(),
-            DataSource::Imagenet(ImagenetSource { dir: "c".into(), size: 64 })
+            DataSource::Imagenet(ImagenetSource { dir: "c".into(), size: 64, ..Default::default() })
         );
         let folder = DataSource::Folder(FolderSource { dir: "d".into(), size: 48, ..Default::default() });
         let parsed = parse("source = 'folder'\ndir = 'd'\nsize = 48").unwrap();
@@ -134,7 +138,7 @@ mod tests {
         let missing = [
             DataSource::Idx(IdxSource { dir: dir.path().into() }),
             DataSource::Cifar10(Cifar10Source { dir: dir.path().into() }),
-            DataSource::Imagenet(ImagenetSource { dir: dir.path().into(), size: 32 }),
+            DataSource::Imagenet(ImagenetSource { dir: dir.path().into(), ..Default::default() }),
         ];
         for source in missing {
             let error = source.load(Split::Train).unwrap_err();
@@ -147,7 +151,8 @@ mod tests {
         }
         image::RgbImage::new(4, 4).save(dir.path().join("test/9.png")).unwrap();
         put(&dir.path().join("train"), "0.txt", b"not an image");
-        let source = DataSource::Folder(FolderSource { dir: dir.path().into(), size: 4, channels: 3, skip_bad: true });
+        let source =
+            DataSource::Folder(FolderSource { dir: dir.path().into(), size: 4, skip_bad: true, ..Default::default() });
         assert_eq!(source.load(Split::Test).unwrap().names().unwrap(), ["9.png"]);
         let error = source.load(Split::Train).unwrap_err();
         assert!(matches!(error, DataError::EmptyFolder { .. }));
