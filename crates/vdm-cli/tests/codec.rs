@@ -272,3 +272,35 @@ fn a_kill_leaves_no_file() {
         assert!(!out.exists() || names(&out).is_empty(), "{:?}", names(&out));
     }
 }
+
+/// A folder as data sets come, with labels beside the images and a file of another kind.
+#[test]
+fn labels_and_other_files_in_a_folder_are_named_or_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, folder, file] = ["run", "data", "data.vdmz"].map(|name| dir.path().join(name));
+    train(&run, 0);
+    fs::create_dir(&folder).unwrap();
+    let idx = idx(&digits(Split::Test).unwrap().subset(0..2).unwrap());
+    fs::write(folder.join("images-idx3-ubyte"), &idx).unwrap();
+    fs::write(folder.join("labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 1, 5]).unwrap();
+    let error = compress(&run, &[&folder], &file).fails();
+    assert!(error.contains("labels-idx1-ubyte holds labels") && error.contains("--skip-bad"), "{error}");
+
+    fs::write(folder.join("LICENSE.txt"), "free").unwrap();
+    let error = compress(&run, &[&folder], &file).fails();
+    assert!(error.contains("LICENSE.txt is no whole PNG"), "{error}");
+    let done = compress(&run, &[&folder], &file).arg("--skip-bad").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    assert!(
+        said.contains("left out: ") && said.contains("LICENSE.txt") && said.contains("labels-idx1-ubyte"),
+        "{said}"
+    );
+    let out = dir.path().join("out");
+    assert!(decompress(&run, &file, &out).output().unwrap().status.success());
+    assert_eq!(fs::read(out.join("images-idx3-ubyte")).unwrap(), idx);
+
+    fs::remove_file(folder.join("images-idx3-ubyte")).unwrap();
+    let error = compress(&run, &[&folder], &dir.path().join("b.vdmz")).arg("--skip-bad").fails();
+    assert!(error.contains("none of the files"), "{error}");
+}

@@ -42,6 +42,9 @@ pub struct Args {
     /// Only the first N images of all that are named.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub count: Option<u32>,
+    /// Leave out files that are no images of the run's shape, and say which, instead of failing.
+    #[arg(long)]
+    pub skip_bad: bool,
     /// Bins of a latent per standard deviation: finer ones code a little better, and need more bits to start with.
     #[arg(long, value_name = "B", default_value_t = 2, value_parser = value_parser!(u16).range(1..))]
     pub bins: u16,
@@ -78,7 +81,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let (files, images) = if args.images.is_empty() {
         test_split(opened.test_split(&args.data)?, most)?
     } else {
-        image_files::read(&args.images, shape, levels, most)?
+        image_files::read(&args.images, shape, levels, most, args.skip_bad)?
     };
 
     let steps = args.timesteps as usize;

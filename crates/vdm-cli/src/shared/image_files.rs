@@ -1,5 +1,6 @@
 //! Images in files that a user names, exactly as they are: nothing is resized, cropped or converted.
 
+use crate::shared::watch::say;
 use anyhow::{Context, Result, bail};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
@@ -8,7 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::{FileEntry, FileKind};
-use vdm::data::{ImageDataset, check_whole, read_idx_images};
+use vdm::data::{ImageDataset, check_whole, read_idx_images, read_idx_labels};
 
 /// Reads the first `most` images of `paths`, which must have the shape and levels given: IDX files and image files, and
 /// folders of them with all their subfolders, in the order of the names, hidden files left out. Gives the images and
@@ -21,6 +22,7 @@ pub fn read(
     shape: ImageShape,
     levels: usize,
     most: Option<usize>,
+    skip_bad: bool,
 ) -> Result<(Vec<FileEntry>, ImageDataset)> {
     let mut found = Vec::new();
     for path in paths {
@@ -42,7 +44,18 @@ pub fn read(
         if left == 0 {
             break;
         }
-        files.push(read_file(&path, name, shape, levels, left, &mut bytes)?);
+        let before = bytes.len();
+        match read_file(&path, name, shape, levels, left, &mut bytes) {
+            Ok(file) => files.push(file),
+            Err(error) if skip_bad => {
+                bytes.truncate(before);
+                say(&format!("left out: {error:#}"));
+            }
+            Err(error) => return Err(error.context("use --skip-bad to leave out files like this one")),
+        }
+    }
+    if files.is_empty() {
+        bail!("none of the files that were named holds images of {shape}; there is nothing to compress");
     }
     let images = ImageDataset::new("images", shape, levels, bytes, None)?;
     Ok((files, images))
@@ -93,6 +106,12 @@ fn read_file(
     File::open(path).and_then(|file| file.take(2).read_to_end(&mut start)).with_context(unreadable)?;
     let gzip = start.starts_with(&[0x1f, 0x8b]);
     if gzip || start.starts_with(&[0, 0]) {
+        if read_idx_labels(path).is_ok() {
+            bail!(
+                "{} holds labels, which this format does not keep; store that file beside the compressed one",
+                path.display()
+            );
+        }
         let images = read_idx(path, shape, levels)?;
         let kept = most.min(images.len() / shape.dims());
         bytes.extend(&images[..kept * shape.dims()]);

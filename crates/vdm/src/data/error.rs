@@ -73,8 +73,9 @@ pub enum DataError {
 
     /// An IDX file holds elements of a type other than unsigned bytes.
     #[error(
-        "{path}: IDX type byte: expected {expected:#04x} (unsigned byte), found {found:#04x}; \
-         convert the array to unsigned bytes and write it again"
+        "{path}: IDX type byte: expected {expected:#04x} (unsigned byte), found {found:#04x} ({}); a value of more than \
+         8 bits cannot be kept, and 256 levels are the most that a model has: if all values are 0 to 255, convert the array \
+         to unsigned bytes and write it again", idx_type(*found)
     )]
     WrongTypeByte {
         /// The file.
@@ -537,4 +538,17 @@ pub enum DataError {
         /// The shape given.
         found: ImageShape,
     },
+}
+
+/// What a type byte of the IDX format stands for.
+fn idx_type(byte: u8) -> &'static str {
+    match byte {
+        0x08 => "unsigned bytes",
+        0x09 => "signed bytes",
+        0x0b => "16-bit integers",
+        0x0c => "32-bit integers",
+        0x0d => "32-bit floats",
+        0x0e => "64-bit floats",
+        _ => "no type of this format",
+    }
 }

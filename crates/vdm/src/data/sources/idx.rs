@@ -357,7 +357,7 @@ mod tests {
         bytes[2] = 0x0d;
         let error = images_error(&bytes);
         assert!(matches!(error, DataError::WrongTypeByte { expected: 8, found: 13, .. }));
-        assert_says(&error, &["some-idx3", "expected 0x08", "found 0x0d"]);
+        assert_says(&error, &["some-idx3", "expected 0x08", "found 0x0d (32-bit floats)"]);
     }
 
     #[test]
