@@ -326,3 +326,67 @@ fn case_6_kills_at_any_moment_change_no_byte_of_the_folder() {
         assert!(found[&name] == bytes, "{} differs", name.display());
     }
 }
+
+/// Waits for something that a program is going to do.
+#[cfg(unix)]
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(started.elapsed().as_secs() < 60, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Ctrl-C for a program that runs; its exit status and what it said, and that it ended within a second.
+#[cfg(unix)]
+fn interrupt(child: std::process::Child) -> (Option<i32>, String) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let started = std::time::Instant::now();
+    let output = child.wait_with_output().unwrap();
+    // A machine with other work takes longer; the work itself would take minutes.
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_while_pictures_are_drawn_says_which_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, out) = (small_run(dir.path(), &[]), dir.path().join("out"));
+    let mut command = vdm();
+    command.arg("sample").arg(run).args(["--separate", "--count", "100000", "--batch-size", "7", "-o"]).arg(&out);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let pictures = || fs::read_dir(&out).map_or(0, Iterator::count);
+    wait_for("pictures", || pictures() >= 14);
+    let (status, said) = interrupt(child);
+    let there = pictures();
+    assert_eq!((status, there % 7), (Some(130), 0), "{said}");
+    let rest = format!("--first {there} --count {}", 100_000 - there);
+    assert!(said.contains(&format!("{there} of 100000 pictures")) && said.contains(&rest), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_heard_during_the_samples_and_the_evaluation_of_a_training() {
+    let dir = tempfile::tempdir().unwrap();
+    // Samples after the first step, or an evaluation after the last, that would take minutes.
+    for (what, sets) in [
+        ("samples", ["train.sample_every=1", "sample.count=16", "sample.steps=60000", "eval.repeats=1"]),
+        ("evaluation", ["sample.steps=1", "sample.count=1", "eval.repeats=9000", "eval.batch_size=2"]),
+    ] {
+        let run = dir.path().join(what);
+        let mut command = vdm();
+        command.args(["train", "--plain", "--out"]).arg(&run);
+        for set in ["train.steps=2", "train.batch_size=8", "model.n_layer=1", "train.log_every=1"].iter().chain(&sets) {
+            command.args(["--set", set]);
+        }
+        let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = || fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default().lines().count();
+        let least = if what == "samples" { 1 } else { 3 };
+        wait_for(what, || lines() >= least);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (status, said) = interrupt(child);
+        assert_eq!(status, Some(130), "{what}: {said}");
+        assert!(run.join("checkpoints/last.safetensors").exists() && !run.join("evaluation.json").exists());
+    }
+}
