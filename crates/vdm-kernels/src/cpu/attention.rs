@@ -1,13 +1,18 @@
 //! Softmax attention over channels-first maps, in blocks of queries, so that no N x M matrix is kept for the backward
 //! pass: it is computed again there.
+//!
+//! The probabilities of a block are held as [keys, queries]: then every product reads its factors as they lie, and the
+//! softmax works on many queries side by side.
 
 use super::layout::Layout;
-use super::math::{exp, sum_by, vectorized};
-use super::matmul::matmul;
+use super::math::{exp, vectorized};
+use super::matmul::{matmul, transpose};
 use rayon::prelude::*;
 
 /// Queries that are handled at a time.
 const BLOCK: usize = 64;
+/// Keys whose probabilities are added up before they are added to the rest.
+const SUMMED: usize = 32;
 
 /// The shape of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +42,8 @@ pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
             for first in (0..s.queries).step_by(BLOCK) {
                 let n = BLOCK.min(s.queries - first);
                 probabilities(s, q, k, first, n, p);
-                let lp = Layout::row_major(n, s.keys).transposed();
-                matmul(false, v, maps(s.dim, s.keys), p, lp, y, columns(s, first, n));
+                let p = &p[..n * s.keys];
+                matmul(false, v, maps(s.dim, s.keys), p, maps(s.keys, n), y, columns(s, first, n));
             }
         },
     );
@@ -55,31 +60,42 @@ pub fn backward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], dy: &[f32], dq: &mut 
         .zip(k.par_chunks(dm))
         .zip(v.par_chunks(dm))
         .zip(dy.par_chunks(dn))
-        .for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(p, dp), ((((((dq, dk), dv), q), k), v), dy)| {
-                dk.fill(0.0);
-                dv.fill(0.0);
-                for first in (0..s.queries).step_by(BLOCK) {
-                    let n = BLOCK.min(s.queries - first);
-                    let (block, square) = (columns(s, first, n), Layout::row_major(n, s.keys));
-                    let kv = maps(s.dim, s.keys);
-                    probabilities(s, q, k, first, n, p);
-                    matmul(true, dy, block, p, square, dv, kv);
-                    dp.resize(n * s.keys, 0.0);
-                    matmul(false, dy, block.transposed(), v, kv, dp, square);
-                    // Softmax backward, and the scale that the logits carried: dp becomes d(q k).
-                    softmax_backward(p, dp, s.keys, s.scale());
-                    matmul(false, k, kv, dp, square.transposed(), dq, block);
-                    matmul(true, q, block, dp, square, dk, kv);
-                }
-            },
-        );
+        .for_each_init(Scratch::default, |b, ((((((dq, dk), dv), q), k), v), dy)| {
+            let kv = maps(s.dim, s.keys);
+            // Of the keys, [M, d], so that the long factor is read as it lies.
+            for sum in [&mut b.dk, &mut b.dv] {
+                sum.clear();
+                sum.resize(dm, 0.0);
+            }
+            for first in (0..s.queries).step_by(BLOCK) {
+                let n = BLOCK.min(s.queries - first);
+                let (block, square) = (columns(s, first, n), maps(s.keys, n));
+                probabilities(s, q, k, first, n, &mut b.p);
+                matmul(true, &b.p, square, dy, block.transposed(), &mut b.dv, maps(s.keys, s.dim));
+                b.dp.resize(n * s.keys, 0.0);
+                matmul(false, v, kv.transposed(), dy, block, &mut b.dp, square);
+                // Softmax backward, and the scale that the logits carried: dp becomes d(k q).
+                softmax_backward(&b.p[..n * s.keys], &mut b.dp[..n * s.keys], n, s.scale());
+                matmul(false, k, kv, &b.dp, square, dq, block);
+                matmul(true, &b.dp, square, q, block.transposed(), &mut b.dk, maps(s.keys, s.dim));
+            }
+            dk.copy_from_slice(&transpose(&b.dk, s.dim));
+            dv.copy_from_slice(&transpose(&b.dv, s.dim));
+        });
 }
 
-/// A whole map [d, tokens].
-fn maps(dim: usize, tokens: usize) -> Layout {
-    Layout::row_major(dim, tokens)
+/// What a thread needs for the gradients of one image.
+#[derive(Default)]
+struct Scratch {
+    p: Vec<f32>,
+    dp: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// A whole map [channels, tokens], or a matrix of its own.
+fn maps(rows: usize, cols: usize) -> Layout {
+    Layout::row_major(rows, cols)
 }
 
 /// The columns `first..first + n` of a map of queries.
@@ -87,56 +103,66 @@ fn columns(s: &Spec, first: usize, n: usize) -> Layout {
     Layout { rows: s.dim, cols: n, offset: first, row_stride: s.queries, col_stride: 1 }
 }
 
-/// `p [n, M]` = softmax(q k / sqrt(d)) for the queries `first..first + n`.
+/// `p [M, n]`: in each column, softmax(k q / sqrt(d)) for one of the queries `first..first + n`.
 fn probabilities(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut Vec<f32>) {
-    p.resize(n * s.keys, 0.0);
-    let block = columns(s, first, n).transposed();
-    matmul(false, q, block, k, maps(s.dim, s.keys), p, Layout::row_major(n, s.keys));
-    softmax(p, s.keys, s.scale());
+    if p.len() < n * s.keys {
+        p.resize(n * s.keys, 0.0);
+    }
+    let p = &mut p[..n * s.keys];
+    matmul(false, k, maps(s.dim, s.keys).transposed(), q, columns(s, first, n), p, maps(s.keys, n));
+    softmax(p, n, s.scale());
 }
 
 vectorized! {
-    /// Each row of `p` becomes softmax(scale * row).
-    fn softmax(p: &mut [f32], row: usize, scale: f32) {
-        for p in p.chunks_exact_mut(row) {
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            let (chunks, rest) = p.as_chunks::<16>();
-            for chunk in chunks {
-                for (lane, &x) in lanes.iter_mut().zip(chunk) {
-                    *lane = if x > *lane { x } else { *lane };
+    /// Each column of `p`, which has rows of `n`, becomes softmax(scale * column). Lanes are columns.
+    fn softmax(p: &mut [f32], n: usize, scale: f32) {
+        let mut max = [f32::NEG_INFINITY; BLOCK];
+        for row in p.chunks_exact(n) {
+            for (max, &x) in max.iter_mut().zip(row) {
+                *max = if x > *max { x } else { *max };
+            }
+        }
+        let mut norm = [0f32; BLOCK];
+        // Sums of some rows first, which keeps them exact.
+        for rows in p.chunks_mut(SUMMED * n) {
+            let mut sum = [0f32; BLOCK];
+            for row in rows.chunks_exact_mut(n) {
+                for i in 0..n {
+                    row[i] = exp((row[i] - max[i]) * scale);
+                    sum[i] += row[i];
                 }
             }
-            let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-            // Partial sums as in `sum_by`, while the exponentials are at hand.
-            let mut sums = [0f32; 32];
-            let (chunks, rest) = p.as_chunks_mut::<32>();
-            for chunk in chunks {
-                for i in 0..32 {
-                    chunk[i] = exp((chunk[i] - max) * scale);
-                    sums[i] += chunk[i];
-                }
+            for i in 0..n {
+                norm[i] += sum[i];
             }
-            let mut norm = 0f64;
-            for p in rest {
-                *p = exp((*p - max) * scale);
-                norm += f64::from(*p);
-            }
-            for sum in sums {
-                norm += f64::from(sum);
-            }
-            let norm = (1.0 / norm) as f32;
-            for p in p.iter_mut() {
+        }
+        for norm in &mut norm[..n] {
+            *norm = 1.0 / *norm;
+        }
+        for row in p.chunks_exact_mut(n) {
+            for (p, norm) in row.iter_mut().zip(&norm) {
                 *p *= norm;
             }
         }
     }
 
-    /// Each row of `dp` becomes scale p (dp - p·dp).
-    fn softmax_backward(p: &[f32], dp: &mut [f32], row: usize, scale: f32) {
-        for (dp, p) in dp.chunks_exact_mut(row).zip(p.chunks_exact(row)) {
-            let dot = sum_by(row, |i| p[i] * dp[i]) as f32;
-            for (dp, p) in dp.iter_mut().zip(p) {
-                *dp = p * (*dp - dot) * scale;
+    /// Each column of `dp`, which has rows of `n`, becomes scale p (dp - p·dp).
+    fn softmax_backward(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
+        let mut dot = [0f32; BLOCK];
+        for (p, dp) in p.chunks(SUMMED * n).zip(dp.chunks(SUMMED * n)) {
+            let mut sum = [0f32; BLOCK];
+            for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact(n)) {
+                for i in 0..n {
+                    sum[i] = p[i].mul_add(dp[i], sum[i]);
+                }
+            }
+            for i in 0..n {
+                dot[i] += sum[i];
+            }
+        }
+        for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
+            for i in 0..n {
+                dp[i] = p[i] * (dp[i] - dot[i]) * scale;
             }
         }
     }

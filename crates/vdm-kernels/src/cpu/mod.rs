@@ -17,6 +17,5 @@ pub mod layout;
 pub mod linear;
 pub mod math;
 pub mod matmul;
-#[cfg(target_arch = "x86_64")]
 mod microkernel;
 pub mod winograd;

@@ -218,7 +218,7 @@ fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add
     // Outputs are collected with channels last, on whole tiles.
     let collected = first(&mut s.collected, grid.images * grid.tiles() * 4 * vo);
     for tiles in grid.blocks() {
-        let rows = at_least_two(tiles.len());
+        let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
         input(grid, tiles.clone(), of_v, &s.framed, v);
@@ -245,14 +245,9 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
     frame(grid, x, ci, first(&mut s.framed_x, grid.framed_len(vi)));
     frame(grid, dy, co, first(&mut s.framed, grid.framed_len(vo)));
     for tiles in grid.blocks() {
-        let rows = at_least_two(tiles.len());
+        let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
-        if tiles.len() < rows {
-            // The row without a tile is part of the sum.
-            v.fill([0.0; LANES]);
-            m.fill([0.0; LANES]);
-        }
         input(grid, tiles.clone(), of_v, &s.framed_x, v);
         output_backward(grid, tiles, of_m, &s.framed, m);
         for p in 0..PRODUCTS {
@@ -263,11 +258,6 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
     if !dx.is_empty() {
         convolve_framed(grid, flipped, &vec![0.0; grid.images * ci], dx, false, s);
     }
-}
-
-/// Rows of the matrix products: two at least, since the `gemm` crate adds a product of one row up in another order.
-fn at_least_two(tiles: usize) -> usize {
-    tiles.max(2)
 }
 
 /// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
