@@ -4,7 +4,8 @@
 //! saves its inputs and registers the hand-written backward pass. Autodiff is first-order: no backward pass is
 //! differentiable itself.
 
-use crate::cpu::{attention, conv, group_norm, linear};
+use crate::cpu::elementary::Function;
+use crate::cpu::{attention, conv, elementary, group_norm, linear, sums};
 use burn::backend::{
     Autodiff, Flex,
     autodiff::{
@@ -61,6 +62,10 @@ pub trait Fused: burn::backend::Backend {
         v: FloatTensor<Self>,
         heads: usize,
     ) -> FloatTensor<Self>;
+    /// See [`crate::elementary`].
+    fn fused_elementary(x: FloatTensor<Self>, f: Function) -> FloatTensor<Self>;
+    /// See [`crate::square_sums`].
+    fn fused_square_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// Backward passes, and forward passes that keep what these need.
@@ -91,6 +96,10 @@ pub trait FusedBackward: Fused {
     /// Gradients for q, k, v; `saved` is these three.
     fn attention_backward(saved: [FloatTensor<Self>; 3], heads: usize, dy: FloatTensor<Self>)
     -> [FloatTensor<Self>; 3];
+    /// The gradient for x.
+    fn elementary_backward(x: FloatTensor<Self>, f: Function, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient for x.
+    fn square_sums_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn zeros(shape: &[usize]) -> FlexTensor {
@@ -104,6 +113,11 @@ fn like(t: &FlexTensor) -> FlexTensor {
 
 fn data(t: &FlexTensor) -> &[f32] {
     t.storage::<f32>()
+}
+
+/// The numbers of a contiguous tensor, which may be the first of a longer buffer.
+fn of(t: &FlexTensor) -> &[f32] {
+    &data(t)[..t.layout().num_elements()]
 }
 
 fn conv_spec(x: &FlexTensor, weight: &FlexTensor) -> conv::Spec {
@@ -165,6 +179,20 @@ impl Fused for Flex {
         let [q, k, v] = [q, k, v].map(|t| t.to_contiguous());
         let mut y = like(&q);
         attention::forward(&attention_spec(&q, &k, heads), data(&q), data(&k), data(&v), y.storage_mut());
+        y
+    }
+
+    fn fused_elementary(x: FlexTensor, f: Function) -> FlexTensor {
+        let x = x.to_contiguous();
+        let mut y = like(&x);
+        elementary::forward(f, of(&x), y.storage_mut());
+        y
+    }
+
+    fn fused_square_sums(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let mut y = zeros(&[x.layout().shape()[0]]);
+        sums::forward(of(&x), y.storage_mut());
         y
     }
 }
@@ -251,6 +279,20 @@ impl FusedBackward for Flex {
             dv.storage_mut(),
         );
         [dq, dk, dv]
+    }
+
+    fn elementary_backward(x: FlexTensor, f: Function, dy: FlexTensor) -> FlexTensor {
+        let [x, dy] = [x, dy].map(|t| t.to_contiguous());
+        let mut dx = like(&x);
+        elementary::backward(f, of(&x), of(&dy), dx.storage_mut());
+        dx
+    }
+
+    fn square_sums_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let [x, dy] = [x, dy].map(|t| t.to_contiguous());
+        let mut dx = like(&x);
+        sums::backward(of(&x), of(&dy), dx.storage_mut());
+        dx
     }
 }
 
@@ -397,6 +439,49 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         match Attention.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((saved.clone(), heads), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_elementary(x: FloatTensor<Self>, f: Function) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Elementary;
+        impl<B: FusedBackward> Backward<B, 1> for Elementary {
+            type State = (FloatTensor<B>, Function);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let (x, f) = ops.state;
+                register!(grads, ops.parents, [B::elementary_backward(x, f, dy)]);
+            }
+        }
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        match Elementary.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_elementary(x.clone(), f);
+                prep.finish((x, f), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_elementary(x, f)),
+        }
+    }
+
+    fn fused_square_sums(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct SquareSums;
+        impl<B: FusedBackward> Backward<B, 1> for SquareSums {
+            type State = FloatTensor<B>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                register!(grads, ops.parents, [B::square_sums_backward(ops.state, dy)]);
+            }
+        }
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        match SquareSums.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_square_sums(x.clone());
+                prep.finish(x, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_square_sums(x)),
         }
     }
 }

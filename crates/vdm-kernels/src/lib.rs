@@ -9,15 +9,19 @@
 //!
 //! [`Device::flex`]: burn::tensor::Device::flex
 #![deny(missing_docs)]
+// What tests compare with may come from anywhere.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod cpu;
 mod extension;
 mod moments;
+#[allow(clippy::disallowed_methods)]
 pub mod reference;
 pub mod rng;
 pub mod teams;
 
 pub use cpu::adamw::Update;
+pub use cpu::elementary::Function;
 pub use extension::NormArgs;
 pub use moments::Moments;
 
@@ -38,20 +42,36 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
 }
 
-/// Convolution 3x3 with padding 1, or 1x1, stride 1.
+/// Convolution of odd side, padded so that images keep their size, stride 1; the sides 1 and 3 are the fast ones.
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`
-/// - `weight`: `[out, in, k, k]` with k 1 or 3
+/// - `weight`: `[out, in, k, k]` with k odd
 /// - `bias`: `[1, out]`, or `[batch, out]` for a bias of each image (a bias and a conditioning vector, added up)
 /// - output: `[batch, out, height, width]`
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     let k = weight.dims()[2];
-    if !fused(&x) || !(k == 1 || k == 3) {
+    if !fused(&x) {
         return reference::conv2d(x, weight, bias);
+    }
+    if !(k == 1 || k == 3) {
+        return by_taps(x, weight, bias);
     }
     let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(y)
+}
+
+/// A larger kernel, of odd side: the taps become channels of a convolution 1x1.
+fn by_taps(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+    let ([b, c, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
+    let (margin, device) = (k / 2, x.device());
+    let side = Tensor::zeros([b, c, h, margin], &device);
+    let end = Tensor::zeros([b, c, margin, w + 2 * margin], &device);
+    let x = Tensor::cat(vec![side.clone(), x, side], 3);
+    let x = Tensor::cat(vec![end.clone(), x, end], 2);
+    let taps = (0..k * k).map(|tap| x.clone().slice([0..b, 0..c, tap / k..tap / k + h, tap % k..tap % k + w]));
+    let weight = weight.permute([0, 2, 3, 1]).reshape([co, k * k * c, 1, 1]);
+    conv2d(Tensor::cat(taps.collect(), 1), weight, bias)
 }
 
 /// [`conv2d`] added to `to`: a residual connection without a pass of its own.
@@ -65,7 +85,7 @@ pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4
     let ([b, _, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
     assert!(to.dims() == [b, co, h, w], "conv2d_add: {:?} + {:?}", to.dims(), [b, co, h, w]);
     if !fused(&x) || !(k == 1 || k == 3) {
-        return to + reference::conv2d(x, weight, bias);
+        return to + conv2d(x, weight, bias);
     }
     let [x, weight, to] = [x, weight, to].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::fused_conv2d_add(x, weight, bias.into_dispatch(), to))
@@ -112,6 +132,29 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     }
     let y = Dispatch::fused_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), heads);
     Tensor::from_dispatch(y)
+}
+
+/// f(x) of every number, with the same bits on every machine.
+///
+/// # Shapes
+/// Any; the output's is the input's.
+pub fn elementary<const D: usize>(x: Tensor<D>, f: Function) -> Tensor<D> {
+    if !fused(&x) {
+        return reference::elementary(x, f);
+    }
+    Tensor::from_dispatch(Dispatch::fused_elementary(x.into_dispatch(), f))
+}
+
+/// Σ x² of each image, added up in a fixed order.
+///
+/// # Shapes
+/// `[batch, n]` -> `[batch]`
+pub fn square_sums(x: Tensor<2>) -> Tensor<1> {
+    if !fused(&x) {
+        let [batch, _] = x.dims();
+        return (x.clone() * x).sum_dim(1).reshape([batch]);
+    }
+    Tensor::from_dispatch(Dispatch::fused_square_sums(x.into_dispatch()))
 }
 
 /// The decoder's negative log-likelihood in nats per image, and its derivative with respect to `r`; neither is

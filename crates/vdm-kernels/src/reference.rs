@@ -1,8 +1,8 @@
 //! The same operators composed from Burn's own: the fallback on every backend but Flex, and what the tests compare
 //! with. Shapes and meaning are those of the functions of the same names at the crate's root.
 
-use crate::NormArgs;
 use crate::rng::Philox;
+use crate::{Function, NormArgs};
 use burn::tensor::{DType, Tensor, TensorData, activation, module, ops::ConvOptions};
 
 /// See [`crate::conv2d`].
@@ -86,4 +86,18 @@ pub fn adamw_step(u: &crate::Update, p: Tensor<1>, s: crate::Moments, g: Tensor<
     let p = p.clone() - (step + p * u.weight_decay) * u.lr;
     let ema = s.ema.clone() + (p.clone() - s.ema) * (1.0 - u.ema_decay);
     (p, crate::Moments { m, v, ema })
+}
+
+/// See [`crate::elementary`].
+pub fn elementary<const D: usize>(x: Tensor<D>, f: Function) -> Tensor<D> {
+    match f {
+        Function::Exp => x.exp(),
+        // tanh(x/2) (e^x + 1).
+        Function::Expm1 => (x.clone() * 0.5).tanh() * (x.exp() + 1.0),
+        Function::Sigmoid => activation::sigmoid(x),
+        Function::LogSigmoid => activation::log_sigmoid(x),
+        Function::Erf => x.erf(),
+        Function::Sin => x.sin(),
+        Function::Cos => x.cos(),
+    }
 }

@@ -1,5 +1,6 @@
 //! Values and gradients of the fused operators: against Burn's own composition, against finite differences, and for
 //! inputs that are views, constants or shared.
+#![allow(clippy::disallowed_methods)]
 
 #[macro_use]
 mod common;
@@ -30,6 +31,58 @@ fn conv2d_agrees_with_the_reference() {
         for (k, own_bias) in [(1, false), (1, true), (3, false), (3, true)] {
             agrees(&Conv { b, ci, co, h, w, k, own_bias });
         }
+    }
+}
+
+#[test]
+fn larger_convolutions_agree_with_the_reference() {
+    for [b, ci, co, h, w] in [[2, 1, 8, 9, 7], [1, 3, 5, 4, 11], [3, 4, 2, 2, 2]] {
+        for (k, own_bias) in [(5, false), (7, true)] {
+            agrees(&Conv { b, ci, co, h, w, k, own_bias });
+        }
+    }
+}
+
+#[test]
+fn elementary_functions_agree_with_the_reference() {
+    use vdm_kernels::Function::*;
+    let device = Device::flex().autodiff();
+    for f in [Exp, Expm1, Sigmoid, LogSigmoid, Erf, Sin, Cos] {
+        let run = |fused: bool| {
+            let x = leaf(&normals(0, 300), &device, true);
+            // A view, and used twice.
+            let part = x.clone().narrow(0, 7, 200) * 2.0;
+            let y = if fused {
+                vdm_kernels::elementary(part.clone(), f)
+            } else {
+                vdm_kernels::reference::elementary(part.clone(), f)
+            };
+            let gradients = (y.clone() * part).sum().backward();
+            (y.inner(), x.grad(&gradients).unwrap())
+        };
+        let ((y, dx), (want, want_dx)) = (run(true), run(false));
+        for (found, want) in [(y, want), (dx, want_dx)] {
+            let off = (found - want.clone()).abs().max().into_scalar::<f32>();
+            let scale = want.abs().max().into_scalar::<f32>();
+            assert!(off < 2e-6 * scale.max(1.0), "{f:?}: {off} of {scale}");
+        }
+    }
+}
+
+#[test]
+fn square_sums_agree_with_sums_of_squares() {
+    let device = Device::flex().autodiff();
+    let run = |fused: bool| {
+        let x = leaf(&normals(0, 5 * 3072), &device, true);
+        let rows = x.clone().reshape([5, 3072]);
+        let y = if fused { vdm_kernels::square_sums(rows) } else { (rows.clone() * rows).sum_dim(1).reshape([5]) };
+        let gradients = (y.clone() * y.clone()).sum().backward();
+        (y.inner(), x.grad(&gradients).unwrap())
+    };
+    let ((y, dx), (want, want_dx)) = (run(true), run(false));
+    for (found, want) in [(y, want), (dx, want_dx)] {
+        let off = (found - want.clone()).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-5 * want.abs().max().into_scalar::<f32>(), "{off}");
     }
 }
 

@@ -1,4 +1,5 @@
 //! The operators that are not differentiable themselves: decoder_nll, adamw_step and sum_of_squares.
+#![allow(clippy::disallowed_methods)]
 
 mod common;
 

@@ -7,6 +7,7 @@
 //! A point is an image of one pixel whose two channels are its coordinates, 1024 levels each. So the bound is in bits
 //! per dimension, as for any image, and it is known where it belongs: below the 10 bits that a level takes without a
 //! model, and above the entropy of the distribution that the points come from.
+#![allow(clippy::disallowed_methods)]
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};

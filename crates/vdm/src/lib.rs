@@ -16,12 +16,15 @@
 //! drawn is drawn from counter-based generators ([`random`] lists all of them), so that results depend neither on the
 //! batch size nor on the number of threads.
 #![deny(missing_docs)]
+// What tests compare with may come from anywhere.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod codec;
 pub mod config;
 pub mod data;
 pub mod diffusion;
 pub mod files;
+pub mod initial;
 pub mod likelihood;
 mod math;
 pub mod nn;

@@ -25,14 +25,16 @@
 //! | choosing steps for the codec, point p, image i | p | i | [`DRAW_EPS`] |
 //! | codec, first bits of a stream | stream's seed | [`FIRST_BITS`] | counts down |
 //! | codec, masks of z_t in batch b | stream's seed | [`MASKS`] OR b 2^24 OR t | 0 |
+//! | initial weights, random parameter n | seed XOR [`INITIAL`] | n | 0 |
 //! | codec, inputs of the arithmetic's fingerprint | t | image | 0 |
 //!
-//! Initial weights are the exception: they come from the device's own generator; see
-//! [`weights::seeded`](crate::weights::seeded).
 
 use crate::shape::ImageShape;
 use burn::tensor::{Device, Tensor, TensorData};
 use vdm_kernels::rng::{Philox, normal_images};
+
+/// What the seed of initial weights is combined with.
+pub const INITIAL: u64 = 0x696e_6974_6961_6c21;
 
 /// Draw of a sample's z_1.
 pub const DRAW_Z_1: u32 = 0;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["files", "math", "parts", "progress", "shape", "stats", "weights"],
     &["random"],
+    &["initial"],
     &["schedule"],
     &["nn", "picture"],
     &["diffusion"],

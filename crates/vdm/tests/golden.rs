@@ -6,6 +6,7 @@
 //! of its network for `port`, the didactic PyTorch modules for `unet` and `monotonic`, equation 59 on the reference's
 //! schedule network for `pinned`) with random weights and inputs, which the files carry. A `*.pt` file is the state dict
 //! of the golden file of the same name, as PyTorch saves it.
+#![allow(clippy::disallowed_methods)]
 
 #[path = "common/golden_file.rs"]
 mod golden_file;

@@ -285,7 +285,7 @@ fn control_signals_reach_training_evaluation_and_sampling() {
         attn_dim: 16,
         ..UNetConfig::new(1, 16)
     };
-    let mut model = vdm::weights::seeded(&autodiff, 0, || {
+    let mut model = vdm::initial::seeded(0, || {
         vdm::VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings)
     });
     // The label as a sequence of two vectors.

@@ -161,12 +161,13 @@ fn tell_when_stopped(args: &Args, folder: &Path) -> Result<Arc<Mutex<u64>>> {
     let (seen, folder) = (kept.clone(), folder.to_path_buf());
     let (first, count) = (args.first, u64::from(args.count));
     on_stop(move || {
-        let kept = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Held to the end: no picture comes after the message.
+        let kept = seen.lock().unwrap_or_else(PoisonError::into_inner);
         say(&format!(
             "stopped: {kept} of {count} pictures are in {}; draw the rest with --first {} --count {}",
             folder.display(),
-            first + kept,
-            count - kept
+            first + *kept,
+            count - *kept
         ));
         std::process::exit(STOPPED.into());
     })?;

@@ -348,7 +348,9 @@ mod tests {
                 let (at, bt) = (transposed(&a, la), transposed(&b, lb));
                 let (lat, lbt) = (la.transposed_copy().transposed(), lb.transposed_copy().transposed());
                 for simd in Simd::all() {
-                    for (a, la, b, lb) in [(&a, la, &b, lb), (&at, lat, &b, lb), (&a, la, &bt, lbt), (&at, lat, &bt, lbt)] {
+                    for (a, la, b, lb) in
+                        [(&a, la, &b, lb), (&at, lat, &b, lb), (&a, la, &bt, lbt), (&at, lat, &bt, lbt)]
+                    {
                         let mut c = first.clone();
                         // SAFETY: the layouts are those of the vectors; `simd` is of this processor.
                         unsafe { product(simd, accumulate, a, la, b, lb, &mut c, lc) };

@@ -154,8 +154,8 @@ pub enum CodecError {
     /// The model is right, but the network's outputs here differ in their last bits from those where the file was made.
     #[error(
         "this machine does not compute the network's outputs to the same last bit as the one that coded the file: \
-         expected {expected} of {written}, found {found} of {here}; decompress with that version on such a machine, on \
-         the same --device"
+         expected {expected} of {written}, found {found} of {here}; decompress with that version of the program, on the \
+         same --device"
     )]
     OtherArithmetic {
         /// The fingerprint of the outputs where the file was made.

@@ -5,6 +5,7 @@ use crate::VariationalDiffusion;
 use crate::nn::ScoreNetwork;
 use crate::schedule::Schedule;
 use crate::weights::export;
+use burn::tensor::{DType, Device};
 use sha2::{Digest, Sha256};
 
 /// The first 16 bytes of the SHA-256 of all weights, by name, and of the model's settings. What else a network's
@@ -36,19 +37,8 @@ pub(super) fn pixel_hash(bytes: &[u8]) -> [u8; 8] {
     first_bytes(Sha256::new_with_prefix(bytes))
 }
 
-/// The processor, as far as it decides how sums are rounded.
-pub(super) fn machine() -> String {
-    let mut text = std::env::consts::ARCH.to_string();
-    #[cfg(target_arch = "x86_64")]
-    for (feature, found) in [
-        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-        ("fma", std::arch::is_x86_feature_detected!("fma")),
-        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-    ] {
-        if found {
-            text.push('+');
-            text.push_str(feature);
-        }
-    }
-    text
+/// What computed the network's outputs: the CPU, on which they are the same bits whatever the processor, or another device.
+pub(super) fn machine(device: &Device) -> String {
+    let is_cpu = vdm_kernels::is_fused(device, DType::F32);
+    (if is_cpu { "cpu" } else { "another device than the CPU" }).into()
 }

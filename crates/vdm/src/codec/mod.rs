@@ -39,14 +39,16 @@
 //! ```
 //!
 //! # Who can decode whose files
-//! Coding works only if both sides compute every probability to the last bit. Everything but the network is integer
-//! arithmetic, and IEEE double precision with its own exponential function, the same everywhere (except the points
-//! of the schedule, which may come from the system's); the network's sums
-//! depend on neither the number of threads nor the images that go through it together. They do depend on the version of
-//! this program, on the instruction set (AVX2 or not), and possibly on the sizes of the caches by which the matrix
-//! product cuts its work. A file therefore has a fingerprint of what the network gives for fixed inputs, and is refused
-//! where that comes out otherwise ([`CodecError::OtherArithmetic`]); every segment has a checksum of its pixels besides,
-//! and nothing is returned before all of them agree.
+//! Coding works only if both sides compute every probability to the last bit. On the CPU they do, on every machine: a file
+//! that was coded by this version of the program on any processor, with any number of threads, can be decoded by it on any
+//! other. The codec itself is integer arithmetic and IEEE double precision; the network's sums are in an order that depends
+//! on neither threads, batch nor instruction set, and every elementary function is computed here, not by the system's
+//! library. `scripts/portable.py` shows it on processors with and without AVX2 and fused multiply-add.
+//!
+//! Other versions of the program, and other devices than the CPU, may compute other last bits. A file therefore has a
+//! fingerprint of what the network gives for fixed inputs, and is refused where that comes out otherwise
+//! ([`CodecError::OtherArithmetic`]); every segment has a checksum of its pixels besides, and nothing is returned before all
+//! of them agree.
 
 mod chain;
 pub mod container;
@@ -162,7 +164,7 @@ pub fn compress<N: ScoreNetwork>(
         arithmetic: [0; 16],
         note: container::line(&options.note),
         program: format!("vdm {}", env!("CARGO_PKG_VERSION")),
-        machine: machine(),
+        machine: machine(device),
         shape,
         levels: images.levels(),
         bins_per_sigma: options.bins_per_sigma,
@@ -263,7 +265,7 @@ pub fn decompress_range<N: ScoreNetwork>(
             expected: hex(&container.arithmetic),
             found: hex(&found),
             written: format!("{} on {}", container.program, container.machine),
-            here: format!("vdm {} on {}", env!("CARGO_PKG_VERSION"), machine()),
+            here: format!("vdm {} on {}", env!("CARGO_PKG_VERSION"), machine(device)),
         });
     }
 

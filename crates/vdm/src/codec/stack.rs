@@ -55,7 +55,7 @@ impl Interval {
 
     /// -log2 of the symbol's probability.
     pub fn bits(self) -> f64 {
-        PRECISION as f64 - (self.mass as f64).log2()
+        PRECISION as f64 - libm::log2(self.mass as f64)
     }
 
     fn contains(self, quantile: u32) -> bool {
@@ -155,7 +155,7 @@ impl BitStack {
         let below = Philox::new(seed, FIRST_BITS);
         let state = first_state(&below);
         let supply = Supply { words: Vec::new(), below: Some(below), taken: 0 };
-        Self { coder: AnsCoder::from_raw_parts(supply, state), ideal_bits: 0.0, first_bits: (state as f64).log2() }
+        Self { coder: AnsCoder::from_raw_parts(supply, state), ideal_bits: 0.0, first_bits: libm::log2(state as f64) }
     }
 
     /// The decoder's stack at its start: what [`into_parts`](Self::into_parts) gave.
@@ -242,7 +242,7 @@ impl BitStack {
     /// Bits that the encoder's stack has more than its start and what it took from below.
     pub fn net_bits(&self) -> f64 {
         let words = self.coder.bulk().words.len() as f64;
-        WORD_BITS * words + (self.coder.state() as f64).log2() - self.initial_bits()
+        WORD_BITS * words + libm::log2(self.coder.state() as f64) - self.initial_bits()
     }
 }
 

@@ -59,7 +59,7 @@ pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>
     {
         return Err(CodecError::Plan { reason: "the points must be finite and increase".into() });
     }
-    let cost = |from: usize, to: usize| 0.5 * (error_at[to].0 - error_at[from].0).exp_m1() * error_at[to].1;
+    let cost = |from: usize, to: usize| 0.5 * libm::expm1(error_at[to].0 - error_at[from].0) * error_at[to].1;
     // least[j]: the cost of the best chain of the steps so far from point 0 to point j; before[..][j]: its last but one.
     let mut least: Vec<f64> = (0..n).map(|j| if j == 0 { 0.0 } else { f64::INFINITY }).collect();
     let mut before = Vec::with_capacity(steps);

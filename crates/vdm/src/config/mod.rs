@@ -264,7 +264,7 @@ impl Config {
             time_normalization: self.model.time_normalization,
             ..DiffusionSettings::new(shape, vocabulary, schedule)
         };
-        crate::weights::seeded(device, self.seed, || {
+        crate::initial::seeded(self.seed, || {
             let (schedule, network) = (schedule.init(device), self.model.network.init(shape.channels, device));
             VariationalDiffusion::new(schedule, network, settings)
         })

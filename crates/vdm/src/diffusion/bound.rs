@@ -3,17 +3,15 @@
 use super::VariationalDiffusion;
 use super::process::diffuse;
 use super::times::{TimeSampling, discretise, draw_times};
-use crate::math::{expm1, host, onto, sum_of_squares, time_tensor};
+use crate::math::{exp_of, expm1, host, onto, sigmoid_of, sum_of_squares, time_tensor};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::random::{DRAW_EPS, DRAW_EPS_0, DRAWN_TIMES, normal};
 use crate::schedule::{GammaAt, ObjectiveError, Schedule, ScheduleTape};
 use crate::shape::ImageShape;
-use burn::tensor::{
-    Device, Tensor,
-    activation::{log_sigmoid, sigmoid},
-};
+use burn::tensor::{Device, Tensor};
 use std::ops::Range;
 use vdm_kernels::rng::Philox;
+use vdm_kernels::{Function, elementary};
 
 /// The terms of the bound, each in nats per image: `[batch]`.
 #[derive(Clone, Debug)]
@@ -57,7 +55,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
 
         // 1. Reconstruction: -log p(x|z_0), where z_0/alpha_0 = x + e^(gamma_0/2) eps_0.
         let reconstruction = {
-            let r = (gamma_0.clone() * -0.5).exp() * (2.0 / vocabulary.levels() as f64);
+            let r = exp_of(gamma_0.clone() * -0.5) * (2.0 / vocabulary.levels() as f64);
             let r_now = host(&r)[0];
             let flat = |t: Tensor<4>| t.reshape([batch, dims]);
             let (nll, d_nll) = vdm_kernels::decoder_nll(flat(noise.eps_0), flat(k), vocabulary.levels(), r_now);
@@ -67,9 +65,9 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
 
         // 2. Prior: KL(q(z_1|x) || N(0, I)) = 1/2 sum (alpha_1² x² + sigma_1² - 1 - log sigma_1²).
         let prior = {
-            let alpha_square = sigmoid(gamma_1.clone() * -1.0);
+            let alpha_square = sigmoid_of(gamma_1.clone() * -1.0);
             // sigma² - 1 is written as -alpha², which keeps its digits where sigma² is nearly 1.
-            let rest = log_sigmoid(gamma_1) * -1.0 - alpha_square.clone();
+            let rest = elementary(gamma_1, Function::LogSigmoid) * -1.0 - alpha_square.clone();
             (sum_of_squares(x.clone()) * alpha_square + rest * dims as f64) * 0.5
         };
 

@@ -39,7 +39,7 @@ impl Vocabulary {
 
     /// The distance of two neighbouring codes, in units of the noise that z_0/alpha_0 carries: (2/V) e^(-gamma_0/2).
     pub fn level_distance(self, gamma_0: f64) -> f64 {
-        2.0 / self.0 as f64 * (-0.5 * gamma_0).exp()
+        2.0 / self.0 as f64 * libm::exp(-0.5 * gamma_0)
     }
 
     /// The most probable level for one value of z_0: the code nearest to z_0/alpha_0.
@@ -67,9 +67,9 @@ impl Vocabulary {
     pub fn probabilities(self, z_0: f32, gamma_0: f64) -> Vec<f64> {
         let y = f64::from(z_0) / alpha(gamma_0);
         let logits: Vec<f64> =
-            (0..self.0).map(|k| -0.5 * (-gamma_0).exp() * (y - self.code(k)) * (y - self.code(k))).collect();
+            (0..self.0).map(|k| -0.5 * libm::exp(-gamma_0) * (y - self.code(k)) * (y - self.code(k))).collect();
         let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut p: Vec<f64> = logits.iter().map(|l| (l - top).exp()).collect();
+        let mut p: Vec<f64> = logits.iter().map(|l| libm::exp(l - top)).collect();
         let sum: f64 = p.iter().sum();
         p.iter_mut().for_each(|p| *p /= sum);
         p

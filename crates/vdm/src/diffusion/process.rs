@@ -4,8 +4,8 @@
 //! gamma = -log SNR decides everything: alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma). The scalars of a sampling
 //! step are worked out in f64 on the host; those of the loss, which has gradients with respect to gamma, are tensors.
 
-use crate::math::{column, sigmoid};
-use burn::tensor::{Tensor, activation};
+use crate::math::{column, sigmoid, sigmoid_of};
+use burn::tensor::Tensor;
 
 /// alpha = sqrt(sigmoid(-gamma)), in f64.
 pub fn alpha(gamma: f64) -> f64 {
@@ -19,8 +19,8 @@ pub fn sigma(gamma: f64) -> f64 {
 
 /// alpha and sigma of each image, shaped to multiply images.
 fn scales(gamma: Tensor<1>) -> (Tensor<4>, Tensor<4>) {
-    let alpha = column(activation::sigmoid(gamma.clone() * -1.0).sqrt());
-    let sigma = column(activation::sigmoid(gamma).sqrt());
+    let alpha = column(sigmoid_of(gamma.clone() * -1.0).sqrt());
+    let sigma = column(sigmoid_of(gamma).sqrt());
     (alpha, sigma)
 }
 
@@ -73,7 +73,7 @@ impl Posterior {
     /// # Shapes
     /// All `[batch, channels, height, width]`.
     pub fn draw(&self, z_t: Tensor<4>, eps_hat: Tensor<4>, eps: Tensor<4>) -> Tensor<4> {
-        let c = -(self.gamma_s - self.gamma_t).exp_m1();
+        let c = -libm::expm1(self.gamma_s - self.gamma_t);
         let (alpha_t, sigma_t) = (alpha(self.gamma_t), sigma(self.gamma_t));
         let mean = (z_t - eps_hat * (sigma_t * c)) * (alpha(self.gamma_s) / alpha_t);
         mean + eps * (sigmoid(self.gamma_s) * c).sqrt()

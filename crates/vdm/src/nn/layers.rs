@@ -1,13 +1,10 @@
 //! The layers that the networks are made of: Burn's parameter containers with the fused operators of `vdm-kernels`.
 
-use burn::module::{Initializer, Module, Param};
+use crate::initial::Initial;
+use crate::math::sines_and_cosines;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vdm_kernels::{NormArgs, rng::Philox};
-
-/// Normal weights with variance 1 / fan-in (LeCun et al. 1998), the reference code's initialisation.
-pub(crate) fn lecun(fan_in: usize) -> Initializer {
-    Initializer::Normal { mean: 0.0, std: 1.0 / (fan_in as f64).sqrt() }
-}
 
 /// Convolution of stride 1 with bias, padded so that the image keeps its size. The kernel's side is odd; 1 and 3 are
 /// fused.
@@ -22,16 +19,16 @@ pub struct Conv {
 impl Conv {
     /// A convolution with random weights and zero biases.
     pub fn new(c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
-        Self::with_initializer(&lecun(c_in * k * k), c_in, c_out, k, device)
+        Self::with_initializer(Initial::lecun(c_in * k * k), c_in, c_out, k, device)
     }
 
     /// A convolution that starts as the zero map.
     pub fn zeros(c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
-        Self::with_initializer(&Initializer::Zeros, c_in, c_out, k, device)
+        Self::with_initializer(Initial::Zeros, c_in, c_out, k, device)
     }
 
-    fn with_initializer(weights: &Initializer, c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
-        Self { weight: weights.init([c_out, c_in, k, k], device), bias: Initializer::Zeros.init([c_out], device) }
+    fn with_initializer(weights: Initial, c_in: usize, c_out: usize, k: usize, device: &Device) -> Self {
+        Self { weight: weights.init([c_out, c_in, k, k], device), bias: Initial::Zeros.init([c_out], device) }
     }
 
     /// # Shapes
@@ -67,7 +64,7 @@ pub struct Projection {
 impl Projection {
     /// A projection with random weights.
     pub fn new(c_in: usize, c_out: usize, device: &Device) -> Self {
-        Self { weight: lecun(c_in).init([c_out, c_in, 1, 1], device) }
+        Self { weight: Initial::lecun(c_in).init([c_out, c_in, 1, 1], device) }
     }
 
     /// # Shapes
@@ -91,13 +88,13 @@ pub struct Dense {
 impl Dense {
     /// A dense layer with random weights and zero biases.
     pub fn new(d_in: usize, d_out: usize, device: &Device) -> Self {
-        let bias = Some(Initializer::Zeros.init([d_out], device));
-        Self { weight: lecun(d_in).init([d_in, d_out], device), bias }
+        let bias = Some(Initial::Zeros.init([d_out], device));
+        Self { weight: Initial::lecun(d_in).init([d_in, d_out], device), bias }
     }
 
     /// A dense layer without bias that starts as the zero map.
     pub fn zeros_without_bias(d_in: usize, d_out: usize, device: &Device) -> Self {
-        Self { weight: Initializer::Zeros.init([d_in, d_out], device), bias: None }
+        Self { weight: Initial::Zeros.init([d_in, d_out], device), bias: None }
     }
 
     /// # Shapes
@@ -122,8 +119,8 @@ impl Norm {
     /// A normalisation of `groups` groups; `channels` must be a multiple.
     pub fn new(groups: usize, channels: usize, eps: f64, device: &Device) -> Self {
         Self {
-            gamma: Initializer::Ones.init([channels], device),
-            beta: Initializer::Zeros.init([channels], device),
+            gamma: Initial::Ones.init([channels], device),
+            beta: Initial::Zeros.init([channels], device),
             groups,
             eps,
         }
@@ -195,7 +192,7 @@ pub struct ClassEmbedding {
 impl ClassEmbedding {
     /// Standard normal vectors of `dims` numbers.
     pub fn new(classes: usize, dims: usize, device: &Device) -> Self {
-        Self { weight: Initializer::Normal { mean: 0.0, std: 1.0 }.init([classes + 1, dims], device) }
+        Self { weight: Initial::Normal(1.0).init([classes + 1, dims], device) }
     }
 
     /// The number of classes.
@@ -235,10 +232,10 @@ impl ClassEmbedding {
 pub fn time_embedding(t: Tensor<1>, dims: usize) -> Tensor<2> {
     let half = dims / 2;
     let frequencies: Vec<f32> =
-        (0..half).map(|j| (-(10_000f64.ln()) * j as f64 / (half - 1) as f64).exp() as f32).collect();
+        (0..half).map(|j| libm::exp(-libm::log(10_000.0) * j as f64 / (half - 1) as f64) as f32).collect();
     let frequencies = Tensor::<1>::from_data(frequencies.as_slice(), &t.device());
     let angle = (t * 1000.0).unsqueeze_dim::<2>(1) * frequencies.unsqueeze::<2>();
-    Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
+    Tensor::cat(sines_and_cosines(angle).to_vec(), 1)
 }
 
 /// Dropout with probability `p` where there is a `seed`; the mask is a function of the seed and the position in the

@@ -2,9 +2,10 @@
 
 use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, time_embedding};
 use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use crate::math::{silu, sines_and_cosines};
 use crate::shape::ImageShape;
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation::silu};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Fourier features of z that are appended to it, to make fine detail visible (VDM appendix C).
@@ -42,7 +43,8 @@ impl FourierFeatures {
             }
             Self::Port => Tensor::cat(vec![angle(5), angle(6)], 1),
         };
-        Tensor::cat(vec![z, angles.clone().sin(), angles.cos()], 1)
+        let [sines, cosines] = sines_and_cosines(angles);
+        Tensor::cat(vec![z, sines, cosines], 1)
     }
 }
 

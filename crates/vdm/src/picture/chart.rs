@@ -68,7 +68,7 @@ impl Axis {
     /// The axis from `low` to `high`, which are not too close, with ticks at least `least_step` apart.
     pub(super) fn new(low: f64, high: f64, least_step: f64, format: Format) -> Self {
         let least = ((high - low) / TICKS).max(least_step);
-        let power = 10f64.powi(least.log10().floor() as i32);
+        let power = 10f64.powi(libm::log10(least).floor() as i32);
         let steps = [power, 2.0 * power, 5.0 * power];
         let step = steps.into_iter().find(|&step| step >= least * (1.0 - 1e-9)).unwrap_or(10.0 * power);
         Self { low, high, step, format }
@@ -121,14 +121,14 @@ impl Ranged for Axis {
 
 /// With as many digits as tell ticks apart.
 pub(super) fn decimal(value: f64, step: f64) -> String {
-    let place = step.log10().floor();
+    let place = libm::log10(step).floor();
     if value.abs() < 1e6 && place >= -5.0 {
         let digits = (-place).clamp(0.0, 5.0) as usize;
         format!("{value:.digits$}")
     } else if value == 0.0 {
         "0".to_owned()
     } else {
-        let digits = (value.abs().log10().floor() - place).clamp(0.0, 12.0) as usize;
+        let digits = (libm::log10(value.abs()).floor() - place).clamp(0.0, 12.0) as usize;
         format!("{value:.digits$e}")
     }
 }
@@ -146,7 +146,7 @@ pub(super) fn thousands(value: f64, step: f64) -> String {
 
 /// 10 to the power of the value.
 pub(super) fn power_of_ten(value: f64, step: f64) -> String {
-    if step >= 1.0 { format!("1e{value:.0}") } else { format!("{:.2e}", 10f64.powf(value)) }
+    if step >= 1.0 { format!("1e{value:.0}") } else { format!("{:.2e}", libm::pow(10.0, value)) }
 }
 
 /// Whether a number can be drawn: it is one, and no difference of two such overflows.

@@ -27,8 +27,8 @@ impl CurveShape {
     /// r(t).
     fn value(self, t: f64) -> f64 {
         match self {
-            Self::Cosine => 2.0 * angle(t).tan().ln(),
-            Self::LinearBeta => total_beta(t).exp_m1().ln(),
+            Self::Cosine => 2.0 * libm::log(libm::tan(angle(t))),
+            Self::LinearBeta => libm::log(libm::expm1(total_beta(t))),
         }
     }
 
@@ -36,9 +36,9 @@ impl CurveShape {
     fn slope(self, t: f64) -> f64 {
         match self {
             // (2 ln tan a)' = 2 a' / (sin a cos a).
-            Self::Cosine => 4.0 * FRAC_PI_2 * (1.0 - 2.0 * OFFSET) / (2.0 * angle(t)).sin(),
+            Self::Cosine => 4.0 * FRAC_PI_2 * (1.0 - 2.0 * OFFSET) / libm::sin(2.0 * angle(t)),
             // (ln expm1 b)' = b' e^b / (e^b - 1) = b' / (1 - e^-b).
-            Self::LinearBeta => -20.0 * t / (-total_beta(t)).exp_m1(),
+            Self::LinearBeta => -20.0 * t / libm::expm1(-total_beta(t)),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The reference code's monotonic network: a line plus a sum of sigmoids, with weights that enter as |w|.
 
 use super::{Endpoints, GammaAt, HostSchedule, Schedule, Split};
-use crate::math::{host, sigmoid};
-use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use crate::initial::Initial;
+use crate::math::{host, sigmoid, sigmoid_of};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of a [`NetworkSchedule`].
@@ -62,12 +63,12 @@ impl NetworkScheduleConfig {
 
     /// Makes the schedule: l1 is the line between the endpoints, l2 and l3 are drawn with variance 1/fan-in.
     pub fn init(&self, device: &Device) -> NetworkSchedule {
-        let normal = |std: f64| Initializer::Normal { mean: 0.0, std }.init([self.features], device);
+        let normal = |std: f64| Initial::Normal(std).init([self.features], device);
         NetworkSchedule {
             w1: Param::from_data([(self.gamma_1 - self.gamma_0) as f32], device),
             b1: Param::from_data([self.gamma_0 as f32], device),
             w2: normal(1.0),
-            b2: Initializer::Zeros.init([self.features], device),
+            b2: Initial::Zeros.init([self.features], device),
             w3: normal(1.0 / (self.features as f64).sqrt()),
         }
     }
@@ -83,7 +84,7 @@ impl Schedule for NetworkSchedule {
         let line = self.b1.val() + w1.clone() * t.clone();
         // 2. The hidden layer and its tangent: ds/dt = s (1 - s) 2 |w2|.
         let w2 = row(&self.w2).abs();
-        let s = activation::sigmoid((t * 2.0 - 1.0).reshape([batch, 1]) * w2.clone() + row(&self.b2));
+        let s = sigmoid_of((t * 2.0 - 1.0).reshape([batch, 1]) * w2.clone() + row(&self.b2));
         let ds = s.clone() * (s.clone() * -1.0 + 1.0) * w2 * 2.0;
         // 3. The output layer.
         let w3 = row(&self.w3).abs() / n as f64;

@@ -217,7 +217,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) };
         let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(256).unwrap(), schedule);
-        let model = weights::seeded(&device, 0, || {
+        let model = crate::initial::seeded(0, || {
             VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings)
         });
         // The zero layers would hide what lies behind them.

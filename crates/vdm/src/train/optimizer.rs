@@ -90,8 +90,8 @@ fn update(config: &TrainConfig, step: u64, grad_scale: f64) -> Update {
         beta2: config.beta2 as f32,
         eps: config.adam_eps as f32,
         weight_decay: 0.0,
-        correction1: (1.0 / (1.0 - config.beta1.powf(n))) as f32,
-        correction2: (1.0 / (1.0 - config.beta2.powf(n))) as f32,
+        correction1: (1.0 / (1.0 - libm::pow(config.beta1, n))) as f32,
+        correction2: (1.0 / (1.0 - libm::pow(config.beta2, n))) as f32,
         ema_decay: config.ema_decay.min((1.0 + n) / (10.0 + n)) as f32,
         grad_scale: grad_scale as f32,
     }

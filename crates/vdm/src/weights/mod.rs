@@ -8,9 +8,8 @@ mod pytorch;
 pub use pytorch::{PytorchError, load_pytorch};
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor, TensorData};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 /// What is done with every float parameter of a module, in the module's order.
 pub(crate) trait NamedParameters {
@@ -36,20 +35,6 @@ pub(crate) fn walk<M: Module>(module: M, visitor: &mut impl NamedParameters) -> 
         }
     }
     module.map(&mut Walk { path: Vec::new(), visitor })
-}
-
-/// Makes a module with the device's random numbers from `seed` on. Other callers of this function wait meanwhile.
-///
-/// Burn's CPU backend has one generator for the whole process: without this, a model that another thread makes at the
-/// same time would take numbers from the middle of this one's.
-pub fn seeded<M: Module>(device: &Device, seed: u64, make: impl FnOnce() -> M) -> M {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    device.seed(seed);
-    let module = make();
-    // Parameters are drawn when first read: read them all now, in one fixed order.
-    let _ = export(&module);
-    module
 }
 
 /// One tensor on the host.

@@ -75,7 +75,7 @@ pub struct Container {
     pub note: String,
     /// Program and version that wrote the file; as `note`.
     pub program: String,
-    /// Processor that it ran on; as `note`.
+    /// What it ran on: `cpu`, or another device; as `note`.
     pub machine: String,
     /// Shape of every image.
     pub shape: ImageShape,

@@ -2,8 +2,6 @@
 
 use crate::nn::layers::{Conv, Dense, Norm, Projection, dropout};
 use burn::module::Module;
-use burn::tensor::module::{conv2d, interpolate};
-use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 
 /// A residual block: convolution, normalisation, SiLU, twice, with the context added between.
@@ -152,12 +150,27 @@ pub struct UNetLevel {
     pub resize: Conv,
 }
 
-/// Convolution 4x4 of stride 2, padding 1.
+/// Convolution 4x4 of stride 2, padding 1: as the convolution 3x3 of blocks of 2x2 pixels, which takes as many products by
+/// Winograd's method as the strided one does directly.
+///
+/// An output looks at the pixels -1 to 2 from the first pixel of its block: the second of the block before, both of its own
+/// and the first of the next. Framed by zeros, the kernel's 6x6 taps are 3x3 blocks of 2x2.
 ///
 /// # Shapes
 /// `[batch, in, height, width]` -> `[batch, out, height/2, width/2]`
 pub(super) fn halve(conv: &Conv, x: Tensor<4>) -> Tensor<4> {
-    conv2d(x, conv.weight.val(), Some(conv.bias.val()), ConvOptions::new([2, 2], [1, 1], [1, 1], 1))
+    let ([batch, c, h, w], [out, _, kh, kw]) = (x.dims(), conv.weight.dims());
+    let (h, w) = (h / 2, w / 2);
+    // [.., rows, row of the block, columns, column of the block] to [.., row and column of the block, rows, columns].
+    let x = x.reshape([batch, c, h, 2, w, 2]).permute([0, 1, 3, 5, 2, 4]).reshape([batch, 4 * c, h, w]);
+    let (mut wide, mut high) = ([out, c, kh, kw], [out, c, kh, kw + 2]);
+    (wide[3], high[2]) = (1, 1);
+    let device = x.device();
+    let (sides, ends) = (Tensor::zeros(wide, &device), Tensor::zeros(high, &device));
+    let weight = Tensor::cat(vec![sides.clone(), conv.weight.val(), sides], 3);
+    let weight = Tensor::cat(vec![ends.clone(), weight, ends], 2);
+    let weight = weight.reshape([out, c, 3, 2, 3, 2]).permute([0, 1, 3, 5, 2, 4]).reshape([out, 4 * c, 3, 3]);
+    vdm_kernels::conv2d(x, weight, conv.bias.val().unsqueeze())
 }
 
 /// Every pixel becomes 2x2.
@@ -165,6 +178,6 @@ pub(super) fn halve(conv: &Conv, x: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// `[batch, channels, height, width]` -> `[batch, channels, 2 height, 2 width]`
 pub(super) fn double(x: Tensor<4>) -> Tensor<4> {
-    let [_, _, h, w] = x.dims();
-    interpolate(x, InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([2 * h, 2 * w]))
+    let [batch, c, h, w] = x.dims();
+    x.reshape([batch, c, h, 1, w, 1]).expand([batch, c, h, 2, w, 2]).reshape([batch, c, 2 * h, 2 * w])
 }

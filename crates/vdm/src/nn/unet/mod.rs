@@ -10,10 +10,10 @@ pub use control::{Control, ControlConfig};
 
 use super::layers::{ClassEmbedding, Conv, Dense, Norm, time_embedding};
 use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
 use blocks::{double, halve};
 use burn::module::Module;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -342,7 +342,7 @@ impl UNet {
             let angles: Vec<Tensor<4>> =
                 self.n_fourier.iter().map(|&n| z.clone() * (2f64.powi(n as i32) * unit)).collect();
             let angles = Tensor::cat(angles, 1);
-            parts.extend([angles.clone().sin(), angles.cos()]);
+            parts.extend(sines_and_cosines(angles));
         }
         if self.self_conditioning {
             parts.push(cond.unwrap_or_else(|| z.zeros_like()));
@@ -353,7 +353,7 @@ impl UNet {
 
 /// x Φ(x). Burn's own has the gradient of the tanh approximation on some backends.
 fn gelu(x: Tensor<2>) -> Tensor<2> {
-    let cdf = ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    let cdf = (erf_of(x.clone() * std::f64::consts::FRAC_1_SQRT_2) + 1.0) * 0.5;
     x * cdf
 }
 

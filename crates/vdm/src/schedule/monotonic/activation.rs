@@ -1,10 +1,7 @@
 //! The activations of a constrained monotonic layer, on the device and in f64 on the host.
 
-use crate::math;
-use burn::tensor::{
-    Tensor,
-    activation::{relu, sigmoid},
-};
+use crate::math::{self, erf_of, exp_of, sigmoid_of};
+use burn::tensor::{Tensor, activation::relu};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
@@ -51,7 +48,7 @@ impl MonotonicActivation {
         // max(y, 0) and e^min(y, 0): the exponential of a large y must not come up, not even to be thrown away.
         let halves = |y: Tensor<2>| {
             let up = relu(y.clone());
-            (up.clone(), (y - up).exp())
+            (up.clone(), exp_of(y - up))
         };
         match self {
             Self::Elu => {
@@ -67,13 +64,13 @@ impl MonotonicActivation {
                 ((up + (e.clone() - 1.0) * alpha) * scale, (above + below * e * alpha) * scale)
             }
             Self::Silu => {
-                let s = sigmoid(y.clone());
+                let s = sigmoid_of(y.clone());
                 let slope = s.clone() * (y.clone() * (s.clone() * -1.0 + 1.0) + 1.0);
                 (y * s, slope)
             }
             Self::Gelu => {
-                let cdf = (y.clone() * FRAC_1_SQRT_2).erf() * 0.5 + 0.5;
-                let density = (y.clone() * y.clone() * -0.5).exp() * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
+                let cdf = erf_of(y.clone() * FRAC_1_SQRT_2) * 0.5 + 0.5;
+                let density = exp_of(y.clone() * y.clone() * -0.5) * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
                 (y.clone() * cdf.clone(), cdf + y * density)
             }
         }
@@ -81,7 +78,7 @@ impl MonotonicActivation {
 
     /// rho(y) and rho'(y) in f64.
     pub(super) fn on_host(self, y: f64) -> (f64, f64) {
-        let elu = if y > 0.0 { (y, 1.0) } else { (y.exp_m1(), y.exp()) };
+        let elu = if y > 0.0 { (y, 1.0) } else { (libm::expm1(y), libm::exp(y)) };
         match self {
             Self::Elu => elu,
             Self::Relu => (y.max(0.0), if y > 0.0 { 1.0 } else { 0.0 }),
@@ -95,7 +92,7 @@ impl MonotonicActivation {
             }
             Self::Gelu => {
                 let cdf = 0.5 * (1.0 + libm::erf(y * FRAC_1_SQRT_2));
-                let density = (-0.5 * y * y).exp() * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
+                let density = libm::exp(-0.5 * y * y) * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
                 (y * cdf, cdf + y * density)
             }
         }

@@ -1,8 +1,9 @@
 //! A linear layer whose outputs are monotone in its inputs.
 
 use super::MonotonicActivation;
+use crate::initial::Initial;
 use crate::math::host;
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// Configuration of a [`MonotonicLinear`] layer.
@@ -82,10 +83,9 @@ impl MonotonicLinearConfig {
     /// As [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Result<MonotonicLinear, String> {
         self.validate()?;
-        let uniform = |bound: f64| Initializer::Uniform { min: -bound, max: bound };
         Ok(MonotonicLinear {
-            weight: uniform(2.0 / self.d_in as f64).init([self.d_out, self.d_in], device),
-            bias: self.bias.then(|| uniform(1.0).init([self.d_out], device)),
+            weight: Initial::Uniform(2.0 / self.d_in as f64).init([self.d_out, self.d_in], device),
+            bias: self.bias.then(|| Initial::Uniform(1.0).init([self.d_out], device)),
             config: self.clone(),
         })
     }
@@ -120,7 +120,7 @@ impl MonotonicLinear {
     /// # Shapes
     /// `[batch, in]` -> `[batch, out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = self.shift(x.matmul(self.effective_weight()));
+        let y = self.shift(vdm_kernels::linear(x, self.effective_weight(), None));
         self.activate(y).0
     }
 
@@ -133,8 +133,8 @@ impl MonotonicLinear {
     /// - outputs: `[batch, out]`
     pub fn forward_with_tangent(&self, x: Tensor<2>, dx: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let weight = self.effective_weight();
-        let y = self.shift(x.matmul(weight.clone()));
-        let dy = dx.matmul(weight);
+        let y = self.shift(vdm_kernels::linear(x, weight.clone(), None));
+        let dy = vdm_kernels::linear(dx, weight, None);
         match self.activate(y) {
             (value, Some(slope)) => (value, slope * dy),
             (value, None) => (value, dy),
