@@ -16,7 +16,9 @@ most=4096
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 # The code under test is safe Rust, which needs no sanitizer; so the stable compiler does.
-cargo fuzz build --release --sanitizer none --features libfuzzer
+for target in "${targets[@]}"; do
+    cargo fuzz build --release --sanitizer none --features libfuzzer "$target"
+done
 programs=target/$(rustc --print host-tuple)/release
 
 for target in "${targets[@]}"; do
@@ -24,7 +26,7 @@ for target in "${targets[@]}"; do
     mkdir -p "$found" "fuzz/artifacts/$target"
     echo "== $target for $seconds seconds"
     "$programs/$target" "$found" "fuzz/corpus/$target" -artifact_prefix="fuzz/artifacts/$target/" \
-        -max_total_time="$seconds" -max_len=16384 -rss_limit_mb=6144 -malloc_limit_mb=4096 -timeout=20 \
+        -max_total_time="$seconds" -max_len=16384 -rss_limit_mb=6144 -malloc_limit_mb=4096 -timeout=60 \
         -print_final_stats=1 > "$found.log" 2>&1 || { tail -n 20 "$found.log"; exit 1; }
     grep -E "DONE|stat::(number|peak)" "$found.log"
     # Of what was found, the short files that reach what no kept one reaches.

@@ -47,7 +47,7 @@ impl Target {
 const MIB: usize = 1 << 20;
 
 /// All targets, by name. What is packed by deflate may grow by a factor of 1032; an image may be up to 16,384 pixels wide
-/// and high and its decoder may take 1 GiB.
+/// and high and its decoder may take 1 GiB; a pickle may copy values up to the limit that its reader sets.
 pub const TARGETS: &[Target] = &[
     Target { name: "checkpoint", read: checkpoint, memory: (16 * MIB, 16), seeds: seeds::checkpoints },
     Target { name: "cifar", read: cifar, memory: (128 * MIB, 4), seeds: seeds::cifar },
@@ -56,7 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "idx", read: idx, memory: (MIB, 4 * 1032), seeds: seeds::idx },
     Target { name: "image", read: image, memory: (4096 * MIB, 0), seeds: seeds::images },
     Target { name: "npz", read: npz, memory: (MIB, 4 * 1032), seeds: seeds::npz },
-    Target { name: "pytorch", read: pytorch, memory: (4 * MIB, 4 * 1032), seeds: seeds::pytorch },
+    Target { name: "pytorch", read: pytorch, memory: (512 * MIB, 4 * 1032), seeds: seeds::pytorch },
     Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 16), seeds: seeds::old_checkpoints },
 ];
 
