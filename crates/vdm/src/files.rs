@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Number of the next temporary file of this process.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 /// Most symbolic links that lead from one to another.
 const MOST_LINKS: usize = 40;
 
@@ -23,15 +25,16 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no file name"));
     }
     // Not made of the file's own name, which may be as long as names can be.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".vdm-{}-{number}.tmp", std::process::id()));
-    // Readable too, for contents that are looked at while they are written.
-    let written = File::options().read(true).write(true).create_new(true).open(&temporary).and_then(|mut file| {
-        content(&mut file)?;
-        file.flush()?;
-        file.sync_all()
-    });
+    // Readable too, for contents that are looked at while they are written. What a killed process of the same number left
+    // behind is overwritten.
+    let written =
+        File::options().read(true).write(true).create(true).truncate(true).open(&temporary).and_then(|mut file| {
+            content(&mut file)?;
+            file.flush()?;
+            file.sync_all()
+        });
     if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
         let _ = fs::remove_file(&temporary);
         return Err(e);
@@ -108,6 +111,20 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// In a container, every process has the same number.
+    #[test]
+    fn what_a_killed_process_of_the_same_number_left_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = NEXT.load(Ordering::Relaxed);
+        // Other tests write at the same time, and count too.
+        for number in next..next + 500 {
+            fs::write(dir.path().join(format!(".vdm-{}-{number}.tmp", std::process::id())), "longer than new").unwrap();
+        }
+        let path = dir.path().join("a.txt");
+        write_bytes(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     /// rmlint#763 and case 7: a device or a link was replaced by a regular file.
