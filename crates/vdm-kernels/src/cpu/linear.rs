@@ -3,7 +3,7 @@
 //! The rows are the conditioning vectors of a batch: a few hundredths of a step's work, so one thread does them.
 
 use super::layout::Layout;
-use super::matmul::{matmul, transpose};
+use super::matmul::matmul;
 
 /// `x [n, i]`, `w [i, o]`, `b [o]` -> `y [n, o]`.
 pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32]) {
@@ -18,7 +18,7 @@ pub fn forward(x: &[f32], w: &[f32], b: &[f32], i: usize, o: usize, y: &mut [f32
 #[allow(clippy::too_many_arguments)]
 pub fn backward(x: &[f32], w: &[f32], dy: &[f32], i: usize, o: usize, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
     let (lx, lw, ly) = layouts(x, i, o);
-    matmul(false, dy, ly, &transpose(w, o), lw.transposed_copy(), dx, lx);
+    matmul(false, dy, ly, w, lw.transposed(), dx, lx);
     matmul(false, x, lx.transposed(), dy, ly, dw, lw);
     db.fill(0.0);
     for dy in dy.chunks_exact(o) {

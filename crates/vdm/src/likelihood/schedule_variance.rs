@@ -157,8 +157,7 @@ pub fn compare_schedules<N: ScoreNetwork>(
     let mut results = Vec::with_capacity(schedules.len());
     for (name, schedule) in schedules {
         let model = VariationalDiffusion::new(schedule.clone(), model.network.clone(), settings.clone());
-        let bounds = measure(&model, data, &images, options, device, &mut tick)?
-            .map_err(|image| StudyError::NotFinite { schedule: name.clone(), image })?;
+        let bounds = measure(name, &model, data, &images, options, device, &mut tick)?;
         let first = first.get_or_insert_with(|| means(&bounds));
         results.push(ScheduleVariance::of(name, &bounds, options.batch, first));
     }
@@ -166,15 +165,16 @@ pub fn compare_schedules<N: ScoreNetwork>(
 }
 
 /// The bound of these images in bits per dimension, `[2 draws][images]`: first the evaluations with independent times,
-/// then those with low-discrepancy times; or the index of an image whose bound is not finite.
+/// then those with low-discrepancy times.
 fn measure<N: ScoreNetwork>(
+    schedule: &str,
     model: &VariationalDiffusion<N>,
     data: &ImageDataset,
     images: &[usize],
     options: &StudyOptions,
     device: &Device,
     tick: &mut impl FnMut() -> Result<(), Stopped>,
-) -> Result<Result<Vec<Vec<f64>>, usize>, Stopped> {
+) -> Result<Vec<Vec<f64>>, StudyError> {
     let dims = data.shape().dims();
     let mut evaluations = Vec::with_capacity(2 * options.draws);
     for (pass, sampling) in [TimeSampling::Independent, TimeSampling::LowDiscrepancy].into_iter().enumerate() {
@@ -191,7 +191,7 @@ fn measure<N: ScoreNetwork>(
                 let k = data.batch(images, device);
                 let nats = host(&model.loss(k, times, noise, &Conditioning::default(), Mode::Eval).total());
                 if let Some(bad) = nats.iter().position(|nats| !nats.is_finite()) {
-                    return Ok(Err(images[bad]));
+                    return Err(StudyError::NotFinite { schedule: schedule.into(), image: images[bad] });
                 }
                 bounds.extend(nats.into_iter().map(|nats| bits_per_dim(nats, dims)));
                 tick()?;
@@ -199,7 +199,7 @@ fn measure<N: ScoreNetwork>(
             evaluations.push(bounds);
         }
     }
-    Ok(Ok(evaluations))
+    Ok(evaluations)
 }
 
 impl ScheduleVariance {

@@ -166,8 +166,8 @@ impl Batch {
     /// Gives the images whose numbers `keep` takes, one by one; the number of images in the file.
     fn read(&mut self, shape: ImageShape, into: &mut Collector, keep: impl Fn(usize) -> bool) -> Result<usize> {
         let path = self.path.clone();
-        let (row, count) = (shape.dims() as u64, self.count(shape)?);
-        let labels = self.labels()?;
+        let (row, labels) = (shape.dims() as u64, self.labels()?);
+        let (mut entry, count) = self.images(shape)?;
         if labels.len() as u64 != count {
             return Err(DataError::CountMismatch {
                 path,
@@ -176,7 +176,6 @@ impl Batch {
                 found: labels.len() as u64,
             });
         }
-        let (mut entry, _) = self.images(shape)?;
         let (mut image, total) = (Vec::new(), row * count);
         for (i, label) in labels.iter().enumerate() {
             image.clear();
