@@ -19,5 +19,7 @@ pub mod linear;
 pub mod math;
 pub mod matmul;
 mod microkernel;
+mod points;
+mod simd;
 pub mod sums;
 pub mod winograd;

@@ -1,9 +1,9 @@
-//! 3x3 convolution by Winograd's minimal filtering F(2x2, 3x3) (Lavin & Gray 2016): a 2x2 tile of outputs from a 4x4 tile
-//! of inputs takes 16 products instead of 36.
+//! 3x3 convolution by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2016): a 4x4 tile of outputs from a 6x6 tile
+//! of inputs takes 36 products instead of 144.
 //!
-//! y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A for each tile and pair of channels; summed over channels, ⊙ becomes 16 matrix
-//! products. The constants are halves and ones, so that about one bit is lost against the direct sum. The derivatives
-//! are the transposes of the same maps.
+//! y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A for each tile and pair of channels; summed over channels, ⊙ becomes 36 matrix
+//! products. The derivatives are the transposes of the same maps. The lines of the maps, with their points and their
+//! error, stand in [`super::points`].
 //!
 //! Inside, images are held with channels last, the channels padded to whole vectors and the image framed by zeros: the
 //! transforms then are straight-line arithmetic on vectors of channels, whatever the image's size.
@@ -13,15 +13,16 @@
 
 use super::lanes::{LANES, Lane, gather, scatter};
 use super::layout::Layout;
-use super::math::vectorized;
 use super::matmul::matmul;
+use super::points::{self, Map, SIDE, TILE};
+use super::simd::{MOST_LANES, Vector, with_vectors};
 use std::cell::Cell;
 use std::ops::Range;
 
 /// Products of a tile.
-pub const PRODUCTS: usize = 16;
-/// Tiles that are transformed at a time: the transforms stay in the second-level cache.
-const BLOCK: usize = 96;
+pub const PRODUCTS: usize = SIDE * SIDE;
+/// Most tiles that are transformed at a time: the transforms stay in the second-level cache.
+const BLOCK: usize = 48;
 
 /// Channels padded to whole vectors.
 fn padded(channels: usize) -> usize {
@@ -41,11 +42,11 @@ pub struct Grid {
 
 impl Grid {
     fn across(&self) -> usize {
-        self.w.div_ceil(2)
+        self.w.div_ceil(TILE)
     }
 
     fn down(&self) -> usize {
-        self.h.div_ceil(2)
+        self.h.div_ceil(TILE)
     }
 
     /// Tiles of one image.
@@ -60,7 +61,7 @@ impl Grid {
 
     /// Width of the framed image: one zero on the left, and on the right what whole tiles need.
     fn framed_width(&self) -> usize {
-        2 * self.across() + 2
+        TILE * self.across() + 2
     }
 
     /// Lanes of all framed images.
@@ -69,25 +70,25 @@ impl Grid {
     }
 
     fn framed_pixels(&self) -> usize {
-        self.framed_width() * (2 * self.down() + 2)
+        self.framed_width() * (TILE * self.down() + 2)
     }
 
     /// Index of the top left pixel of tile `t`'s input in the framed images.
     fn corner(&self, t: usize) -> usize {
         let (image, t) = (t / self.tiles(), t % self.tiles());
-        image * self.framed_pixels() + 2 * (t / self.across()) * self.framed_width() + 2 * (t % self.across())
+        image * self.framed_pixels() + TILE * ((t / self.across()) * self.framed_width() + t % self.across())
     }
 
     /// Index of the top left pixel of tile `t`'s output in images of whole tiles.
     fn output_corner(&self, t: usize) -> usize {
-        let row = t / self.across();
-        4 * row * self.across() + 2 * (t % self.across())
+        TILE * ((t / self.across()) * TILE * self.across() + t % self.across())
     }
 
-    /// Blocks of tiles.
+    /// Blocks of tiles of about the same size.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let n = self.images * self.tiles();
-        (0..n).step_by(BLOCK).map(move |first| first..n.min(first + BLOCK))
+        let blocks = n.div_ceil(BLOCK);
+        (0..blocks).map(move |block| block * n / blocks..(block + 1) * n / blocks)
     }
 }
 
@@ -122,7 +123,7 @@ fn first(buffer: &mut Vec<Lane>, len: usize) -> &mut [Lane] {
     &mut buffer[..len]
 }
 
-/// Where the 16 products of a block's tiles lie: tile t, vector c of product p at lane `p * step + t * vectors + c`.
+/// Where the products of a block's tiles lie: tile t, vector c of product p at lane `p * step + t * vectors + c`.
 #[derive(Clone, Copy, Debug)]
 struct Products {
     /// Tiles.
@@ -132,10 +133,14 @@ struct Products {
 }
 
 impl Products {
-    /// The 16 matrices lie a little further apart than they are long: at a distance of a multiple of 4096 bytes the 16
+    /// The matrices lie a little further apart than they are long: at a distance of a multiple of 4096 bytes the
     /// streams of a transform would push each other out of the cache.
     fn step(&self) -> usize {
         self.rows * self.vectors + 2
+    }
+
+    fn channels(&self) -> usize {
+        self.vectors * LANES
     }
 
     fn len(&self) -> usize {
@@ -144,12 +149,11 @@ impl Products {
 
     /// Matrix `p`, [rows, channels].
     fn layout(&self, p: usize) -> Layout {
-        let cols = self.vectors * LANES;
-        Layout { offset: p * self.step() * LANES, ..Layout::row_major(self.rows, cols) }
+        Layout { offset: p * self.step() * LANES, ..Layout::row_major(self.rows, self.channels()) }
     }
 }
 
-/// A transformed weight: U = G g Gᵀ as [16, padded ci, padded co].
+/// A transformed weight: U = G g Gᵀ as [36, padded ci, padded co].
 #[derive(Debug)]
 pub struct Weight {
     u: Vec<Lane>,
@@ -161,7 +165,7 @@ impl Weight {
     /// Transforms `weight [co, ci, 3, 3]`.
     pub fn new(weight: &[f32], ci: usize, co: usize) -> Self {
         let mut new = Self::buffer(ci, co);
-        transform_weight(weight, ci, co, &mut new.u);
+        transform_weight(weight, ci, co, new.u.as_flattened_mut());
         new
     }
 
@@ -169,7 +173,7 @@ impl Weight {
     /// exchanged, taps in reverse order.
     pub fn flipped(weight: &[f32], ci: usize, co: usize) -> Self {
         let mut new = Self::buffer(co, ci);
-        transform_flipped(weight, ci, co, &mut new.u);
+        transform_flipped(weight, ci, co, new.u.as_flattened_mut());
         new
     }
 
@@ -190,7 +194,7 @@ impl Weight {
 
     /// Gᵀ dU G: the gradient of `weight [co, ci, 3, 3]` from that of U.
     pub fn gradient(du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
-        weight_gradient(du.as_chunks().0, ci, co, dweight);
+        weight_gradient(du, ci, co, dweight);
     }
 }
 
@@ -216,18 +220,18 @@ fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
     // Outputs are collected with channels last, on whole tiles.
-    let collected = first(&mut s.collected, grid.images * grid.tiles() * 4 * vo);
+    let collected = first(&mut s.collected, grid.images * grid.tiles() * TILE * TILE * vo);
     for tiles in grid.blocks() {
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
-        input(grid, tiles.clone(), of_v, &s.framed, v);
+        input(grid, tiles.clone(), of_v, s.framed.as_flattened(), v.as_flattened_mut());
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
             let (u, v, m) = (weight.u.as_flattened(), v.as_flattened(), m.as_flattened_mut());
             matmul(false, v, of_v.layout(p), u, lu, m, of_m.layout(p));
         }
-        output(grid, tiles, of_m, m, collected);
+        output(grid, tiles, of_m, m.as_flattened(), collected.as_flattened_mut());
     }
     if add {
         unframe::<true>(grid, vo, collected, bias, y);
@@ -248,8 +252,8 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
-        input(grid, tiles.clone(), of_v, &s.framed_x, v);
-        output_backward(grid, tiles, of_m, &s.framed, m);
+        input(grid, tiles.clone(), of_v, s.framed_x.as_flattened(), v.as_flattened_mut());
+        output_backward(grid, tiles, of_m, s.framed.as_flattened(), m.as_flattened_mut());
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
             matmul(true, v.as_flattened(), of_v.layout(p).transposed(), m.as_flattened(), of_m.layout(p), du, lu);
@@ -293,7 +297,7 @@ fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
 /// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`.
 fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
     let (w, plane, channels) = (grid.w, grid.h * grid.w, bias.len() / grid.images);
-    let (image, width) = (grid.tiles() * 4 * vectors, 2 * grid.across() * vectors);
+    let (image, width) = (grid.tiles() * TILE * TILE * vectors, TILE * grid.across() * vectors);
     for ((pixels, y), bias) in
         pixels.chunks_exact(image).zip(y.chunks_exact_mut(channels * plane)).zip(bias.chunks_exact(channels))
     {
@@ -316,220 +320,181 @@ fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &
     }
 }
 
-vectorized! {
-    /// G g Gᵀ of `weight [co, ci, 3, 3]`: product p of channels (i, o) at `u[(p * padded ci + i) * padded co + o]`.
-    fn transform_weight(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
-        let vectors = padded(co) / LANES;
-        let step = padded(ci) * vectors;
-        for o in (0..co).step_by(LANES) {
-            let weight = &weight[o * ci * 9..];
-            let lanes = LANES.min(co - o);
-            for i in 0..ci {
-                let mut g = [[0f32; LANES]; 9];
-                for lane in 0..lanes {
-                    let taps = &weight[(lane * ci + i) * 9..][..9];
-                    for tap in 0..9 {
-                        g[tap][lane] = taps[tap];
-                    }
-                }
-                weight_products(&g, step, &mut u[i * vectors + o / LANES..]);
-            }
+/// The vectors of a tile's square of `N` x `N` pixels, from its first number on.
+///
+/// # Safety
+/// Every number of it must be inside its allocation, and the processor must have the vectors.
+#[inline(always)]
+unsafe fn load_square<V: Vector, const N: usize>(from: *const f32, down: usize, right: usize) -> [[V; N]; N] {
+    let mut square = [[V::splat(0.0); N]; N];
+    for y in 0..N {
+        for x in 0..N {
+            // SAFETY: the caller's promise.
+            square[y][x] = unsafe { V::load(from.add(y * down + x * right)) };
         }
     }
+    square
+}
 
-    /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
-    fn weight_gradient(du: &[Lane], ci: usize, co: usize, dweight: &mut [f32]) {
-        let vectors = padded(co) / LANES;
-        let step = padded(ci) * vectors;
-        for o in (0..co).step_by(LANES) {
-            let dweight = &mut dweight[o * ci * 9..];
-            let lanes = LANES.min(co - o);
+/// The map along the columns of a square, then along the rows: `M x Mᵀ` for a map M from N to K numbers.
+#[inline(always)]
+fn both_ways<M: Map<N, K>, V: Vector, const N: usize, const K: usize>(square: [[V; N]; N]) -> [[V; K]; K] {
+    let mut columns = [[V::splat(0.0); N]; K];
+    for x in 0..N {
+        let mut column = [V::splat(0.0); N];
+        for y in 0..N {
+            column[y] = square[y][x];
+        }
+        let column = M::line(column);
+        for k in 0..K {
+            columns[k][x] = column[k];
+        }
+    }
+    let mut result = [[V::splat(0.0); K]; K];
+    for k in 0..K {
+        result[k] = M::line(columns[k]);
+    }
+    result
+}
+
+/// Stores a square of vectors, rows `down` and columns `right` numbers apart.
+///
+/// # Safety
+/// As for [`load_square`].
+#[inline(always)]
+unsafe fn store_square<V: Vector, const N: usize>(square: [[V; N]; N], to: *mut f32, down: usize, right: usize) {
+    for y in 0..N {
+        for x in 0..N {
+            // SAFETY: the caller's promise.
+            unsafe { square[y][x].store(to.add(y * down + x * right)) };
+        }
+    }
+}
+
+/// What is past the last number of a square of `n` x `n` vectors.
+fn extent(n: usize, down: usize, right: usize, lanes: usize) -> usize {
+    (n - 1) * (down + right) + lanes
+}
+
+with_vectors! {
+    /// G g Gᵀ of `weight [co, ci, 3, 3]`: product p of channels (i, o) at `u[(p * padded ci + i) * padded co + o]`.
+    fn transform_weight<V>(vectors: padded(co), weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
+        let (po, step) = (padded(co), padded(ci) * padded(co));
+        for o in (0..co).step_by(V::LANES) {
             for i in 0..ci {
-                let d = &du[i * vectors + o / LANES..][..15 * step + 1];
-                let c0 = weight_back_line(d[0], d[4 * step], d[8 * step], d[12 * step]);
-                let c1 = weight_back_line(d[step], d[5 * step], d[9 * step], d[13 * step]);
-                let c2 = weight_back_line(d[2 * step], d[6 * step], d[10 * step], d[14 * step]);
-                let c3 = weight_back_line(d[3 * step], d[7 * step], d[11 * step], d[15 * step]);
-                let mut row = 0;
-                while row < 3 {
-                    let line = weight_back_line(c0[row], c1[row], c2[row], c3[row]);
-                    for lane in 0..lanes {
-                        let taps = &mut dweight[(lane * ci + i) * 9 + row * 3..][..3];
-                        taps[0] = line[0][lane];
-                        taps[1] = line[1][lane];
-                        taps[2] = line[2][lane];
+                let mut g = [[[0f32; MOST_LANES]; 3]; 3];
+                for lane in 0..V::LANES.min(co - o) {
+                    let taps = &weight[((o + lane) * ci + i) * 9..][..9];
+                    for tap in 0..9 {
+                        g[tap / 3][tap % 3][lane] = taps[tap];
                     }
-                    row += 1;
                 }
+                store_products::<V>(&g, &mut u[i * po + o..], step);
             }
         }
     }
 
     /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at
     /// `u[(p * padded co + o) * padded ci + i]`, taps reversed.
-    fn transform_flipped(weight: &[f32], ci: usize, co: usize, u: &mut [Lane]) {
-        let vectors = padded(ci) / LANES;
-        let step = padded(co) * vectors;
+    fn transform_flipped<V>(vectors: padded(ci), weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
+        let (pi, step) = (padded(ci), padded(co) * padded(ci));
         for o in 0..co {
             let weight = &weight[o * ci * 9..][..ci * 9];
-            for i in (0..ci).step_by(LANES) {
-                let mut g = [[0f32; LANES]; 9];
-                for lane in 0..LANES.min(ci - i) {
+            for i in (0..ci).step_by(V::LANES) {
+                let mut g = [[[0f32; MOST_LANES]; 3]; 3];
+                for lane in 0..V::LANES.min(ci - i) {
                     let taps = &weight[(i + lane) * 9..][..9];
                     for tap in 0..9 {
-                        g[8 - tap][lane] = taps[tap];
+                        g[2 - tap / 3][2 - tap % 3][lane] = taps[tap];
                     }
                 }
-                weight_products(&g, step, &mut u[o * vectors + i / LANES..]);
+                store_products::<V>(&g, &mut u[o * pi + i..], step);
+            }
+        }
+    }
+
+    /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
+    fn weight_gradient<V>(vectors: padded(co), du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
+        let (po, step) = (padded(co), padded(ci) * padded(co));
+        for o in (0..co).step_by(V::LANES) {
+            for i in 0..ci {
+                let du = &du[i * po + o..][..extent(SIDE, SIDE * step, step, V::LANES)];
+                // SAFETY: the slice holds the square.
+                let du = unsafe { load_square::<V, SIDE>(du.as_ptr(), SIDE * step, step) };
+                let mut g = [[[0f32; MOST_LANES]; 3]; 3];
+                // SAFETY: no vector is longer than `MOST_LANES`.
+                unsafe { store_square(both_ways::<points::WeightBack, V, _, _>(du), g.as_mut_ptr().cast(), 3 * MOST_LANES, MOST_LANES) };
+                for lane in 0..V::LANES.min(co - o) {
+                    let taps = &mut dweight[((o + lane) * ci + i) * 9..][..9];
+                    for tap in 0..9 {
+                        taps[tap] = g[tap / 3][tap % 3][lane];
+                    }
+                }
             }
         }
     }
 
     /// Bᵀ d B of `tiles`.
-    fn input(grid: Grid, tiles: Range<usize>, of_v: Products, framed: &[Lane], v: &mut [Lane]) {
-        let (vectors, step) = (of_v.vectors, of_v.step());
-        let width = grid.framed_width() * vectors;
-        let mut at = 0;
-        for tile in tiles {
-            let corner = grid.corner(tile) * vectors;
-            for c in 0..vectors {
-                let from = &framed[corner + c..][..3 * width + 3 * vectors + 1];
-                let to = &mut v[at..][..15 * step + 1];
-                let c0 = input_line(from[0], from[width], from[2 * width], from[3 * width]);
-                let from = &from[vectors..];
-                let c1 = input_line(from[0], from[width], from[2 * width], from[3 * width]);
-                let from = &from[vectors..];
-                let c2 = input_line(from[0], from[width], from[2 * width], from[3 * width]);
-                let from = &from[vectors..];
-                let c3 = input_line(from[0], from[width], from[2 * width], from[3 * width]);
-                let mut i = 0;
-                while i < 4 {
-                    let line = input_line(c0[i], c1[i], c2[i], c3[i]);
-                    to[4 * i * step] = line[0];
-                    to[(4 * i + 1) * step] = line[1];
-                    to[(4 * i + 2) * step] = line[2];
-                    to[(4 * i + 3) * step] = line[3];
-                    i += 1;
+    fn input<V>(vectors: of_v.channels(), grid: Grid, tiles: Range<usize>, of_v: Products, framed: &[f32], v: &mut [f32]) {
+        let (channels, step) = (of_v.channels(), of_v.step() * LANES);
+        let width = grid.framed_width() * channels;
+        for (row, tile) in tiles.enumerate() {
+            let framed = &framed[grid.corner(tile) * channels..][..extent(SIDE, width, channels, channels)];
+            let v = &mut v[row * channels..][..extent(SIDE, SIDE * step, step, channels)];
+            for c in (0..channels).step_by(V::LANES) {
+                // SAFETY: the slices hold the squares of all channels, whose number is a multiple of the lanes.
+                unsafe {
+                    let d = load_square::<V, SIDE>(framed.as_ptr().add(c), width, channels);
+                    store_square(both_ways::<points::Input, V, _, _>(d), v.as_mut_ptr().add(c), SIDE * step, step);
                 }
-                at += 1;
             }
         }
     }
 
     /// Aᵀ m A of `tiles` to pixels with channels last.
-    fn output(grid: Grid, tiles: Range<usize>, of_m: Products, m: &[Lane], pixels: &mut [Lane]) {
-        let (vectors, step) = (of_m.vectors, of_m.step());
-        let width = 2 * grid.across() * vectors;
-        let mut at = 0;
-        for tile in tiles {
-            let corner = grid.output_corner(tile) * vectors;
-            for c in 0..vectors {
-                let from = &m[at..][..15 * step + 1];
-                let c0 = output_line(from[0], from[4 * step], from[8 * step], from[12 * step]);
-                let c1 = output_line(from[step], from[5 * step], from[9 * step], from[13 * step]);
-                let c2 = output_line(from[2 * step], from[6 * step], from[10 * step], from[14 * step]);
-                let c3 = output_line(from[3 * step], from[7 * step], from[11 * step], from[15 * step]);
-                let (top, bottom) =
-                    (output_line(c0[0], c1[0], c2[0], c3[0]), output_line(c0[1], c1[1], c2[1], c3[1]));
-                let to = &mut pixels[corner + c..][..width + vectors + 1];
-                to[0] = top[0];
-                to[vectors] = top[1];
-                to[width] = bottom[0];
-                to[width + vectors] = bottom[1];
-                at += 1;
+    fn output<V>(vectors: of_m.channels(), grid: Grid, tiles: Range<usize>, of_m: Products, m: &[f32], pixels: &mut [f32]) {
+        let (channels, step) = (of_m.channels(), of_m.step() * LANES);
+        let width = TILE * grid.across() * channels;
+        for (row, tile) in tiles.enumerate() {
+            let m = &m[row * channels..][..extent(SIDE, SIDE * step, step, channels)];
+            let pixels = &mut pixels[grid.output_corner(tile) * channels..][..extent(TILE, width, channels, channels)];
+            for c in (0..channels).step_by(V::LANES) {
+                // SAFETY: as in `input`.
+                unsafe {
+                    let m = load_square::<V, SIDE>(m.as_ptr().add(c), SIDE * step, step);
+                    store_square(both_ways::<points::Output, V, _, _>(m), pixels.as_mut_ptr().add(c), width, channels);
+                }
             }
         }
     }
 
     /// The derivative of [`output`]: A dy Aᵀ of `tiles`, from dy in its frame.
-    fn output_backward(grid: Grid, tiles: Range<usize>, of_m: Products, framed: &[Lane], m: &mut [Lane]) {
-        let (vectors, step) = (of_m.vectors, of_m.step());
-        let width = grid.framed_width() * vectors;
-        let mut at = 0;
-        for tile in tiles {
+    fn output_backward<V>(vectors: of_m.channels(), grid: Grid, tiles: Range<usize>, of_m: Products, framed: &[f32], m: &mut [f32]) {
+        let (channels, step) = (of_m.channels(), of_m.step() * LANES);
+        let width = grid.framed_width() * channels;
+        for (row, tile) in tiles.enumerate() {
             // The tile's outputs lie one pixel inside its input.
-            let corner = grid.corner(tile) * vectors + width + vectors;
-            for c in 0..vectors {
-                let from = &framed[corner + c..][..width + vectors + 1];
-                let c0 = back_line(from[0], from[width]);
-                let c1 = back_line(from[vectors], from[width + vectors]);
-                let to = &mut m[at..][..15 * step + 1];
-                let mut i = 0;
-                while i < 4 {
-                    let line = back_line(c0[i], c1[i]);
-                    to[4 * i * step] = line[0];
-                    to[(4 * i + 1) * step] = line[1];
-                    to[(4 * i + 2) * step] = line[2];
-                    to[(4 * i + 3) * step] = line[3];
-                    i += 1;
+            let corner = grid.corner(tile) * channels + width + channels;
+            let framed = &framed[corner..][..extent(TILE, width, channels, channels)];
+            let m = &mut m[row * channels..][..extent(SIDE, SIDE * step, step, channels)];
+            for c in (0..channels).step_by(V::LANES) {
+                // SAFETY: as in `input`.
+                unsafe {
+                    let dy = load_square::<V, TILE>(framed.as_ptr().add(c), width, channels);
+                    store_square(both_ways::<points::OutputBack, V, _, _>(dy), m.as_mut_ptr().add(c), SIDE * step, step);
                 }
-                at += 1;
             }
         }
     }
 }
 
-/// G g Gᵀ of eight pairs of channels, a product every `step` lanes.
+/// Stores G g Gᵀ of a vector of pairs of channels, a product every `step` numbers.
 #[inline(always)]
-fn weight_products(g: &[Lane; 9], step: usize, u: &mut [Lane]) {
-    let columns = [weight_line(g[0], g[3], g[6]), weight_line(g[1], g[4], g[7]), weight_line(g[2], g[5], g[8])];
-    let mut row = 0;
-    while row < 4 {
-        let line = weight_line(columns[0][row], columns[1][row], columns[2][row]);
-        u[4 * row * step] = line[0];
-        u[(4 * row + 1) * step] = line[1];
-        u[(4 * row + 2) * step] = line[2];
-        u[(4 * row + 3) * step] = line[3];
-        row += 1;
+fn store_products<V: Vector>(g: &[[[f32; MOST_LANES]; 3]; 3], u: &mut [f32], step: usize) {
+    let u = &mut u[..extent(SIDE, SIDE * step, step, V::LANES)];
+    // SAFETY: no vector is longer than `MOST_LANES`, and the slice holds the products.
+    unsafe {
+        let g = load_square::<V, 3>(g.as_ptr().cast(), 3 * MOST_LANES, MOST_LANES);
+        store_square(both_ways::<points::Weight, V, _, _>(g), u.as_mut_ptr(), SIDE * step, step);
     }
-}
-
-/// G of a line of three.
-#[inline(always)]
-fn weight_line(a: Lane, b: Lane, c: Lane) -> [Lane; 4] {
-    let outer = add(a, c);
-    [a, halved(add(outer, b)), halved(sub(outer, b)), c]
-}
-
-/// Gᵀ of a line of four.
-#[inline(always)]
-fn weight_back_line(a: Lane, b: Lane, c: Lane, d: Lane) -> [Lane; 3] {
-    let inner = halved(add(b, c));
-    [add(a, inner), halved(sub(b, c)), add(inner, d)]
-}
-
-#[inline(always)]
-fn halved(a: Lane) -> Lane {
-    let [a0, a1, a2, a3, a4, a5, a6, a7] = a;
-    [0.5 * a0, 0.5 * a1, 0.5 * a2, 0.5 * a3, 0.5 * a4, 0.5 * a5, 0.5 * a6, 0.5 * a7]
-}
-
-/// Bᵀ of a line of four.
-#[inline(always)]
-fn input_line(a: Lane, b: Lane, c: Lane, d: Lane) -> [Lane; 4] {
-    [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
-}
-
-/// Aᵀ of a line of four.
-#[inline(always)]
-fn output_line(a: Lane, b: Lane, c: Lane, d: Lane) -> [Lane; 2] {
-    [add(add(a, b), c), sub(sub(b, c), d)]
-}
-
-/// A of a line of two.
-#[inline(always)]
-fn back_line(a: Lane, b: Lane) -> [Lane; 4] {
-    [a, add(a, b), sub(a, b), sub([0.0; LANES], b)]
-}
-
-#[inline(always)]
-fn add(a: Lane, b: Lane) -> Lane {
-    let ([a0, a1, a2, a3, a4, a5, a6, a7], [b0, b1, b2, b3, b4, b5, b6, b7]) = (a, b);
-    [a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6, a7 + b7]
-}
-
-#[inline(always)]
-fn sub(a: Lane, b: Lane) -> Lane {
-    let ([a0, a1, a2, a3, a4, a5, a6, a7], [b0, b1, b2, b3, b4, b5, b6, b7]) = (a, b);
-    [a0 - b0, a1 - b1, a2 - b2, a3 - b3, a4 - b4, a5 - b5, a6 - b6, a7 - b7]
 }
