@@ -7,6 +7,7 @@
 use super::layout::Layout;
 use super::math::{exp, vectorized};
 use super::matmul::{matmul, transpose};
+use super::simd::{Vector, with_vectors};
 use rayon::prelude::*;
 
 /// Queries that are handled at a time.
@@ -41,9 +42,10 @@ pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
         |p, (((y, q), k), v)| {
             for first in (0..s.queries).step_by(BLOCK) {
                 let n = BLOCK.min(s.queries - first);
-                probabilities(s, q, k, first, n, p);
+                let norm = exponentials_of(s, q, k, first, n, p);
                 let p = &p[..n * s.keys];
                 matmul(false, v, maps(s.dim, s.keys), p, maps(s.keys, n), y, columns(s, first, n));
+                scale_columns(&mut y[first..], n, s.queries, &norm);
             }
         },
     );
@@ -105,31 +107,78 @@ fn columns(s: &Spec, first: usize, n: usize) -> Layout {
 
 /// `p [M, n]`: in each column, softmax(k q / sqrt(d)) for one of the queries `first..first + n`.
 fn probabilities(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut Vec<f32>) {
+    let norm = exponentials_of(s, q, k, first, n, p);
+    scale_columns(&mut p[..n * s.keys], n, n, &norm);
+}
+
+/// [`probabilities`] before their columns are divided by their sums, and what to multiply them with.
+fn exponentials_of(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &mut Vec<f32>) -> [f32; BLOCK] {
     if p.len() < n * s.keys {
         p.resize(n * s.keys, 0.0);
     }
     let p = &mut p[..n * s.keys];
     matmul(false, k, maps(s.dim, s.keys).transposed(), q, columns(s, first, n), p, maps(s.keys, n));
-    softmax(p, n, s.scale());
+    let mut norm = [0f32; BLOCK];
+    exponentials(p, n, s.scale(), &mut norm);
+    norm
 }
 
-vectorized! {
-    /// Each column of `p`, which has rows of `n`, becomes softmax(scale * column). Lanes are columns.
-    fn softmax(p: &mut [f32], n: usize, scale: f32) {
+/// The largest of a row and of the rows before, by columns.
+///
+/// # Safety
+/// A vector is readable at both, and writable at `max`.
+#[inline(always)]
+unsafe fn maximum<V: Vector>(row: *const f32, max: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { V::load(row).max(V::load(max)).store(max) };
+}
+
+/// `e^(scale (row - max))` of a row, which is also added to `sum`.
+///
+/// # Safety
+/// A vector is readable at all three, and writable at `row` and `sum`.
+#[inline(always)]
+unsafe fn exponential<V: Vector>(row: *mut f32, max: *const f32, scale: f32, sum: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let p = exp(V::load(row).sub(V::load(max)).mul(V::splat(scale)));
+        p.store(row);
+        V::load(sum).add(p).store(sum);
+    }
+}
+
+with_vectors! {
+    /// Each column of `p`, which has rows of `n`, becomes e^(scale (column - its largest)), which `norm` times its
+    /// softmax. Lanes are columns.
+    fn exponentials<V: 16>(p: &mut [f32], n: usize, scale: f32, norm: &mut [f32; BLOCK]) {
+        assert!(n <= BLOCK, "a block has no more columns");
+        let whole = n - n % V::LANES;
         let mut max = [f32::NEG_INFINITY; BLOCK];
         for row in p.chunks_exact(n) {
-            for (max, &x) in max.iter_mut().zip(row) {
-                *max = if x > *max { x } else { *max };
+            // SAFETY: a row has `n` numbers, and `max` and `sum` have at least as many.
+            unsafe {
+                for i in (0..whole).step_by(V::LANES) {
+                    maximum::<V>(row.as_ptr().add(i), max.as_mut_ptr().add(i));
+                }
+                for i in whole..n {
+                    maximum::<f32>(row.as_ptr().add(i), max.as_mut_ptr().add(i));
+                }
             }
         }
-        let mut norm = [0f32; BLOCK];
+        norm.fill(0.0);
         // Sums of some rows first, which keeps them exact.
         for rows in p.chunks_mut(SUMMED * n) {
             let mut sum = [0f32; BLOCK];
             for row in rows.chunks_exact_mut(n) {
-                for i in 0..n {
-                    row[i] = exp((row[i] - max[i]) * scale);
-                    sum[i] += row[i];
+                let (row, max, sum) = (row.as_mut_ptr(), max.as_ptr(), sum.as_mut_ptr());
+                // SAFETY: the same.
+                unsafe {
+                    for i in (0..whole).step_by(V::LANES) {
+                        exponential::<V>(row.add(i), max.add(i), scale, sum.add(i));
+                    }
+                    for i in whole..n {
+                        exponential::<f32>(row.add(i), max.add(i), scale, sum.add(i));
+                    }
                 }
             }
             for i in 0..n {
@@ -139,9 +188,15 @@ vectorized! {
         for norm in &mut norm[..n] {
             *norm = 1.0 / *norm;
         }
-        for row in p.chunks_exact_mut(n) {
-            for (p, norm) in row.iter_mut().zip(&norm) {
-                *p *= norm;
+    }
+}
+
+vectorized! {
+    /// Each column of `p`, which has rows of `n` that lie `stride` apart, times its factor.
+    fn scale_columns(p: &mut [f32], n: usize, stride: usize, factors: &[f32; BLOCK]) {
+        for row in p.chunks_mut(stride) {
+            for (p, factor) in row[..n].iter_mut().zip(factors) {
+                *p *= factor;
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Group normalisation, optionally followed by SiLU and dropout, in one pass over each group while it is in the cache.
 
-use super::math::{sigmoid, sum_by, vectorized};
+// Loops over vectors count indices, since iterator adaptors are not inlined.
+#![allow(clippy::needless_range_loop)]
+
+use super::math::{LANES, sigmoid, tree};
+use super::simd::{Vector, with_vectors};
 use crate::rng::Philox;
 use rayon::prelude::*;
 
@@ -122,29 +126,28 @@ pub fn backward(
     }
 }
 
-vectorized! {
+with_vectors! {
     /// One group of one image: `gamma` and `beta` are its channels'.
-    fn forward_slab(
+    fn forward_slab<V: 16>(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
     ) {
         let n = x.len();
-        let mean = (sum_by(n, |i| x[i]) / n as f64) as f32;
-        let variance = (sum_by(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f64) as f32;
+        let mean = (sum::<V>(x) / n as f64) as f32;
+        let variance = (squared_deviations::<V>(x, mean) / n as f64) as f32;
         let rstd = 1.0 / (variance + s.eps).sqrt();
         stats[0] = mean;
         stats[1] = rstd;
         for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
             let a = gamma[c] * rstd;
             let b = beta[c] - mean * a;
-            if s.silu {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    let n = x.mul_add(a, b);
-                    *y = n * sigmoid(n);
-                }
-            } else {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = x.mul_add(a, b);
-                }
+            let whole = x.len() - x.len() % V::LANES;
+            for i in (0..whole).step_by(V::LANES) {
+                // SAFETY: `i + LANES` is at most the length of both.
+                unsafe { normalised::<V>(s.silu, a, b, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
+            }
+            for i in whole..x.len() {
+                // SAFETY: `i` is below the length of both.
+                unsafe { normalised::<f32>(s.silu, a, b, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
             }
         }
         for (y, m) in y.iter_mut().zip(mask) {
@@ -153,29 +156,18 @@ vectorized! {
     }
 
     /// Gradients of one group of one image; `partial` takes Σ dn xhat and Σ dn of each of its channels.
-    fn backward_slab(
+    fn backward_slab<V: 16>(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], stats: &[f32], dy: &[f32], dx: &mut [f32],
         partial: &mut [f32],
     ) {
         let (mean, rstd) = (stats[0], stats[1]);
-        dx.copy_from_slice(dy);
-        for (dx, m) in dx.iter_mut().zip(mask) {
-            *dx *= m;
-        }
+        let of_all = Normal { mean, rstd, gamma: 0.0, beta: 0.0, mean_d: 0.0, mean_dx: 0.0 };
         let (mut sum, mut sum_xhat) = (0f64, 0f64);
         for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-            let a = gamma[c] * rstd;
-            let b = beta[c] - mean * a;
-            if s.silu {
-                for (d, &x) in dx.iter_mut().zip(x) {
-                    let n = x.mul_add(a, b);
-                    let g = sigmoid(n);
-                    *d *= g * (n * (1.0 - g) + 1.0);
-                }
-            }
-            let dn = &*dx;
-            let d_beta = sum_by(s.pixels, |i| dn[i]);
-            let d_gamma = sum_by(s.pixels, |i| dn[i] * ((x[i] - mean) * rstd));
+            let at = c * s.pixels;
+            let (dy, mask) = (&dy[at..][..s.pixels], mask.get(at..at + s.pixels).unwrap_or_default());
+            let of = Normal { gamma: gamma[c], beta: beta[c], ..of_all };
+            let (d_beta, d_gamma) = dn::<V>(of, s.silu, x, dy, mask, dx);
             partial[2 * c] = d_gamma as f32;
             partial[2 * c + 1] = d_beta as f32;
             sum += f64::from(gamma[c]) * d_beta;
@@ -184,11 +176,151 @@ vectorized! {
         let mean_d = (sum / x.len() as f64) as f32;
         let mean_dx = (sum_xhat / x.len() as f64) as f32;
         for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-            let g = gamma[c];
-            for (d, &x) in dx.iter_mut().zip(x) {
-                let xhat = (x - mean) * rstd;
-                *d = rstd * (g * *d - mean_d - xhat * mean_dx);
+            let of = Normal { gamma: gamma[c], mean_d, mean_dx, ..of_all };
+            let whole = x.len() - x.len() % V::LANES;
+            for i in (0..whole).step_by(V::LANES) {
+                // SAFETY: `i + LANES` is at most the length of both.
+                unsafe { of.dx::<V>(x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
+            }
+            for i in whole..x.len() {
+                // SAFETY: `i` is below the length of both.
+                unsafe { of.dx::<f32>(x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
             }
         }
     }
+}
+
+/// `y = a x + b` for one vector, with SiLU if `silu`.
+///
+/// # Safety
+/// A vector is readable at `x` and writable at `y`.
+#[inline(always)]
+unsafe fn normalised<V: Vector>(silu: bool, a: f32, b: f32, x: *const f32, y: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let n = V::load(x).fma(V::splat(a), V::splat(b));
+        if silu { n.mul(sigmoid(n)) } else { n }.store(y);
+    }
+}
+
+/// What the gradients of a channel of one image need.
+#[derive(Clone, Copy)]
+struct Normal {
+    mean: f32,
+    rstd: f32,
+    gamma: f32,
+    beta: f32,
+    /// Mean over the group of the gradient for xhat.
+    mean_d: f32,
+    /// Mean over the group of the gradient for xhat times xhat.
+    mean_dx: f32,
+}
+
+impl Normal {
+    #[inline(always)]
+    fn xhat<V: Vector>(&self, x: V) -> V {
+        x.sub(V::splat(self.mean)).mul(V::splat(self.rstd))
+    }
+
+    /// The gradient for the normalised number n before SiLU, from that of the output.
+    #[inline(always)]
+    fn before_silu<V: Vector>(&self, x: V, dy: V) -> V {
+        let a = self.gamma * self.rstd;
+        let n = x.fma(V::splat(a), V::splat(self.beta - self.mean * a));
+        let (g, one) = (sigmoid(n), V::splat(1.0));
+        dy.mul(g.mul(n.mul(one.sub(g)).add(one)))
+    }
+
+    /// The gradient for a vector of x, from the gradient for n that is in its place.
+    ///
+    /// # Safety
+    /// A vector is readable at `x`, and readable and writable at `dx`.
+    #[inline(always)]
+    unsafe fn dx<V: Vector>(&self, x: *const f32, dx: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (xhat, dn) = (self.xhat(V::load(x)), V::load(dx));
+            let d = V::splat(self.gamma).mul(dn).sub(V::splat(self.mean_d)).sub(xhat.mul(V::splat(self.mean_dx)));
+            V::splat(self.rstd).mul(d).store(dx);
+        }
+    }
+}
+
+/// The gradient `dn` for the normalised numbers of a channel, and its sums Σ dn and Σ dn xhat; `mask` may be empty.
+#[inline(always)]
+fn dn<V: Vector>(of: Normal, silu: bool, x: &[f32], dy: &[f32], mask: &[f32], dn: &mut [f32]) -> (f64, f64) {
+    let n = x.len();
+    let whole = n - n % LANES;
+    let mut sums = [[V::splat(0.0); 2]; 2];
+    for base in (0..whole).step_by(LANES) {
+        for part in 0..LANES / V::LANES {
+            let i = base + part * V::LANES;
+            // SAFETY: `i + LANES` is at most the length of all; `mask` is as long, or empty.
+            unsafe {
+                let x = V::load(x.as_ptr().add(i));
+                let mut d = V::load(dy.as_ptr().add(i));
+                if !mask.is_empty() {
+                    d = d.mul(V::load(mask.as_ptr().add(i)));
+                }
+                if silu {
+                    d = of.before_silu(x, d);
+                }
+                d.store(dn.as_mut_ptr().add(i));
+                sums[0][part] = sums[0][part].add(d);
+                sums[1][part] = sums[1][part].add(d.mul(of.xhat(x)));
+            }
+        }
+    }
+    let mut tail = [0f64; 2];
+    for i in whole..n {
+        let mut d = dy[i] * mask.get(i).unwrap_or(&1.0);
+        if silu {
+            d = of.before_silu(x[i], d);
+        }
+        dn[i] = d;
+        tail[0] += f64::from(d);
+        tail[1] += f64::from(d * of.xhat(x[i]));
+    }
+    (total(sums[0]) + tail[0], total(sums[1]) + tail[1])
+}
+
+/// Σ x, as [`sum_by`](super::math::sum_by) adds.
+#[inline(always)]
+fn sum<V: Vector>(x: &[f32]) -> f64 {
+    let whole = x.len() - x.len() % LANES;
+    let mut sums = [V::splat(0.0); 2];
+    for base in (0..whole).step_by(LANES) {
+        for part in 0..LANES / V::LANES {
+            // SAFETY: `base + LANES` is at most the length.
+            sums[part] = sums[part].add(unsafe { V::load(x.as_ptr().add(base + part * V::LANES)) });
+        }
+    }
+    total(sums) + x[whole..].iter().map(|&x| f64::from(x)).sum::<f64>()
+}
+
+/// Σ (x - mean)², in the same order.
+#[inline(always)]
+fn squared_deviations<V: Vector>(x: &[f32], mean: f32) -> f64 {
+    let whole = x.len() - x.len() % LANES;
+    let mut sums = [V::splat(0.0); 2];
+    for base in (0..whole).step_by(LANES) {
+        for part in 0..LANES / V::LANES {
+            // SAFETY: `base + LANES` is at most the length.
+            let d = unsafe { V::load(x.as_ptr().add(base + part * V::LANES)) }.sub(V::splat(mean));
+            sums[part] = sums[part].add(d.mul(d));
+        }
+    }
+    total(sums) + x[whole..].iter().map(|&x| f64::from((x - mean) * (x - mean))).sum::<f64>()
+}
+
+/// The sum over two vectors of 16 partial sums.
+#[inline(always)]
+fn total<V: Vector>(sums: [V; 2]) -> f64 {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: two vectors of 16 lanes are 32 numbers.
+    unsafe {
+        sums[0].store(lanes.as_mut_ptr());
+        sums[1].store(lanes.as_mut_ptr().add(V::LANES));
+    }
+    tree(&lanes)
 }

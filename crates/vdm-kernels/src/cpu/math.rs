@@ -4,8 +4,10 @@
 //! Every operation used here (`+`, `*`, `mul_add`, `/`, `sqrt`) is correctly rounded by IEEE 754, so results are the
 //! same bits with any instruction set.
 
+use super::simd::Vector;
+
 /// Number of independent partial sums in [`sum_by`]: enough for two AVX-512 or four AVX2 registers in flight.
-const LANES: usize = 32;
+pub const LANES: usize = 32;
 
 /// Declares functions that are compiled twice, for the baseline and for AVX2 with FMA, and choose at run time.
 ///
@@ -38,29 +40,28 @@ pub(crate) use vectorized;
 
 /// e^x with a relative error below 2e-7; saturates at e^-87.3 and e^88.3 instead of under- and overflowing.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn exp<V: Vector>(x: V) -> V {
     // Adding 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits of the mantissa.
-    const MAGIC: f32 = 12_582_912.0;
-    let x = x.clamp(-87.3, 88.3);
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, MAGIC);
-    let n = shifted - MAGIC;
-    let r = n.mul_add(-0.693_359_4, x);
-    let r = n.mul_add(2.121_944_4e-4, r);
-    let p = 1.987_569_1e-4_f32;
-    let p = p.mul_add(r, 1.398_199_9e-3);
-    let p = p.mul_add(r, 8.333_452e-3);
-    let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 0.5);
-    let p = (p * r).mul_add(r, r) + 1.0;
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    p * scale
+    let magic = V::splat(12_582_912.0);
+    let x = V::splat(88.3).min(V::splat(-87.3).max(x));
+    let shifted = x.fma(V::splat(std::f32::consts::LOG2_E), magic);
+    let n = shifted.sub(magic);
+    let r = n.fma(V::splat(-0.693_359_4), x);
+    let r = n.fma(V::splat(2.121_944_4e-4), r);
+    let p = V::splat(1.987_569_1e-4);
+    let p = p.fma(r, V::splat(1.398_199_9e-3));
+    let p = p.fma(r, V::splat(8.333_452e-3));
+    let p = p.fma(r, V::splat(4.166_579_6e-2));
+    let p = p.fma(r, V::splat(1.666_666_5e-1));
+    let p = p.fma(r, V::splat(0.5));
+    let p = p.mul(r).fma(r, r).add(V::splat(1.0));
+    p.mul(shifted.power_of_low_bits())
 }
 
 /// 1 / (1 + e^-x).
 #[inline(always)]
-pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+pub fn sigmoid<V: Vector>(x: V) -> V {
+    V::splat(1.0).div(V::splat(1.0).add(exp(V::splat(0.0).sub(x))))
 }
 
 /// Natural logarithm of a positive, normal number, relative error below 2e-7 away from 1.
@@ -120,7 +121,12 @@ pub fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f64 {
         }
     }
     let tail: f64 = (whole..n).map(|i| f64::from(f(i))).sum();
-    // As a tree, on vectors: of a sum of a hundred numbers this is the longer part.
+    tree(&lanes) + tail
+}
+
+/// The sum of the partial sums of [`sum_by`], on vectors: of a sum of a hundred numbers this is the longer part.
+#[inline(always)]
+pub fn tree(lanes: &[f32; LANES]) -> f64 {
     let mut eight = [0f32; 8];
     for i in 0..8 {
         eight[i] = (lanes[i] + lanes[i + 8]) + (lanes[i + 16] + lanes[i + 24]);
@@ -129,7 +135,7 @@ pub fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f64 {
     for i in 0..4 {
         four[i] = f64::from(eight[i]) + f64::from(eight[i + 4]);
     }
-    (four[0] + four[2]) + (four[1] + four[3]) + tail
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 vectorized! {

@@ -1,6 +1,11 @@
-//! One code for vectors of every width, where the compiler's own vectorisation does not do: the transforms of convolutions.
+//! One code for vectors of every width, where the compiler's own vectorisation does not do.
 //!
-//! Every operation is correctly rounded, so the width does not change a bit of the result.
+//! Every operation is correctly rounded, so the width does not change a bit of a result whose lanes are independent. Sums over
+//! lanes need a fixed number of them: [`with_vectors`] gives 16 to a function that asks for them, as one AVX-512 vector or as
+//! a [`Pair`] of narrower ones.
+//!
+//! No closures and no functions handed over in such code: a call through `Fn` is not inlined into functions that are compiled
+//! for more instructions than their own, and then every operation is a call.
 
 /// Lanes of the widest vector.
 pub const MOST_LANES: usize = 16;
@@ -28,62 +33,164 @@ pub trait Vector: Copy {
     fn fma(self, b: Self, c: Self) -> Self;
     /// `-self * b + c`, rounded once.
     fn negative_fma(self, b: Self, c: Self) -> Self;
+    /// `self / b`.
+    fn div(self, b: Self) -> Self;
+    /// The larger of `self` and `b`; `b` if one is not a number.
+    fn max(self, b: Self) -> Self;
+    /// The smaller of `self` and `b`; `b` if one is not a number.
+    fn min(self, b: Self) -> Self;
+    /// 2^n of the integer n that stands in the low bits of the numbers.
+    fn power_of_low_bits(self) -> Self;
 }
 
-/// What every processor has.
-#[derive(Clone, Copy)]
-pub struct Plain([f32; 8]);
-
-impl Vector for Plain {
-    const LANES: usize = 8;
+/// One number: for what is left over where vectors end.
+impl Vector for f32 {
+    const LANES: usize = 1;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise; an array of f32 needs no other alignment than f32.
-        Self(unsafe { *from.cast() })
+        // SAFETY: the caller's promise.
+        unsafe { *from }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as in `load`.
-        unsafe { *to.cast() = self.0 };
+        // SAFETY: the caller's promise.
+        unsafe { *to = self };
     }
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
-        Self([x; 8])
+        x
     }
 
     #[inline(always)]
     fn add(self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
+        self + b
     }
 
     #[inline(always)]
     fn sub(self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] - b.0[i]))
+        self - b
     }
 
     #[inline(always)]
     fn mul(self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * b.0[i]))
+        self * b
     }
 
     #[inline(always)]
     fn fma(self, b: Self, c: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+        self.mul_add(b, c)
     }
 
     #[inline(always)]
     fn negative_fma(self, b: Self, c: Self) -> Self {
-        Self(std::array::from_fn(|i| (-self.0[i]).mul_add(b.0[i], c.0[i])))
+        (-self).mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        self / b
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        if self > b { self } else { b }
+    }
+
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        if self < b { self } else { b }
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self) -> Self {
+        f32::from_bits((self.to_bits() << 23).wrapping_add(0x3f80_0000))
     }
 }
+
+/// Two vectors as one of twice the lanes.
+#[derive(Clone, Copy)]
+pub struct Pair<V>(V, V);
+
+impl<V: Vector> Vector for Pair<V> {
+    const LANES: usize = 2 * V::LANES;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self(V::load(from), V::load(from.add(V::LANES))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.0.store(to);
+            self.1.store(to.add(V::LANES));
+        }
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self(V::splat(x), V::splat(x))
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        Self(self.0.add(b.0), self.1.add(b.1))
+    }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        Self(self.0.sub(b.0), self.1.sub(b.1))
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        Self(self.0.mul(b.0), self.1.mul(b.1))
+    }
+
+    #[inline(always)]
+    fn fma(self, b: Self, c: Self) -> Self {
+        Self(self.0.fma(b.0, c.0), self.1.fma(b.1, c.1))
+    }
+
+    #[inline(always)]
+    fn negative_fma(self, b: Self, c: Self) -> Self {
+        Self(self.0.negative_fma(b.0, c.0), self.1.negative_fma(b.1, c.1))
+    }
+
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        Self(self.0.div(b.0), self.1.div(b.1))
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        Self(self.0.max(b.0), self.1.max(b.1))
+    }
+
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        Self(self.0.min(b.0), self.1.min(b.1))
+    }
+
+    #[inline(always)]
+    fn power_of_low_bits(self) -> Self {
+        Self(self.0.power_of_low_bits(), self.1.power_of_low_bits())
+    }
+}
+
+/// Eight lanes on every processor.
+pub type Plain = Pair<Pair<Pair<f32>>>;
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! intrinsics {
     ($type:ty, $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,
-     $negative_fma:ident) => {
+     $negative_fma:ident, $div:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident,
+     $integer:ident) => {
         // The functions are inlined into code that is compiled for the instructions: `with_vectors` sees to it.
         impl Vector for $type {
             const LANES: usize = $lanes;
@@ -135,6 +242,30 @@ macro_rules! intrinsics {
                 // SAFETY: as in `splat`.
                 unsafe { $negative_fma(self, b, c) }
             }
+
+            #[inline(always)]
+            fn div(self, b: Self) -> Self {
+                // SAFETY: as in `splat`.
+                unsafe { $div(self, b) }
+            }
+
+            #[inline(always)]
+            fn max(self, b: Self) -> Self {
+                // SAFETY: as in `splat`.
+                unsafe { $max(self, b) }
+            }
+
+            #[inline(always)]
+            fn min(self, b: Self) -> Self {
+                // SAFETY: as in `splat`.
+                unsafe { $min(self, b) }
+            }
+
+            #[inline(always)]
+            fn power_of_low_bits(self) -> Self {
+                // SAFETY: as in `splat`.
+                unsafe { $number($plus($shift::<23>($bits(self)), $integer(0x3f80_0000))) }
+            }
         }
     };
 }
@@ -154,7 +285,15 @@ mod x86 {
         _mm256_sub_ps,
         _mm256_mul_ps,
         _mm256_fmadd_ps,
-        _mm256_fnmadd_ps
+        _mm256_fnmadd_ps,
+        _mm256_div_ps,
+        _mm256_max_ps,
+        _mm256_min_ps,
+        _mm256_castps_si256,
+        _mm256_castsi256_ps,
+        _mm256_slli_epi32,
+        _mm256_add_epi32,
+        _mm256_set1_epi32
     );
     intrinsics!(
         __m512,
@@ -166,40 +305,62 @@ mod x86 {
         _mm512_sub_ps,
         _mm512_mul_ps,
         _mm512_fmadd_ps,
-        _mm512_fnmadd_ps
+        _mm512_fnmadd_ps,
+        _mm512_div_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        _mm512_castps_si512,
+        _mm512_castsi512_ps,
+        _mm512_slli_epi32,
+        _mm512_add_epi32,
+        _mm512_set1_epi32
     );
 }
 
-/// Declares functions over a vector type `V`, and for each the function that calls it with the widest vectors that the
-/// processor has and that divide the number of channels `vectors`, which is a multiple of 8.
+/// Declares functions over a vector type `V`, and for each the function that calls it with vectors of this processor.
+///
+/// `fn f<V: 16>(…)` gets 16 lanes always; `fn f<V divides (channels)>(…)` the widest vectors that divide `channels`, which is a
+/// multiple of 8.
 macro_rules! with_vectors {
-    ($($(#[$meta:meta])* fn $name:ident<V>(vectors: $channels:expr, $($arg:ident: $ty:ty),* $(,)?) $body:block)*) => { $(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<V $(: $sixteen:tt)? $(divides ($channels:expr))?>(
+        $($arg:ident: $ty:ty),* $(,)?
+    ) $body:block)*) => { $(
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $ty),*) {
+        $vis fn $name($($arg: $ty),*) {
+            use $crate::cpu::simd::{choose, Vector};
             #[inline(always)]
             fn body<V: Vector>($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             {
+                use $crate::cpu::microkernel::Simd;
+                use std::arch::x86_64::{__m256, __m512};
                 #[target_feature(enable = "avx512f,avx2,fma")]
                 fn avx512($($arg: $ty),*) {
-                    body::<std::arch::x86_64::__m512>($($arg),*)
+                    body::<__m512>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) {
-                    body::<std::arch::x86_64::__m256>($($arg),*)
+                    body::<choose!(__m256 $(, $sixteen)?)>($($arg),*)
                 }
-                use $crate::cpu::microkernel::Simd;
+                let wide = true $(&& $channels % 16 == 0)?;
                 match Simd::best() {
                     // SAFETY: the processor has the instructions.
-                    Simd::Avx512 if $channels % 16 == 0 => return unsafe { avx512($($arg),*) },
+                    Simd::Avx512 if wide => return unsafe { avx512($($arg),*) },
                     // SAFETY: the same.
                     Simd::Avx512 | Simd::Avx2 => return unsafe { avx2($($arg),*) },
                     Simd::Plain => {}
                 }
             }
-            body::<$crate::cpu::simd::Plain>($($arg),*)
+            body::<choose!($crate::cpu::simd::Plain $(, $sixteen)?)>($($arg),*)
         }
     )* };
 }
 pub(crate) use with_vectors;
+
+/// A vector of eight lanes, or a pair of them where 16 are asked for.
+macro_rules! choose {
+    ($eight:ty) => { $eight };
+    ($eight:ty, 16) => { $crate::cpu::simd::Pair<$eight> };
+}
+pub(crate) use choose;

@@ -378,7 +378,7 @@ fn extent(n: usize, down: usize, right: usize, lanes: usize) -> usize {
 
 with_vectors! {
     /// G g Gᵀ of `weight [co, ci, 3, 3]`: product p of channels (i, o) at `u[(p * padded ci + i) * padded co + o]`.
-    fn transform_weight<V>(vectors: padded(co), weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
+    fn transform_weight<V divides (padded(co))>(weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
         let (po, step) = (padded(co), padded(ci) * padded(co));
         for o in (0..co).step_by(V::LANES) {
             for i in 0..ci {
@@ -396,7 +396,7 @@ with_vectors! {
 
     /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at
     /// `u[(p * padded co + o) * padded ci + i]`, taps reversed.
-    fn transform_flipped<V>(vectors: padded(ci), weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
+    fn transform_flipped<V divides (padded(ci))>(weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
         let (pi, step) = (padded(ci), padded(co) * padded(ci));
         for o in 0..co {
             let weight = &weight[o * ci * 9..][..ci * 9];
@@ -414,7 +414,7 @@ with_vectors! {
     }
 
     /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
-    fn weight_gradient<V>(vectors: padded(co), du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
+    fn weight_gradient<V divides (padded(co))>(du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
         let (po, step) = (padded(co), padded(ci) * padded(co));
         for o in (0..co).step_by(V::LANES) {
             for i in 0..ci {
@@ -435,7 +435,7 @@ with_vectors! {
     }
 
     /// Bᵀ d B of `tiles`.
-    fn input<V>(vectors: of_v.channels(), grid: Grid, tiles: Range<usize>, of_v: Products, framed: &[f32], v: &mut [f32]) {
+    fn input<V divides (of_v.channels())>(grid: Grid, tiles: Range<usize>, of_v: Products, framed: &[f32], v: &mut [f32]) {
         let (channels, step) = (of_v.channels(), of_v.step() * LANES);
         let width = grid.framed_width() * channels;
         for (row, tile) in tiles.enumerate() {
@@ -452,7 +452,7 @@ with_vectors! {
     }
 
     /// Aᵀ m A of `tiles` to pixels with channels last.
-    fn output<V>(vectors: of_m.channels(), grid: Grid, tiles: Range<usize>, of_m: Products, m: &[f32], pixels: &mut [f32]) {
+    fn output<V divides (of_m.channels())>(grid: Grid, tiles: Range<usize>, of_m: Products, m: &[f32], pixels: &mut [f32]) {
         let (channels, step) = (of_m.channels(), of_m.step() * LANES);
         let width = TILE * grid.across() * channels;
         for (row, tile) in tiles.enumerate() {
@@ -469,7 +469,7 @@ with_vectors! {
     }
 
     /// The derivative of [`output`]: A dy Aᵀ of `tiles`, from dy in its frame.
-    fn output_backward<V>(vectors: of_m.channels(), grid: Grid, tiles: Range<usize>, of_m: Products, framed: &[f32], m: &mut [f32]) {
+    fn output_backward<V divides (of_m.channels())>(grid: Grid, tiles: Range<usize>, of_m: Products, framed: &[f32], m: &mut [f32]) {
         let (channels, step) = (of_m.channels(), of_m.step() * LANES);
         let width = grid.framed_width() * channels;
         for (row, tile) in tiles.enumerate() {
