@@ -16,7 +16,7 @@ use burn::backend::{
     backend_extension,
     tensor::FloatTensor,
 };
-use burn::tensor::{DType, Shape};
+use burn::tensor::{Shape, TensorData};
 use burn_flex::FlexTensor;
 
 /// Scalars of a group normalisation.
@@ -53,6 +53,14 @@ pub trait Fused: burn::backend::Backend {
         beta: FloatTensor<Self>,
         args: NormArgs,
     ) -> FloatTensor<Self>;
+    /// See [`crate::group_norm_beside`].
+    fn fused_group_norm_beside(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self>;
     /// See [`crate::linear`].
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`crate::attention`].
@@ -78,19 +86,20 @@ pub trait FusedBackward: Fused {
         dy: FloatTensor<Self>,
         want_dx: bool,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
-    /// The output, and each group's mean and 1/std.
+    /// The output, and each group's mean and 1/std, of the channels of all of `x`, one after another.
     fn group_norm_with_stats(
-        x: FloatTensor<Self>,
+        x: &[FloatTensor<Self>],
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         args: NormArgs,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    /// Gradients for x, gamma, beta; `saved` is [x, gamma, beta, stats].
+    /// Gradients for each of `x`, and for gamma and beta; `saved` is [gamma, beta, stats].
     fn group_norm_backward(
-        saved: [FloatTensor<Self>; 4],
+        x: Vec<FloatTensor<Self>>,
+        saved: [FloatTensor<Self>; 3],
         args: NormArgs,
         dy: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 3];
+    ) -> (Vec<FloatTensor<Self>>, [FloatTensor<Self>; 2]);
     /// Gradients for x, weight, bias; `saved` is these three.
     fn linear_backward(saved: [FloatTensor<Self>; 3], dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
     /// Gradients for q, k, v; `saved` is these three.
@@ -102,13 +111,23 @@ pub trait FusedBackward: Fused {
     fn square_sums_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-fn zeros(shape: &[usize]) -> FlexTensor {
-    // `FlexTensor::empty` makes bytes, and then copies them to where floats may lie.
-    FlexTensor::filled_typed(Shape::from(shape.to_vec()), DType::F32, 0f32)
+/// A tensor for the output of an operator that writes every number of it and reads none before: writing zeros first was a
+/// twentieth of a step.
+fn unwritten(shape: &[usize]) -> FlexTensor {
+    let n = shape.iter().product();
+    let mut numbers: Vec<f32> = Vec::with_capacity(n);
+    // SAFETY: the memory is there. Until the operator has written them the numbers are whatever the memory holds; no one
+    // reads them before, since this function is private and each of its callers hands the tensor to the one function of
+    // `cpu` that overwrites it, as that function's description says and its tests show.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        numbers.set_len(n);
+    }
+    FlexTensor::from_data(TensorData::new(numbers, Shape::from(shape.to_vec())))
 }
 
 fn like(t: &FlexTensor) -> FlexTensor {
-    zeros(t.layout().shape())
+    unwritten(t.layout().shape())
 }
 
 fn data(t: &FlexTensor) -> &[f32] {
@@ -125,11 +144,11 @@ fn conv_spec(x: &FlexTensor, weight: &FlexTensor) -> conv::Spec {
     conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2] }
 }
 
-fn norm_spec(x: &FlexTensor, a: NormArgs) -> group_norm::Spec {
-    let shape = x.layout().shape();
+fn norm_spec(x: &[FlexTensor], a: NormArgs) -> group_norm::Spec {
+    let shape = x[0].layout().shape();
     group_norm::Spec {
         batch: shape[0],
-        channels: shape[1],
+        channels: x.iter().map(|x| x.layout().shape()[1]).sum(),
         pixels: shape[2..].iter().product(),
         groups: a.groups,
         eps: a.eps,
@@ -148,7 +167,7 @@ impl Fused for Flex {
     fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
         let s = conv_spec(&x, &weight);
-        let mut y = zeros(&[s.batch, s.co, s.h, s.w]);
+        let mut y = unwritten(&[s.batch, s.co, s.h, s.w]);
         conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), false);
         y
     }
@@ -164,13 +183,23 @@ impl Fused for Flex {
     }
 
     fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
-        Self::group_norm_with_stats(x, gamma, beta, args).0
+        Self::group_norm_with_stats(&[x], gamma, beta, args).0
+    }
+
+    fn fused_group_norm_beside(
+        a: FlexTensor,
+        b: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        args: NormArgs,
+    ) -> FlexTensor {
+        Self::group_norm_with_stats(&[a, b], gamma, beta, args).0
     }
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
         let (n, i, o) = (x.layout().shape()[0], weight.layout().shape()[0], weight.layout().shape()[1]);
-        let mut y = zeros(&[n, o]);
+        let mut y = unwritten(&[n, o]);
         linear::forward(data(&x), data(&weight), data(&bias), i, o, y.storage_mut());
         y
     }
@@ -191,7 +220,7 @@ impl Fused for Flex {
 
     fn fused_square_sums(x: FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
-        let mut y = zeros(&[x.layout().shape()[0]]);
+        let mut y = unwritten(&[x.layout().shape()[0]]);
         sums::forward(of(&x), y.storage_mut());
         y
     }
@@ -215,35 +244,46 @@ impl FusedBackward for Flex {
     }
 
     fn group_norm_with_stats(
-        x: FlexTensor,
+        x: &[FlexTensor],
         gamma: FlexTensor,
         beta: FlexTensor,
         args: NormArgs,
     ) -> (FlexTensor, FlexTensor) {
-        let [x, gamma, beta] = [x, gamma, beta].map(|t| t.to_contiguous());
+        let x: Vec<FlexTensor> = x.iter().map(FlexTensor::to_contiguous).collect();
+        let [gamma, beta] = [gamma, beta].map(|t| t.to_contiguous());
         let s = norm_spec(&x, args);
-        let (mut y, mut stats) = (like(&x), zeros(&[s.batch, s.groups, 2]));
-        group_norm::forward(&s, data(&x), data(&gamma), data(&beta), y.storage_mut(), stats.storage_mut());
+        let mut shape = x[0].layout().shape().to_vec();
+        shape[1] = s.channels;
+        let (mut y, mut stats) = (unwritten(&shape), unwritten(&[s.batch, s.groups, 2]));
+        let x: Vec<&[f32]> = x.iter().map(data).collect();
+        group_norm::forward(&s, &x, data(&gamma), data(&beta), y.storage_mut(), stats.storage_mut());
         (y, stats)
     }
 
-    fn group_norm_backward(saved: [FlexTensor; 4], args: NormArgs, dy: FlexTensor) -> [FlexTensor; 3] {
-        let [x, gamma, beta, stats] = saved.map(|t| t.to_contiguous());
+    fn group_norm_backward(
+        x: Vec<FlexTensor>,
+        saved: [FlexTensor; 3],
+        args: NormArgs,
+        dy: FlexTensor,
+    ) -> (Vec<FlexTensor>, [FlexTensor; 2]) {
+        let x: Vec<FlexTensor> = x.iter().map(FlexTensor::to_contiguous).collect();
+        let [gamma, beta, stats] = saved.map(|t| t.to_contiguous());
         let dy = dy.to_contiguous();
         let s = norm_spec(&x, args);
-        let (mut dx, mut dgamma, mut dbeta) = (like(&x), like(&gamma), like(&beta));
+        let mut dx: Vec<FlexTensor> = x.iter().map(like).collect();
+        let (mut dgamma, mut dbeta) = (like(&gamma), like(&beta));
         group_norm::backward(
             &s,
-            data(&x),
+            &x.iter().map(data).collect::<Vec<_>>(),
             data(&gamma),
             data(&beta),
             data(&stats),
             data(&dy),
-            dx.storage_mut(),
+            &mut dx.iter_mut().map(FlexTensor::storage_mut).collect::<Vec<_>>(),
             dgamma.storage_mut(),
             dbeta.storage_mut(),
         );
-        [dx, dgamma, dbeta]
+        (dx, [dgamma, dbeta])
     }
 
     fn linear_backward(saved: [FlexTensor; 3], dy: FlexTensor) -> [FlexTensor; 3] {
@@ -296,7 +336,7 @@ impl FusedBackward for Flex {
     }
 }
 
-/// Registers the gradients of an operator's three inputs, where they are wanted.
+/// Registers the gradients of an operator's inputs, where they are wanted.
 macro_rules! register {
     ($grads:ident, $parents:expr, $values:expr) => {
         for (parent, value) in $parents.into_iter().zip($values) {
@@ -383,18 +423,48 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             type State = ([FloatTensor<B>; 4], NormArgs);
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let (saved, args) = ops.state;
-                register!(grads, ops.parents, B::group_norm_backward(saved, args, dy));
+                let ([x, gamma, beta, stats], args) = ops.state;
+                let (dx, of_parameters) = B::group_norm_backward(vec![x], [gamma, beta, stats], args, dy);
+                register!(grads, ops.parents, dx.into_iter().chain(of_parameters));
             }
         }
         let nodes = [x.node(), gamma.node(), beta.node()];
         let [x, gamma, beta] = [x, gamma, beta].map(|t| t.into_primitive());
         match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (y, stats) = B::group_norm_with_stats(x.clone(), gamma.clone(), beta.clone(), args);
+                let (y, stats) = B::group_norm_with_stats(&[x.clone()], gamma.clone(), beta.clone(), args);
                 prep.finish(([x, gamma, beta, stats], args), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm(x, gamma, beta, args)),
+        }
+    }
+
+    fn fused_group_norm_beside(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct GroupNormBeside;
+        impl<B: FusedBackward> Backward<B, 4> for GroupNormBeside {
+            type State = ([FloatTensor<B>; 5], NormArgs);
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let ([a, b, gamma, beta, stats], args) = ops.state;
+                let (dx, of_parameters) = B::group_norm_backward(vec![a, b], [gamma, beta, stats], args, dy);
+                register!(grads, ops.parents, dx.into_iter().chain(of_parameters));
+            }
+        }
+        let nodes = [a.node(), b.node(), gamma.node(), beta.node()];
+        let [a, b, gamma, beta] = [a, b, gamma, beta].map(|t| t.into_primitive());
+        match GroupNormBeside.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (y, stats) = B::group_norm_with_stats(&[a.clone(), b.clone()], gamma.clone(), beta.clone(), args);
+                prep.finish(([a, b, gamma, beta, stats], args), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm_beside(a, b, gamma, beta, args)),
         }
     }
 

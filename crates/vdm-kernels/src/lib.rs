@@ -107,6 +107,24 @@ pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArg
     Tensor::from_dispatch(y)
 }
 
+/// [`group_norm`] of the channels of `a` and, after them, those of `b`, as a skip connection brings them, without a copy.
+///
+/// # Shapes
+/// - `a`: `[batch, c, height, width]`; `b`: `[batch, d, height, width]`, c + d a multiple of `args.groups`
+/// - `gamma`, `beta`: `[c + d]`
+/// - output: `[batch, c + d, height, width]`
+pub fn group_norm_beside(a: Tensor<4>, b: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
+    let (c, d) = (a.dims()[1], b.dims()[1]);
+    let divides = args.groups > 0 && c.is_multiple_of(((c + d) / args.groups).max(1));
+    if !fused(&a) || !divides {
+        // Where a group takes channels of both, they must lie together.
+        return group_norm(Tensor::cat(vec![a, b], 1), gamma, beta, args);
+    }
+    let [a, b] = [a, b].map(Tensor::into_dispatch);
+    let y = Dispatch::fused_group_norm_beside(a, b, gamma.into_dispatch(), beta.into_dispatch(), args);
+    Tensor::from_dispatch(y)
+}
+
 /// Dense layer `x w + b`; each row's result is independent of the other rows.
 ///
 /// # Shapes

@@ -63,6 +63,7 @@ fn conv2d_of_an_image_is_the_same_in_any_batch() {
 fn group_norm_of_an_image_is_the_same_in_any_batch() {
     for silu in [false, true] {
         same_in_any_batch(&Norm::new([7, 33, 5, 6], 11, silu, 0.0));
+        same_in_any_batch(&Norm::new([7, 33, 5, 6], 11, silu, 0.0).beside(6));
     }
 }
 

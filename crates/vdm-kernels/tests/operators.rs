@@ -164,6 +164,18 @@ fn group_norm_agrees_with_the_reference_at_every_small_size() {
     }
 }
 
+#[test]
+fn group_norm_beside_agrees_with_the_reference() {
+    // Parts of one group and of many, and a group that lies in both parts.
+    for (dims, groups, first) in
+        [([3, 64, 8, 8], 32, 32), ([2, 24, 5, 5], 12, 2), ([2, 24, 5, 5], 6, 22), ([1, 6, 3, 3], 2, 3)]
+    {
+        for (silu, dropout) in [(false, 0.0), (true, 0.1)] {
+            agrees(&Norm::new(dims, groups, silu, dropout).beside(first));
+        }
+    }
+}
+
 /// The deviation of a single number is 0, its gradient too: nothing to compare by relative errors.
 #[test]
 fn group_norm_of_one_number_is_beta() {

@@ -39,8 +39,33 @@ impl Spec {
 
     /// Slabs that a task takes together: small ones by the dozen, and always some of one image.
     fn together(&self) -> usize {
-        let most = (RUN / self.slab().max(1)).clamp(1, self.groups);
-        (1..=most).rev().find(|n| self.groups.is_multiple_of(*n)).unwrap_or(1)
+        self.together_of(self.groups)
+    }
+
+    /// The same where an image has `groups` groups.
+    fn together_of(&self, groups: usize) -> usize {
+        let most = (RUN / self.slab().max(1)).clamp(1, groups.max(1));
+        (1..=most).rev().find(|n| groups.is_multiple_of(*n)).unwrap_or(1)
+    }
+
+    /// The parts, with the groups that each has.
+    fn parts<'a>(&self, x: &[&'a [f32]]) -> Vec<Part<'a>> {
+        let mut first = 0;
+        let slabs = (self.batch * self.slab()).max(1);
+        x.iter()
+            .map(|x| {
+                let part = Part { x, first, groups: x.len() / slabs };
+                first += part.groups;
+                part
+            })
+            .collect()
+    }
+
+    /// Slab `index` of all parts.
+    fn slab_of<'a>(&self, parts: &[Part<'a>], index: usize) -> &'a [f32] {
+        let (image, group) = (index / self.groups, index % self.groups);
+        let part = parts.iter().rev().find(|part| part.first <= group).expect("the first part begins at group 0");
+        &part.x[(image * part.groups + group - part.first) * self.slab()..][..self.slab()]
     }
 
     /// Dropout's factors (0 or 1/(1-p)) for the `len` numbers from slab `index` on: the mask of an image is one draw of
@@ -66,63 +91,88 @@ impl Spec {
     }
 }
 
-/// `x [B, C, P]`, `gamma` and `beta [C]` -> `y [B, C, P]`; `stats [B, G, 2]` takes each group's mean and 1/std.
-pub fn forward(s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
+/// `x`, whose parts `[B, C', P]` have all C channels together, `gamma` and `beta [C]` -> `y [B, C, P]`; `stats [B, G, 2]`
+/// takes each group's mean and 1/std. All are overwritten.
+///
+/// No group may lie in two parts.
+pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
     let (slab, n) = (s.slab(), s.together());
-    y.par_chunks_mut(n * slab).zip(stats.par_chunks_mut(2 * n)).zip(x.par_chunks(n * slab)).enumerate().for_each_init(
+    let parts = s.parts(x);
+    y.par_chunks_mut(n * slab).zip(stats.par_chunks_mut(2 * n)).enumerate().for_each_init(
         Vec::new,
-        |mask, (run, ((y, stats), x))| {
+        |mask, (run, (y, stats))| {
             let mask = s.mask(run * n, y.len(), mask);
-            let slabs = y.chunks_exact_mut(slab).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(slab));
-            for (i, ((y, stats), x)) in slabs.enumerate() {
-                let c = s.channels_of(run * n + i);
+            for (i, (y, stats)) in y.chunks_exact_mut(slab).zip(stats.chunks_exact_mut(2)).enumerate() {
+                let index = run * n + i;
+                let c = s.channels_of(index);
                 let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
-                forward_slab(s, x, &gamma[c.clone()], &beta[c], mask, y, stats);
+                forward_slab(s, s.slab_of(&parts, index), &gamma[c.clone()], &beta[c], mask, y, stats);
             }
         },
     );
 }
 
-/// Gradients of [`forward`]: `dx [B, C, P]` and the parameters' `dgamma`, `dbeta [C]`; all are overwritten.
+/// Gradients of [`forward`]: `dx` in parts as `x`, and the parameters' `dgamma`, `dbeta [C]`; all are overwritten.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     s: &Spec,
-    x: &[f32],
+    x: &[&[f32]],
     gamma: &[f32],
     beta: &[f32],
     stats: &[f32],
     dy: &[f32],
-    dx: &mut [f32],
+    dx: &mut [&mut [f32]],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
-    let (slab, n) = (s.slab(), s.together());
+    let slab = s.slab();
     let per_group = s.channels / s.groups;
-    // Per image and channel: Σ dn xhat and Σ dn, added over the batch in order below.
-    let mut partial = vec![0f32; s.batch * s.channels * 2];
-    dx.par_chunks_mut(n * slab)
-        .zip(partial.par_chunks_mut(n * per_group * 2))
-        .zip(x.par_chunks(n * slab))
-        .zip(dy.par_chunks(n * slab))
-        .zip(stats.par_chunks(2 * n))
-        .enumerate()
-        .for_each_init(Vec::new, |mask, (run, ((((dx, partial), x), dy), stats))| {
-            let mask = s.mask(run * n, dx.len(), mask);
-            for (i, (dx, partial)) in dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2)).enumerate()
-            {
-                let (c, at) = (s.channels_of(run * n + i), i * slab);
-                let mask = mask.get(at..at + slab).unwrap_or_default();
-                let (x, dy, stats) = (&x[at..][..slab], &dy[at..][..slab], &stats[2 * i..][..2]);
-                backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
+    for (part, dx) in s.parts(x).into_iter().zip(dx) {
+        let n = s.together_of(part.groups);
+        let of_image = part.groups * per_group;
+        // Per image and channel: Σ dn xhat and Σ dn, added over the batch in order below.
+        let mut partial = vec![0f32; s.batch * of_image * 2];
+        dx.par_chunks_mut(n * slab)
+            .zip(partial.par_chunks_mut(n * per_group * 2))
+            .zip(part.x.par_chunks(n * slab))
+            .enumerate()
+            .for_each_init(Vec::new, |mask, (run, ((dx, partial), x))| {
+                // Of the run's first slab, among those of all parts.
+                let index = part.index(s, run * n);
+                let mask = s.mask(index, dx.len(), mask);
+                let slabs = dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2));
+                for (i, ((dx, partial), x)) in slabs.zip(x.chunks_exact(slab)).enumerate() {
+                    let (c, at) = (s.channels_of(index + i), index + i);
+                    let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
+                    let (dy, stats) = (&dy[at * slab..][..slab], &stats[2 * at..][..2]);
+                    backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
+                }
+            });
+        let first = part.first * per_group;
+        dgamma[first..first + of_image].fill(0.0);
+        dbeta[first..first + of_image].fill(0.0);
+        for image in partial.chunks_exact(of_image * 2) {
+            for (c, pair) in image.chunks_exact(2).enumerate() {
+                dgamma[first + c] += pair[0];
+                dbeta[first + c] += pair[1];
             }
-        });
-    dgamma.fill(0.0);
-    dbeta.fill(0.0);
-    for image in partial.chunks_exact(s.channels * 2) {
-        for (c, pair) in image.chunks_exact(2).enumerate() {
-            dgamma[c] += pair[0];
-            dbeta[c] += pair[1];
         }
+    }
+}
+
+/// Some of the channels, for all images.
+struct Part<'a> {
+    x: &'a [f32],
+    /// The first group of an image in this part.
+    first: usize,
+    /// Groups of an image in this part.
+    groups: usize,
+}
+
+impl Part<'_> {
+    /// The number among all slabs of this part's slab `index`.
+    fn index(&self, s: &Spec, index: usize) -> usize {
+        index / self.groups * s.groups + self.first + index % self.groups
     }
 }
 

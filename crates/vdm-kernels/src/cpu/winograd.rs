@@ -165,7 +165,8 @@ impl Weight {
     /// Transforms `weight [co, ci, 3, 3]`.
     pub fn new(weight: &[f32], ci: usize, co: usize) -> Self {
         let mut new = Self::buffer(ci, co);
-        transform_weight(weight, ci, co, new.u.as_flattened_mut());
+        let taps = taps_of(weight, ci, co);
+        transform_weight(taps.as_flattened(), ci, padded(co), new.u.as_flattened_mut());
         new
     }
 
@@ -377,19 +378,19 @@ fn extent(n: usize, down: usize, right: usize, lanes: usize) -> usize {
 }
 
 with_vectors! {
-    /// G g Gᵀ of `weight [co, ci, 3, 3]`: product p of channels (i, o) at `u[(p * padded ci + i) * padded co + o]`.
-    fn transform_weight<V divides (padded(co))>(weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
-        let (po, step) = (padded(co), padded(ci) * padded(co));
-        for o in (0..co).step_by(V::LANES) {
-            for i in 0..ci {
-                let mut g = [[[0f32; MOST_LANES]; 3]; 3];
-                for lane in 0..V::LANES.min(co - o) {
-                    let taps = &weight[((o + lane) * ci + i) * 9..][..9];
-                    for tap in 0..9 {
-                        g[tap / 3][tap % 3][lane] = taps[tap];
-                    }
+    /// G g Gᵀ of `taps`, nine vectors of outputs for each of `ci` inputs, as [`taps_of`] lays them: product p of input i at
+    /// `u[(p * padded ci + i) * po]`.
+    fn transform_weight<V divides (po)>(taps: &[f32], ci: usize, po: usize, u: &mut [f32]) {
+        let step = padded(ci) * po;
+        for i in 0..ci {
+            for o in (0..po).step_by(V::LANES) {
+                let taps = &taps[9 * i * po + o..][..extent(3, 3 * po, po, V::LANES)];
+                let u = &mut u[i * po + o..][..extent(SIDE, SIDE * step, step, V::LANES)];
+                // SAFETY: the slices hold the squares.
+                unsafe {
+                    let g = load_square::<V, 3>(taps.as_ptr(), 3 * po, po);
+                    store_square(both_ways::<points::Weight, V, _, _>(g), u.as_mut_ptr(), SIDE * step, step);
                 }
-                store_products::<V>(&g, &mut u[i * po + o..], step);
             }
         }
     }
@@ -408,7 +409,12 @@ with_vectors! {
                         g[2 - tap / 3][2 - tap % 3][lane] = taps[tap];
                     }
                 }
-                store_products::<V>(&g, &mut u[o * pi + i..], step);
+                let u = &mut u[o * pi + i..][..extent(SIDE, SIDE * step, step, V::LANES)];
+                // SAFETY: no vector is longer than `MOST_LANES`, and the slice holds the products.
+                unsafe {
+                    let g = load_square::<V, 3>(g.as_ptr().cast(), 3 * MOST_LANES, MOST_LANES);
+                    store_square(both_ways::<points::Weight, V, _, _>(g), u.as_mut_ptr(), SIDE * step, step);
+                }
             }
         }
     }
@@ -488,13 +494,21 @@ with_vectors! {
     }
 }
 
-/// Stores G g Gᵀ of a vector of pairs of channels, a product every `step` numbers.
-#[inline(always)]
-fn store_products<V: Vector>(g: &[[[f32; MOST_LANES]; 3]; 3], u: &mut [f32], step: usize) {
-    let u = &mut u[..extent(SIDE, SIDE * step, step, V::LANES)];
-    // SAFETY: no vector is longer than `MOST_LANES`, and the slice holds the products.
-    unsafe {
-        let g = load_square::<V, 3>(g.as_ptr().cast(), 3 * MOST_LANES, MOST_LANES);
-        store_square(both_ways::<points::Weight, V, _, _>(g), u.as_mut_ptr(), SIDE * step, step);
+/// `weight [co, ci * 9]` as [ci * 9, padded co].
+fn taps_of(weight: &[f32], ci: usize, co: usize) -> Vec<Lane> {
+    let (taps, vectors) = (9 * ci, padded(co) / LANES);
+    let mut lanes = vec![[0.0; LANES]; taps * vectors];
+    for (vector, weight) in weight.chunks(LANES * taps).enumerate() {
+        let lanes = &mut lanes[vector..];
+        if weight.len() == LANES * taps {
+            gather(weight, taps, taps, lanes, vectors);
+        } else {
+            for (lane, weight) in weight.chunks_exact(taps).enumerate() {
+                for (i, &w) in weight.iter().enumerate() {
+                    lanes[i * vectors][lane] = w;
+                }
+            }
+        }
     }
+    lanes
 }

@@ -104,11 +104,18 @@ pub struct Norm {
     pub h: usize,
     pub w: usize,
     pub args: NormArgs,
+    /// Channels of the first of two inputs; 0 for one input.
+    pub first: usize,
 }
 
 impl Norm {
     pub const fn new([b, c, h, w]: [usize; 4], groups: usize, silu: bool, dropout: f32) -> Self {
-        Self { b, c, h, w, args: NormArgs { groups, eps: 1e-5, silu, dropout, seed: 11 } }
+        Self { b, c, h, w, args: NormArgs { groups, eps: 1e-5, silu, dropout, seed: 11 }, first: 0 }
+    }
+
+    /// The same channels as two inputs, the first of `first` channels.
+    pub const fn beside(self, first: usize) -> Self {
+        Self { first, ..self }
     }
 }
 
@@ -130,6 +137,11 @@ impl Operator for Norm {
         let gamma = shaped(gamma, [self.c], view);
         let beta = shaped(beta, [self.c], view);
         let y = match kind {
+            Kind::Fused if self.first > 0 => {
+                let part = |channels| x.clone().slice([0..self.b, channels, 0..self.h, 0..self.w]);
+                let (a, b) = (part(0..self.first), part(self.first..self.c));
+                vdm_kernels::group_norm_beside(a, b, gamma, beta, self.args)
+            }
             Kind::Fused => vdm_kernels::group_norm(x, gamma, beta, self.args),
             Kind::Reference => reference::group_norm(x, gamma, beta, self.args),
         };
@@ -211,6 +223,7 @@ impl Operator for Attention {
 pub const CONV3: Conv = Conv { b: 9, ci: 5, co: 7, h: 28, w: 11, k: 3, own_bias: true };
 pub const CONV1: Conv = Conv { b: 17, ci: 33, co: 5, h: 7, w: 9, k: 1, own_bias: false };
 pub const NORM: Norm = Norm::new([5, 33, 6, 7], 11, true, 0.25);
+pub const NORM_BESIDE: Norm = NORM.beside(12);
 pub const LINEAR: Linear = Linear { b: 17, i: 33, o: 5, bias: true };
 pub const ATTENTION: Attention = Attention { b: 3, c: 10, heads: 2, n: 70, m: 13 };
 
@@ -218,7 +231,7 @@ pub const ATTENTION: Attention = Attention { b: 3, c: 10, heads: 2, n: 70, m: 13
 macro_rules! every_operator {
     ($($property:ident),+ $(,)?) => {$(
         mod $property {
-            use crate::common::{ATTENTION, CONV1, CONV3, LINEAR, NORM};
+            use crate::common::{ATTENTION, CONV1, CONV3, LINEAR, NORM, NORM_BESIDE};
 
             #[test]
             fn conv2d_3x3() {
@@ -233,6 +246,11 @@ macro_rules! every_operator {
             #[test]
             fn group_norm() {
                 super::$property(&NORM);
+            }
+
+            #[test]
+            fn group_norm_beside() {
+                super::$property(&NORM_BESIDE);
             }
 
             #[test]

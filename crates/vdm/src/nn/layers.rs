@@ -37,6 +37,18 @@ impl Conv {
         vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze())
     }
 
+    /// [`forward`](Self::forward) of the channels of `a` and, after them, those of `b`, without putting them together.
+    ///
+    /// # Shapes
+    /// `[batch, c, height, width]` and `[batch, in - c, height, width]` -> `[batch, out, height, width]`
+    pub fn forward_beside(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+        let (weight, bias) = (self.weight.val(), self.bias.val().unsqueeze());
+        let ([out, c_in, k, _], c) = (weight.dims(), a.dims()[1]);
+        let [of_a, of_b] = [0..c, c..c_in].map(|channels| weight.clone().slice([0..out, channels, 0..k, 0..k]));
+        let no_bias = Tensor::zeros_like(&bias);
+        vdm_kernels::conv2d_add(b, of_b, no_bias, vdm_kernels::conv2d(a, of_a, bias))
+    }
+
     /// [`forward`](Self::forward) plus `to`, in one pass.
     ///
     /// # Shapes
@@ -136,6 +148,14 @@ impl Norm {
         self.run(x, true, 0.0, 0)
     }
 
+    /// [`silu`](Self::silu) of the channels of `a` and, after them, those of `b`.
+    ///
+    /// # Shapes
+    /// `[batch, c, height, width]` and `[batch, d, height, width]` -> `[batch, c + d, height, width]`
+    pub fn silu_beside(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+        vdm_kernels::group_norm_beside(a, b, self.gamma.val(), self.beta.val(), self.args(true, 0.0, 0))
+    }
+
     /// Normalisation, SiLU, and dropout with probability `p` where there is a `seed`; shapes stay.
     pub fn silu_dropout(&self, x: Tensor<4>, p: f64, seed: Option<u64>) -> Tensor<4> {
         let p = if seed.is_some() { p } else { 0.0 };
@@ -143,8 +163,11 @@ impl Norm {
     }
 
     fn run(&self, x: Tensor<4>, silu: bool, p: f64, seed: u64) -> Tensor<4> {
-        let args = NormArgs { groups: self.groups, eps: self.eps as f32, silu, dropout: p as f32, seed };
-        vdm_kernels::group_norm(x, self.gamma.val(), self.beta.val(), args)
+        vdm_kernels::group_norm(x, self.gamma.val(), self.beta.val(), self.args(silu, p, seed))
+    }
+
+    fn args(&self, silu: bool, p: f64, seed: u64) -> NormArgs {
+        NormArgs { groups: self.groups, eps: self.eps as f32, silu, dropout: p as f32, seed }
     }
 }
 

@@ -214,16 +214,23 @@ pub struct ResBlock {
 }
 
 impl ResBlock {
+    /// `beside` are further channels of the input, from a skip connection.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, in, height, width]`; `cond`: `[batch, 4 n_embd]`
+    /// - `x` and `beside`, together: `[batch, in, height, width]`; `cond`: `[batch, 4 n_embd]`
     /// - output: `[batch, n_embd, height, width]`
-    pub fn forward(&self, x: Tensor<4>, cond: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
-        let h = self.norm1.silu(x.clone());
+    pub fn forward(&self, x: Tensor<4>, beside: Option<Tensor<4>>, cond: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
+        let h = match &beside {
+            Some(beside) => self.norm1.silu_beside(x.clone(), beside.clone()),
+            None => self.norm1.silu(x.clone()),
+        };
         let h = self.conv1.forward_shifted(h, self.cond.forward(cond));
         let h = self.norm2.silu_dropout(h, self.dropout, seed);
-        let x = match &self.skip {
-            Some(skip) => skip.forward(x),
-            None => x,
+        let x = match (&self.skip, beside) {
+            (Some(skip), Some(beside)) => skip.forward_beside(x, beside),
+            (Some(skip), None) => skip.forward(x),
+            (None, Some(beside)) => Tensor::cat(vec![x, beside], 1),
+            (None, None) => x,
         };
         self.conv2.forward_onto(h, x)
     }
@@ -285,9 +292,9 @@ impl ScoreNetwork for ScoreUNet {
         });
 
         let mut layer = 0;
-        let mut block = |block: &ResBlock, attn: Option<&Attention>, h: Tensor<4>| {
+        let mut block = |block: &ResBlock, attn: Option<&Attention>, h: Tensor<4>, skip: Option<Tensor<4>>| {
             layer += 1;
-            let h = block.forward(h, cond.clone(), mode.seed_of(layer));
+            let h = block.forward(h, skip, cond.clone(), mode.seed_of(layer));
             attn.map_or(h.clone(), |attn| attn.forward(h))
         };
 
@@ -295,17 +302,17 @@ impl ScoreNetwork for ScoreUNet {
         let mut h = self.conv_in.forward(self.fourier.forward(z.clone()));
         let mut skips = vec![h.clone()];
         for (i, down) in self.down.iter().enumerate() {
-            h = block(down, self.down_attn.get(i), h);
+            h = block(down, self.down_attn.get(i), h, None);
             skips.push(h.clone());
         }
 
         // 3. Middle.
-        h = block(&self.mid1, Some(&self.mid_attn), h);
-        h = block(&self.mid2, None, h);
+        h = block(&self.mid1, Some(&self.mid_attn), h, None);
+        h = block(&self.mid2, None, h, None);
 
         // 4. Up.
         for (i, (up, skip)) in self.up.iter().zip(skips.into_iter().rev()).enumerate() {
-            h = block(up, self.up_attn.get(i), Tensor::cat(vec![h, skip], 1));
+            h = block(up, self.up_attn.get(i), h, Some(skip));
         }
 
         // 5. The network predicts what is to be added to z, a fair prediction of the noise at the noisy end.
