@@ -6,56 +6,79 @@ pub const LANES: usize = 8;
 /// Eight channels of one pixel.
 pub type Lane = [f32; LANES];
 
-/// Pixel `i` of eight lines, which lie `plane` apart in `x`, becomes lane `i * stride` of `out`, for `n` pixels.
-///
-/// # Panics
-/// If a slice is too short.
-pub fn gather(x: &[f32], plane: usize, n: usize, out: &mut [Lane], stride: usize) {
-    assert!(x.len() >= 7 * plane + n && (n == 0 || out.len() > (n - 1) * stride), "a line leaves its slice");
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if n >= LANES && is_x86_feature_detected!("avx") {
-        while done < n {
-            // The last block may do some pixels twice.
-            let i = done.min(n - LANES);
-            // SAFETY: AVX was just found; pixels i .. i + 8 are below n, so that the assertion above covers them.
-            unsafe { avx::gather(x.as_ptr().add(i), plane, out.as_mut_ptr().add(i * stride), stride) };
-            done = i + LANES;
-        }
-    }
-    for i in done..n {
-        for lane in 0..LANES {
-            out[i * stride][lane] = x[lane * plane + i];
+/// Up to eight channels of an image, channels first, and where their pixels lie as lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    /// Channels, 1 to 8.
+    pub channels: usize,
+    /// Rows of the image.
+    pub rows: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// From one channel to the next in the image.
+    pub plane: usize,
+    /// From one row to the next, in lanes.
+    pub row_stride: usize,
+    /// From one pixel to the next, in lanes.
+    pub stride: usize,
+}
+
+impl Lines {
+    /// # Panics
+    /// If the pixels do not fit into an image of `numbers` or into `lanes` lanes.
+    fn check(&self, numbers: usize, lanes: usize) {
+        assert!((1..=LANES).contains(&self.channels), "{} channels in a lane", self.channels);
+        if self.rows > 0 && self.width > 0 {
+            let image = (self.channels - 1) * self.plane + self.rows * self.width;
+            let last = (self.rows - 1) * self.row_stride + (self.width - 1) * self.stride;
+            assert!(image <= numbers && last < lanes, "a line leaves its slice");
         }
     }
 }
 
-/// Lane `i * stride` of `from` plus `bias` becomes pixel `i` of eight lines, which lie `plane` apart in `y`; with `ADD` it
-/// is added to what is there.
+/// The pixels of `x` become lanes of `out`; channels that the image has not become 0.
 ///
 /// # Panics
 /// If a slice is too short.
-pub fn scatter<const ADD: bool>(from: &[Lane], stride: usize, bias: Lane, y: &mut [f32], plane: usize, n: usize) {
-    assert!(y.len() >= 7 * plane + n && (n == 0 || from.len() > (n - 1) * stride), "a line leaves its slice");
-    let mut done = 0;
+pub fn gather(x: &[f32], lines: Lines, out: &mut [Lane]) {
+    lines.check(x.len(), out.len());
     #[cfg(target_arch = "x86_64")]
-    if n >= LANES && is_x86_feature_detected!("avx") {
-        while done < n {
-            if ADD && done > n - LANES {
-                // A pixel that is done twice would be added twice.
-                break;
+    if is_x86_feature_detected!("avx") {
+        // SAFETY: AVX was just found, and `check` has seen that all pixels are inside the slices.
+        unsafe { avx::gather(x.as_ptr(), lines, out.as_mut_ptr()) };
+        return;
+    }
+    for row in 0..lines.rows {
+        for i in 0..lines.width {
+            let to = &mut out[row * lines.row_stride + i * lines.stride];
+            for (lane, to) in to.iter_mut().enumerate() {
+                let there = lane < lines.channels;
+                *to = if there { x[lane * lines.plane + row * lines.width + i] } else { 0.0 };
             }
-            let i = done.min(n - LANES);
-            // SAFETY: as in `gather`.
-            unsafe { avx::scatter::<ADD>(from.as_ptr().add(i * stride), stride, &bias, y.as_mut_ptr().add(i), plane) };
-            done = i + LANES;
         }
     }
-    for i in done..n {
-        for lane in 0..LANES {
-            let y = &mut y[lane * plane + i];
-            let x = from[i * stride][lane] + bias[lane];
-            *y = if ADD { *y + x } else { x };
+}
+
+/// Lanes of `from` plus `bias` become the pixels of `y`; with `ADD` they are added to what is there.
+///
+/// # Panics
+/// If a slice is too short.
+pub fn scatter<const ADD: bool>(from: &[Lane], lines: Lines, bias: Lane, y: &mut [f32]) {
+    lines.check(y.len(), from.len());
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx") {
+        // SAFETY: as in `gather`.
+        unsafe { avx::scatter::<ADD>(from.as_ptr(), lines, &bias, y.as_mut_ptr()) };
+        return;
+    }
+    for row in 0..lines.rows {
+        for i in 0..lines.width {
+            let from = &from[row * lines.row_stride + i * lines.stride];
+            for lane in 0..lines.channels {
+                let y = &mut y[lane * lines.plane + row * lines.width + i];
+                let x = from[lane] + bias[lane];
+                *y = if ADD { *y + x } else { x };
+            }
         }
     }
 }
@@ -64,23 +87,42 @@ pub fn scatter<const ADD: bool>(from: &[Lane], stride: usize, bias: Lane, y: &mu
 // Indices keep the unrolled loops plain to read beside the addresses.
 #[allow(clippy::needless_range_loop)]
 mod avx {
-    use super::{LANES, Lane};
+    use super::{LANES, Lane, Lines};
     use std::arch::x86_64::*;
 
     /// # Safety
-    /// Eight floats at `x + lane * plane` and the lanes at `out + i * stride` are inside their allocations, for lanes and
-    /// i below 8.
+    /// [`Lines::check`] holds for the allocations.
     #[target_feature(enable = "avx")]
-    pub unsafe fn gather(x: *const f32, plane: usize, out: *mut Lane, stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut rows = [_mm256_setzero_ps(); LANES];
-            for lane in 0..LANES {
-                rows[lane] = _mm256_loadu_ps(x.add(lane * plane));
-            }
-            let rows = transpose(rows);
-            for i in 0..LANES {
-                _mm256_storeu_ps(out.add(i * stride).cast(), rows[i]);
+    pub unsafe fn gather(x: *const f32, lines: Lines, out: *mut Lane) {
+        for row in 0..lines.rows {
+            for first in (0..lines.width).step_by(LANES) {
+                let pixels = LANES.min(lines.width - first);
+                // SAFETY: the mask keeps to the row's pixels, and only their lanes are written.
+                unsafe {
+                    let x = x.add(row * lines.width + first);
+                    let mut block = [_mm256_setzero_ps(); LANES];
+                    if pixels == LANES && lines.channels == LANES {
+                        for lane in 0..LANES {
+                            block[lane] = _mm256_loadu_ps(x.add(lane * lines.plane));
+                        }
+                    } else {
+                        let mask = mask(pixels);
+                        for lane in 0..lines.channels {
+                            block[lane] = _mm256_maskload_ps(x.add(lane * lines.plane), mask);
+                        }
+                    }
+                    let block = transpose(block);
+                    let out = out.add(row * lines.row_stride + first * lines.stride);
+                    if pixels == LANES {
+                        for i in 0..LANES {
+                            _mm256_storeu_ps(out.add(i * lines.stride).cast(), block[i]);
+                        }
+                    } else {
+                        for i in 0..pixels {
+                            _mm256_storeu_ps(out.add(i * lines.stride).cast(), block[i]);
+                        }
+                    }
+                }
             }
         }
     }
@@ -88,20 +130,48 @@ mod avx {
     /// # Safety
     /// As for [`gather`], the other way round.
     #[target_feature(enable = "avx")]
-    pub unsafe fn scatter<const ADD: bool>(from: *const Lane, stride: usize, bias: &Lane, y: *mut f32, plane: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let bias = _mm256_loadu_ps(bias.as_ptr());
-            let mut rows = [_mm256_setzero_ps(); LANES];
-            for i in 0..LANES {
-                rows[i] = _mm256_add_ps(_mm256_loadu_ps(from.add(i * stride).cast()), bias);
-            }
-            let rows = transpose(rows);
-            for lane in 0..LANES {
-                let y = y.add(lane * plane);
-                _mm256_storeu_ps(y, if ADD { _mm256_add_ps(_mm256_loadu_ps(y), rows[lane]) } else { rows[lane] });
+    pub unsafe fn scatter<const ADD: bool>(from: *const Lane, lines: Lines, bias: &Lane, y: *mut f32) {
+        for row in 0..lines.rows {
+            for first in (0..lines.width).step_by(LANES) {
+                let pixels = LANES.min(lines.width - first);
+                // SAFETY: the mask keeps to the row's pixels, and only their lanes are read.
+                unsafe {
+                    let bias = _mm256_loadu_ps(bias.as_ptr());
+                    let from = from.add(row * lines.row_stride + first * lines.stride);
+                    let mut block = [_mm256_setzero_ps(); LANES];
+                    for i in 0..pixels {
+                        block[i] = _mm256_add_ps(_mm256_loadu_ps(from.add(i * lines.stride).cast()), bias);
+                    }
+                    let block = transpose(block);
+                    let y = y.add(row * lines.width + first);
+                    if pixels == LANES && lines.channels == LANES {
+                        for lane in 0..LANES {
+                            let y = y.add(lane * lines.plane);
+                            let sum = if ADD { _mm256_add_ps(_mm256_loadu_ps(y), block[lane]) } else { block[lane] };
+                            _mm256_storeu_ps(y, sum);
+                        }
+                    } else {
+                        let mask = mask(pixels);
+                        for lane in 0..lines.channels {
+                            let y = y.add(lane * lines.plane);
+                            let sum =
+                                if ADD { _mm256_add_ps(_mm256_maskload_ps(y, mask), block[lane]) } else { block[lane] };
+                            _mm256_maskstore_ps(y, mask, sum);
+                        }
+                    }
+                }
             }
         }
+    }
+
+    /// A mask of the first `n` lanes.
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn mask(n: usize) -> __m256i {
+        let mut mask = [0i32; LANES];
+        mask[..n].fill(-1);
+        // SAFETY: the array is as long as the vector.
+        unsafe { _mm256_loadu_si256(mask.as_ptr().cast()) }
     }
 
     /// Pairs, then pairs of pairs within the halves of the registers, then the halves.
@@ -136,30 +206,40 @@ mod tests {
 
     #[test]
     fn lines_become_lanes_and_back() {
-        for n in [0, 1, 7, 8, 9, 15, 16, 28] {
-            for stride in [1, 3] {
-                let plane = n + 5;
-                let x: Vec<f32> = (0..LANES * plane).map(|i| i as f32).collect();
-                let mut lanes = vec![[-1.0; LANES]; n * stride];
-                gather(&x, plane, n, &mut lanes, stride);
-                for i in 0..n {
-                    for lane in 0..LANES {
-                        assert_eq!(lanes[i * stride][lane], x[lane * plane + i]);
+        for (width, rows) in [(1, 1), (1, 5), (7, 7), (8, 2), (9, 3), (15, 1), (16, 2), (28, 2)] {
+            for (channels, stride, between) in [(8, 1, 0), (8, 3, 5), (1, 2, 0), (5, 1, 1)] {
+                let plane = rows * width + 3;
+                let row_stride = width * stride + between;
+                let lines = Lines { channels, rows, width, plane, row_stride, stride };
+                let x: Vec<f32> = (0..(channels - 1) * plane + rows * width).map(|i| 1.0 + i as f32).collect();
+                let untouched = [-1.0; LANES];
+                let mut lanes = vec![untouched; rows * row_stride];
+                gather(&x, lines, &mut lanes);
+                let mut want = vec![untouched; lanes.len()];
+                for row in 0..rows {
+                    for i in 0..width {
+                        want[row * row_stride + i * stride] =
+                            std::array::from_fn(
+                                |lane| {
+                                    if lane < channels { x[lane * plane + row * width + i] } else { 0.0 }
+                                },
+                            );
                     }
                 }
-                let between = lanes.iter().enumerate().filter(|(i, _)| i % stride != 0);
-                assert!(between.map(|(_, lane)| lane).all(|lane| *lane == [-1.0; LANES]));
-                let bias = std::array::from_fn(|lane| 1000.0 * lane as f32);
-                let mut y = vec![-1.0; x.len()];
-                scatter::<false>(&lanes, stride, bias, &mut y, plane, n);
-                for (i, y) in y.iter().enumerate() {
-                    let (lane, pixel) = (i / plane, i % plane);
-                    assert_eq!(*y, if pixel < n { x[i] + bias[lane] } else { -1.0 });
-                }
-                scatter::<true>(&lanes, stride, bias, &mut y, plane, n);
-                for (i, y) in y.iter().enumerate() {
-                    let (lane, pixel) = (i / plane, i % plane);
-                    assert_eq!(*y, if pixel < n { 2.0 * (x[i] + bias[lane]) } else { -1.0 });
+                assert_eq!(lanes, want);
+                let bias: Lane = std::array::from_fn(|lane| 1000.0 * lane as f32);
+                for add in [false, true] {
+                    let mut y = vec![-1.0; x.len()];
+                    if add {
+                        scatter::<true>(&lanes, lines, bias, &mut y);
+                    } else {
+                        scatter::<false>(&lanes, lines, bias, &mut y);
+                    }
+                    for (i, y) in y.iter().enumerate() {
+                        let (lane, pixel) = (i / plane, i % plane);
+                        let sum = x[i] + bias[lane] - if add { 1.0 } else { 0.0 };
+                        assert_eq!(*y, if pixel < rows * width { sum } else { -1.0 });
+                    }
                 }
             }
         }
@@ -168,6 +248,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "leaves its slice")]
     fn a_line_outside_its_slice_is_refused() {
-        gather(&[0.0; 63], 8, 8, &mut [[0.0; LANES]; 8], 1);
+        let lines = Lines { channels: 8, rows: 1, width: 8, plane: 8, row_stride: 8, stride: 1 };
+        gather(&[0.0; 63], lines, &mut [[0.0; LANES]; 8]);
     }
 }

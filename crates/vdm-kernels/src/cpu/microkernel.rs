@@ -7,7 +7,7 @@
 //! A tile of results stays in registers while the factors stream by. A right factor is copied, a few columns at a time, where
 //! its rows are not dense, or lie far apart (rows at a multiple of 4096 bytes share one set of the cache).
 
-use super::lanes::{LANES, gather};
+use super::lanes::{LANES, Lines, gather};
 use super::layout::Layout;
 
 /// Numbers of a vector of the narrowest kind; a right factor's last columns are filled up to a multiple of it.
@@ -152,7 +152,9 @@ fn pack(b: &[f32], lb: Layout, cols: usize, width: usize, panel: &mut Vec<f32>) 
         let together = if lb.row_stride == 1 { cols - cols % LANES } else { 0 };
         let lanes = panel.as_chunks_mut::<LANES>().0;
         for col in (0..together).step_by(LANES) {
-            gather(&b[col * lb.col_stride..], lb.col_stride, lb.rows, &mut lanes[col / LANES..], width / LANES);
+            let stride = width / LANES;
+            let lines = Lines { channels: LANES, rows: 1, width: lb.rows, plane: lb.col_stride, row_stride: 0, stride };
+            gather(&b[col * lb.col_stride..], lines, &mut lanes[col / LANES..]);
         }
         for col in together..cols {
             let from = &b[col * lb.col_stride..];

@@ -41,6 +41,9 @@ pub trait Vector: Copy {
     fn min(self, b: Self) -> Self;
     /// 2^n of the integer n that stands in the low bits of the numbers.
     fn power_of_low_bits(self) -> Self;
+    /// 1 / `self` to about an eighth, for positive numbers from 2^-125 to 2^125: the exponent's sign turned by one
+    /// subtraction of integers.
+    fn rough_reciprocal(self) -> Self;
 }
 
 /// One number: for what is left over where vectors end.
@@ -108,7 +111,15 @@ impl Vector for f32 {
     fn power_of_low_bits(self) -> Self {
         f32::from_bits((self.to_bits() << 23).wrapping_add(0x3f80_0000))
     }
+
+    #[inline(always)]
+    fn rough_reciprocal(self) -> Self {
+        f32::from_bits(RECIPROCAL.wrapping_sub(self.to_bits()))
+    }
 }
+
+/// See [`Vector::rough_reciprocal`].
+const RECIPROCAL: u32 = 0x7ef3_11c7;
 
 /// Two vectors as one of twice the lanes.
 #[derive(Clone, Copy)]
@@ -181,6 +192,11 @@ impl<V: Vector> Vector for Pair<V> {
     fn power_of_low_bits(self) -> Self {
         Self(self.0.power_of_low_bits(), self.1.power_of_low_bits())
     }
+
+    #[inline(always)]
+    fn rough_reciprocal(self) -> Self {
+        Self(self.0.rough_reciprocal(), self.1.rough_reciprocal())
+    }
 }
 
 /// Eight lanes on every processor.
@@ -189,7 +205,7 @@ pub type Plain = Pair<Pair<Pair<f32>>>;
 #[cfg(target_arch = "x86_64")]
 macro_rules! intrinsics {
     ($type:ty, $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,
-     $negative_fma:ident, $div:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident,
+     $negative_fma:ident, $div:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident, $minus:ident,
      $integer:ident) => {
         // The functions are inlined into code that is compiled for the instructions: `with_vectors` sees to it.
         impl Vector for $type {
@@ -266,13 +282,19 @@ macro_rules! intrinsics {
                 // SAFETY: as in `splat`.
                 unsafe { $number($plus($shift::<23>($bits(self)), $integer(0x3f80_0000))) }
             }
+
+            #[inline(always)]
+            fn rough_reciprocal(self) -> Self {
+                // SAFETY: as in `splat`.
+                unsafe { $number($minus($integer(RECIPROCAL as i32), $bits(self))) }
+            }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{RECIPROCAL, Vector};
     use std::arch::x86_64::*;
 
     intrinsics!(
@@ -293,6 +315,7 @@ mod x86 {
         _mm256_castsi256_ps,
         _mm256_slli_epi32,
         _mm256_add_epi32,
+        _mm256_sub_epi32,
         _mm256_set1_epi32
     );
     intrinsics!(
@@ -313,6 +336,7 @@ mod x86 {
         _mm512_castsi512_ps,
         _mm512_slli_epi32,
         _mm512_add_epi32,
+        _mm512_sub_epi32,
         _mm512_set1_epi32
     );
 }

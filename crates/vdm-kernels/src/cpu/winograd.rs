@@ -11,7 +11,7 @@
 // Hot loops count indices: iterator adaptors are not inlined into functions of more target features than their own.
 #![allow(clippy::needless_range_loop)]
 
-use super::lanes::{LANES, Lane, gather, scatter};
+use super::lanes::{LANES, Lane, Lines, gather, scatter};
 use super::layout::Layout;
 use super::matmul::matmul;
 use super::points::{self, Map, SIDE, TILE};
@@ -71,6 +71,11 @@ impl Grid {
 
     fn framed_pixels(&self) -> usize {
         self.framed_width() * (TILE * self.down() + 2)
+    }
+
+    /// An image's `channels` as lanes, rows `row_stride` and pixels `stride` lanes apart.
+    fn lines(&self, channels: usize, row_stride: usize, stride: usize) -> Lines {
+        Lines { channels, rows: self.h, width: self.w, plane: self.h * self.w, row_stride, stride }
     }
 
     /// Index of the top left pixel of tile `t`'s input in the framed images.
@@ -268,55 +273,38 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
 /// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
 fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
     let vectors = padded(channels) / LANES;
-    let (w, pixels, width) = (grid.w, grid.h * grid.w, grid.framed_width() * vectors);
+    let (pixels, width) = (grid.h * grid.w, grid.framed_width() * vectors);
     for (x, framed) in x.chunks_exact(channels * pixels).zip(framed.chunks_exact_mut(grid.framed_pixels() * vectors)) {
-        for (y, line) in framed.chunks_exact_mut(width).enumerate() {
-            if y == 0 || y > grid.h {
-                line.fill([0.0; LANES]);
-                continue;
-            }
+        // What the image does not cover: lines above and below, and the ends of its lines.
+        let (above, below) = framed.split_at_mut(width);
+        let (image, below) = below.split_at_mut(grid.h * width);
+        above.fill([0.0; LANES]);
+        below.fill([0.0; LANES]);
+        for line in image.chunks_exact_mut(width) {
             line[..vectors].fill([0.0; LANES]);
-            line[(w + 1) * vectors..].fill([0.0; LANES]);
-            for (vector, x) in x.chunks(LANES * pixels).enumerate() {
-                let x = &x[(y - 1) * w..];
-                let line = &mut line[vectors + vector..];
-                if vector + 1 < vectors || channels.is_multiple_of(LANES) {
-                    gather(x, pixels, w, line, vectors);
-                } else {
-                    for i in 0..w {
-                        line[i * vectors] = [0.0; LANES];
-                        for lane in 0..channels % LANES {
-                            line[i * vectors][lane] = x[lane * pixels + i];
-                        }
-                    }
-                }
-            }
+            line[(grid.w + 1) * vectors..].fill([0.0; LANES]);
+        }
+        for vector in 0..vectors {
+            let first = vector * LANES;
+            let lines = grid.lines(LANES.min(channels - first), width, vectors);
+            gather(&x[first * pixels..], lines, &mut image[vectors + vector..]);
         }
     }
 }
 
 /// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`.
 fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
-    let (w, plane, channels) = (grid.w, grid.h * grid.w, bias.len() / grid.images);
+    let (plane, channels) = (grid.h * grid.w, bias.len() / grid.images);
     let (image, width) = (grid.tiles() * TILE * TILE * vectors, TILE * grid.across() * vectors);
     for ((pixels, y), bias) in
         pixels.chunks_exact(image).zip(y.chunks_exact_mut(channels * plane)).zip(bias.chunks_exact(channels))
     {
-        for (row, line) in pixels.chunks_exact(width).take(grid.h).enumerate() {
-            for (vector, (y, bias)) in y.chunks_mut(LANES * plane).zip(bias.chunks(LANES)).enumerate() {
-                let (y, line) = (&mut y[row * w..], &line[vector..]);
-                if let Ok(bias) = bias.try_into() {
-                    scatter::<ADD>(line, vectors, bias, y, plane, w);
-                } else {
-                    for (lane, b) in bias.iter().enumerate() {
-                        for i in 0..w {
-                            let y = &mut y[lane * plane + i];
-                            let x = line[i * vectors][lane] + b;
-                            *y = if ADD { *y + x } else { x };
-                        }
-                    }
-                }
-            }
+        for vector in 0..vectors {
+            let first = vector * LANES;
+            let n = LANES.min(channels - first);
+            let mut of_lane = [0.0; LANES];
+            of_lane[..n].copy_from_slice(&bias[first..first + n]);
+            scatter::<ADD>(&pixels[vector..], grid.lines(n, width, vectors), of_lane, &mut y[first * plane..]);
         }
     }
 }
@@ -499,16 +487,9 @@ fn taps_of(weight: &[f32], ci: usize, co: usize) -> Vec<Lane> {
     let (taps, vectors) = (9 * ci, padded(co) / LANES);
     let mut lanes = vec![[0.0; LANES]; taps * vectors];
     for (vector, weight) in weight.chunks(LANES * taps).enumerate() {
-        let lanes = &mut lanes[vector..];
-        if weight.len() == LANES * taps {
-            gather(weight, taps, taps, lanes, vectors);
-        } else {
-            for (lane, weight) in weight.chunks_exact(taps).enumerate() {
-                for (i, &w) in weight.iter().enumerate() {
-                    lanes[i * vectors][lane] = w;
-                }
-            }
-        }
+        let channels = weight.len() / taps;
+        let lines = Lines { channels, rows: 1, width: taps, plane: taps, row_stride: 0, stride: vectors };
+        gather(weight, lines, &mut lanes[vector..]);
     }
     lanes
 }
