@@ -37,12 +37,8 @@ impl Spec {
         self.channels / self.groups * self.pixels
     }
 
-    /// Slabs that a task takes together: small ones by the dozen, and always some of one image.
-    fn together(&self) -> usize {
-        self.together_of(self.groups)
-    }
-
-    /// The same where an image has `groups` groups.
+    /// Slabs that a task takes together, where an image has `groups`: small ones by the dozen, and always some of one
+    /// image.
     fn together_of(&self, groups: usize) -> usize {
         let most = (RUN / self.slab().max(1)).clamp(1, groups.max(1));
         (1..=most).rev().find(|n| groups.is_multiple_of(*n)).unwrap_or(1)
@@ -61,11 +57,11 @@ impl Spec {
             .collect()
     }
 
-    /// Slab `index` of all parts.
-    fn slab_of<'a>(&self, parts: &[Part<'a>], index: usize) -> &'a [f32] {
+    /// The `n` slabs from slab `index` of all parts on, which are in one part.
+    fn run_of<'a>(&self, parts: &[Part<'a>], index: usize, n: usize) -> &'a [f32] {
         let (image, group) = (index / self.groups, index % self.groups);
         let part = parts.iter().rev().find(|part| part.first <= group).expect("the first part begins at group 0");
-        &part.x[(image * part.groups + group - part.first) * self.slab()..][..self.slab()]
+        &part.x[(image * part.groups + group - part.first) * self.slab()..][..n * self.slab()]
     }
 
     /// Dropout's factors (0 or 1/(1-p)) for the `len` numbers from slab `index` on: the mask of an image is one draw of
@@ -83,11 +79,11 @@ impl Spec {
         &buffer[skipped..]
     }
 
-    /// The channels of slab `index` among all channels.
-    fn channels_of(&self, index: usize) -> std::ops::Range<usize> {
-        let n = self.channels / self.groups;
-        let first = index % self.groups * n;
-        first..first + n
+    /// The channels of `n` slabs from slab `index` on among all channels.
+    fn channels_of(&self, index: usize, n: usize) -> std::ops::Range<usize> {
+        let per_group = self.channels / self.groups;
+        let first = index % self.groups * per_group;
+        first..first + n * per_group
     }
 }
 
@@ -96,18 +92,16 @@ impl Spec {
 ///
 /// No group may lie in two parts.
 pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
-    let (slab, n) = (s.slab(), s.together());
-    let parts = s.parts(x);
+    let (slab, parts) = (s.slab(), s.parts(x));
+    // A run of slabs lies in one part.
+    let n = parts.iter().fold(s.groups, |n, part| greatest_common_divisor(n, part.groups));
+    let n = s.together_of(n);
     y.par_chunks_mut(n * slab).zip(stats.par_chunks_mut(2 * n)).enumerate().for_each_init(
         Vec::new,
         |mask, (run, (y, stats))| {
             let mask = s.mask(run * n, y.len(), mask);
-            for (i, (y, stats)) in y.chunks_exact_mut(slab).zip(stats.chunks_exact_mut(2)).enumerate() {
-                let index = run * n + i;
-                let c = s.channels_of(index);
-                let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
-                forward_slab(s, s.slab_of(&parts, index), &gamma[c.clone()], &beta[c], mask, y, stats);
-            }
+            let c = s.channels_of(run * n, n);
+            forward_run(s, s.run_of(&parts, run * n, n), &gamma[c.clone()], &beta[c], mask, y, stats);
         },
     );
 }
@@ -142,7 +136,7 @@ pub fn backward(
                 let mask = s.mask(index, dx.len(), mask);
                 let slabs = dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2));
                 for (i, ((dx, partial), x)) in slabs.zip(x.chunks_exact(slab)).enumerate() {
-                    let (c, at) = (s.channels_of(index + i), index + i);
+                    let (c, at) = (s.channels_of(index + i, 1), index + i);
                     let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
                     let (dy, stats) = (&dy[at * slab..][..slab], &stats[2 * at..][..2]);
                     backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
@@ -158,6 +152,10 @@ pub fn backward(
             }
         }
     }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Some of the channels, for all images.
@@ -177,19 +175,28 @@ impl Part<'_> {
 }
 
 with_vectors! {
-    /// One group of one image: `gamma` and `beta` are its channels'.
-    fn forward_slab<V: 16>(
+    /// Some groups of one image: `gamma` and `beta` are their channels'.
+    ///
+    /// In four loops over the groups: a group's sums, its deviation and its outputs wait for each other, those of several
+    /// groups do not.
+    fn forward_run<V: 16>(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
     ) {
-        let n = x.len();
-        let mean = (sum::<V>(x) / n as f64) as f32;
-        let variance = (squared_deviations::<V>(x, mean) / n as f64) as f32;
-        let rstd = 1.0 / (variance + s.eps).sqrt();
-        stats[0] = mean;
-        stats[1] = rstd;
+        let n = s.slab();
+        for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
+            stats[0] = (sum::<V>(x) / n as f64) as f32;
+        }
+        for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
+            stats[1] = (squared_deviations::<V>(x, stats[0]) / n as f64) as f32;
+        }
+        for stats in stats.chunks_exact_mut(2) {
+            stats[1] = 1.0 / (stats[1] + s.eps).sqrt();
+        }
+        let per_group = gamma.len() / (stats.len() / 2);
         for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-            let a = gamma[c] * rstd;
-            let b = beta[c] - mean * a;
+            let stats = &stats[2 * (c / per_group)..][..2];
+            let a = gamma[c] * stats[1];
+            let b = beta[c] - stats[0] * a;
             let whole = x.len() - x.len() % V::LANES;
             for i in (0..whole).step_by(V::LANES) {
                 // SAFETY: `i + LANES` is at most the length of both.
