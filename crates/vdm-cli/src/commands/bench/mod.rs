@@ -5,7 +5,7 @@ mod timing;
 
 use crate::shared::device::DeviceArgs;
 use crate::shared::output::outln;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use clap::ValueEnum;
@@ -14,7 +14,7 @@ use serde_json::json;
 use std::time::Instant;
 use timing::{machine, median, peak_rss_mib, round, timed};
 use vdm::diffusion::Vocabulary;
-use vdm::nn::{Conditioning, Mode, ScoreUNet, ScoreUNetConfig};
+use vdm::nn::{AnyNetwork, AnyNetworkConfig, Conditioning, Mode, ScoreUNetConfig, UNetConfig};
 use vdm::schedule::{ScheduleConfig, ScheduleObjective, schedule_gradients};
 use vdm::train::{Batch, Optimizer, batch_gradients};
 use vdm::{DiffusionSettings, ImageShape, VariationalDiffusion, bits_per_dim};
@@ -41,6 +41,9 @@ pub struct Args {
     /// Channels inside the network, in place of the preset's: a multiple of 32.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
     pub n_embd: Option<u32>,
+    /// Blocks on the way down, in place of the preset's; not for unet28.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub layers: Option<u32>,
     /// Seconds of measuring, after three runs of warm-up; at least five runs are timed. 20 by default, 0.5 for each
     /// operator.
     #[arg(long)]
@@ -56,7 +59,7 @@ pub enum What {
     Operators,
 }
 
-/// The presets of the PyTorch twin in bench/pytorch_twin.py.
+/// The presets of the PyTorch twins in bench/pytorch_twin.py and bench/twin_more.py.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
     /// 3x32x32, 64 channels, 4 layers, batch 16
@@ -65,10 +68,27 @@ pub enum Preset {
     Gray28,
     /// 1x8x8, 32 channels, 4 layers, batch 64
     Digits8,
+    /// The starting project's U-Net: 1x28x28, 32, 64 and 128 channels, batch 32
+    Unet28,
+    /// The paper's network for CIFAR-10: 3x32x32, 128 channels, 32 layers; batch 8
+    Cifar10,
 }
 
-/// Blocks on the way down, as in the twin.
-const LAYERS: usize = 4;
+/// The preset's network, as in the twin, except for what the command line says.
+fn network(args: &Args, n_embd: usize) -> Result<AnyNetworkConfig> {
+    let layers = match args.preset {
+        Preset::Cifar10 => 32,
+        _ => 4,
+    };
+    Ok(match (args.preset, args.layers) {
+        (Preset::Unet28, Some(_)) => bail!("--layers: the levels of unet28 are fixed"),
+        (Preset::Unet28, None) => AnyNetworkConfig::UNet(UNetConfig { n_embd, dropout: 0.1, ..Default::default() }),
+        (_, given) => {
+            let layers = given.map_or(layers, |n| n as usize);
+            AnyNetworkConfig::Score(ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(1, n_embd, layers) })
+        }
+    })
+}
 
 /// The preset's sizes, as in the twin, except where the command line gives others.
 fn sizes(args: &Args) -> Result<Sizes> {
@@ -76,6 +96,8 @@ fn sizes(args: &Args) -> Result<Sizes> {
         Preset::Rgb32 => (3, 32, 64, 16),
         Preset::Gray28 => (1, 28, 32, 32),
         Preset::Digits8 => (1, 8, 32, 64),
+        Preset::Unet28 => (1, 28, 32, 32),
+        Preset::Cifar10 => (3, 32, 128, 8),
     };
     let or = |given: Option<u32>, preset| given.map_or(preset, |n| n as usize);
     let n_embd = or(args.n_embd, n_embd);
@@ -93,16 +115,17 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         return operators::execute(sizes, seconds, &device, json);
     }
     let Sizes { batch, channels, side, n_embd } = sizes;
-    let network = ScoreUNetConfig { dropout: 0.1, ..ScoreUNetConfig::new(channels, n_embd, LAYERS) };
+    let network = network(args, n_embd)?;
     let schedule = match args.variance {
         true => ScheduleConfig::Monotonic(Default::default()),
         false => ScheduleConfig::default(),
     };
     let image = ImageShape { channels, height: side, width: side };
+    network.validate_shape(image).map_err(|reason| anyhow!("{reason}"))?;
     let settings = DiffusionSettings::new(image, Vocabulary::new(256).expect("256 levels fit"), &schedule);
     let autodiff = device.clone().autodiff();
     device.seed(0);
-    let model = VariationalDiffusion::new(schedule.init(&autodiff), network.init(&autodiff), settings);
+    let model = VariationalDiffusion::new(schedule.init(&autodiff), network.init(channels, &autodiff), settings);
     let parameters = model.network.num_params();
     let shape = image.batch(batch);
     let mut variance_ms = None;
@@ -166,7 +189,7 @@ fn random_images(shape: [usize; 4], device: &Device) -> Tensor<4> {
 
 /// What a user's training step does: times and noise, the three loss terms, backward, AdamW and the average.
 struct TrainStep {
-    model: Option<VariationalDiffusion<ScoreUNet>>,
+    model: Option<VariationalDiffusion<AnyNetwork>>,
     optimizer: Optimizer,
     images: Tensor<4>,
     /// What the schedule's shape is trained for.
@@ -176,7 +199,7 @@ struct TrainStep {
 }
 
 impl TrainStep {
-    fn new(model: VariationalDiffusion<ScoreUNet>, shape: [usize; 4], variance: bool, device: &Device) -> Self {
+    fn new(model: VariationalDiffusion<AnyNetwork>, shape: [usize; 4], variance: bool, device: &Device) -> Self {
         let objective = if variance { ScheduleObjective::Variance } else { ScheduleObjective::Bound };
         let optimizer = Optimizer::new(&model, device);
         let images = random_images(shape, device);
@@ -196,7 +219,7 @@ impl TrainStep {
 }
 
 /// Median milliseconds that [`schedule_gradients`] takes of a step.
-fn schedule_gradients_ms(model: &VariationalDiffusion<ScoreUNet>, shape: [usize; 4], device: &Device) -> f64 {
+fn schedule_gradients_ms(model: &VariationalDiffusion<AnyNetwork>, shape: [usize; 4], device: &Device) -> f64 {
     let k = random_images(shape, &device.clone().autodiff());
     let weight = bits_per_dim(1.0, shape[1..].iter().product()) / shape[0] as f64;
     let times = (0..5)

@@ -5,7 +5,7 @@ use crate::shared::output::outln;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-use vdm_kernels::{Moments, NormArgs, Update, reference, rng::Philox};
+use vdm_kernels::{Function, Moments, NormArgs, Update, reference, rng::Philox};
 
 /// Sizes of the tensors: batch, the image's channels and side, channels inside.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,20 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
             y.flatten(0, 3)
         });
     }
-    for (k, ci) in [(3, e), (3, 2 * e), (1, 2 * e)] {
+    let inputs = [vec![b, 2 * e, side, side], vec![2 * e], vec![2 * e]];
+    both(&mut rows, "group norm, SiLU of two", &inputs, seconds, device, |[x, gamma, beta], fused| {
+        let args = NormArgs { dropout: 0.0, ..args };
+        let parts = x.reshape([2, b, e, side, side]);
+        let [x, beside] = [0, 1].map(|i| parts.clone().narrow(0, i, 1).reshape(map(e)));
+        let (gamma, beta) = (gamma.reshape([2 * e]), beta.reshape([2 * e]));
+        let y = if fused {
+            vdm_kernels::group_norm_beside(x, beside, gamma, beta, args)
+        } else {
+            reference::group_norm(Tensor::cat(vec![x, beside], 1), gamma, beta, args)
+        };
+        y.flatten(0, 3)
+    });
+    for (k, ci) in [(3, e), (3, 2 * e), (1, 2 * e), (7, s.channels)] {
         let inputs = [map(ci).to_vec(), vec![e, ci, k, k], vec![1, e]];
         both(&mut rows, &format!("convolution {k}x{k} to {e}"), &inputs, seconds, device, |[x, w, bias], fused| {
             let (x, w, bias) = (x.reshape(map(ci)), w.reshape([e, ci, k, k]), bias.reshape([1, e]));
@@ -88,8 +101,21 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
         y.flatten(0, 1)
     });
 
-    // Those without a backward pass.
+    // Of one input; the others are not used.
     let dims = s.channels * pixels;
+    for (f, name) in [(Function::Sin, "sine"), (Function::Exp, "exponential")] {
+        let inputs = [vec![b, dims], vec![1], vec![1]];
+        both(&mut rows, name, &inputs, seconds, device, |[x, _, _], fused| {
+            if fused { vdm_kernels::elementary(x, f) } else { reference::elementary(x, f) }
+        });
+    }
+    let inputs = [vec![b, dims], vec![1], vec![1]];
+    both(&mut rows, "sum of squares of an image", &inputs, seconds, device, |[x, _, _], fused| {
+        let x = x.reshape([b, dims]);
+        if fused { vdm_kernels::square_sums(x) } else { (x.clone() * x).sum_dim(1).reshape([b]) }
+    });
+
+    // Those without a backward pass.
     let mut add = |operator: &str, shape: String, f: &mut dyn FnMut(bool)| {
         let [fused_ms, composed_ms] = [true, false].map(|fused| median(timed(seconds, || f(fused))));
         rows.push(Row { operator: operator.into(), shape, pass: "forward", fused_ms, composed_ms });
@@ -135,6 +161,13 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
             let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
             std::hint::black_box(Tensor::<2>::random([b, dims], normal, device));
         }
+    });
+    add("sum of squares", n.to_string(), &mut |fused| {
+        let sum = match fused {
+            true => vdm_kernels::sum_of_squares(gradient.clone()),
+            false => gradient.clone().powi_scalar(2).sum().into_scalar::<f64>(),
+        };
+        std::hint::black_box(sum);
     });
     rows
 }

@@ -43,18 +43,25 @@ impl ContextBlock {
         }
     }
 
+    /// `beside` are further channels of the input, from a skip connection.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, in, height, width]`; `ctx`: `[batch, 4 n_embd]`, after SiLU
+    /// - `x` and `beside`, together: `[batch, in, height, width]`; `ctx`: `[batch, 4 n_embd]`, after SiLU
     /// - output: `[batch, out, height, width]`
-    pub fn forward(&self, x: Tensor<4>, ctx: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
-        let h = self.norm1.silu(self.conv1.forward(x.clone()));
+    pub fn forward(&self, x: Tensor<4>, beside: Option<Tensor<4>>, ctx: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
+        let map = |conv: &Conv| match &beside {
+            Some(beside) => conv.forward_beside(x.clone(), beside.clone()),
+            None => conv.forward(x.clone()),
+        };
+        let h = self.norm1.silu(map(&self.conv1));
         let shift = self.ctx.forward(ctx);
         let [batch, channels] = shift.dims();
         let h = dropout(h + shift.reshape([batch, channels, 1, 1]), self.dropout, seed);
         let h = self.norm2.silu(self.conv2.forward(h));
-        match &self.skip {
-            Some(skip) => skip.forward(x) + h,
-            None => x + h,
+        match (&self.skip, &beside) {
+            (Some(skip), _) => map(skip) + h,
+            (None, Some(beside)) => Tensor::cat(vec![x.clone(), beside.clone()], 1) + h,
+            (None, None) => x.clone() + h,
         }
     }
 }

@@ -295,9 +295,9 @@ impl UNet {
         let control = self.control.image(conditioning.control.clone(), &z);
 
         let mut layer = 0;
-        let mut block = |block: &ContextBlock, h: Tensor<4>| {
+        let mut block = |block: &ContextBlock, h: Tensor<4>, skip: Option<Tensor<4>>| {
             layer += 1;
-            block.forward(h, ctx.clone(), mode.seed_of(layer))
+            block.forward(h, skip, ctx.clone(), mode.seed_of(layer))
         };
         let attend = |attn: &Option<ControlAttention>, h: Tensor<4>| match attn {
             Some(attn) => attn.forward(h, control.clone()),
@@ -309,28 +309,28 @@ impl UNet {
         let mut h = self.conv_in.forward(self.input(z, conditioning.self_cond.clone()));
         let mut skips = vec![h.clone()];
         for (i, level) in self.down.iter().enumerate() {
-            h = block(&level.block1, h);
+            h = block(&level.block1, h, None);
             skips.push(h.clone());
-            h = attend(&level.attn, block(&level.block2, h));
+            h = attend(&level.attn, block(&level.block2, h, None));
             skips.push(h.clone());
             h = if i < last { halve(&level.resize, h) } else { level.resize.forward(h) };
         }
 
         // 3. Middle.
-        h = block(&self.mid1, h);
+        h = block(&self.mid1, h, None);
         h = self.mid_attn.forward(h, control.clone());
-        h = block(&self.mid2, h);
+        h = block(&self.mid2, h, None);
 
         // 4. Up: every block takes the latest output that is left.
-        let mut with_skip = |h: Tensor<4>| Tensor::cat(vec![h, skips.pop().expect("a skip for every block")], 1);
+        let mut skip = || Some(skips.pop().expect("a skip for every block"));
         for (i, level) in self.up.iter().enumerate() {
-            h = block(&level.block1, with_skip(h));
-            h = attend(&level.attn, block(&level.block2, with_skip(h)));
+            h = block(&level.block1, h, skip());
+            h = attend(&level.attn, block(&level.block2, h, skip()));
             h = level.resize.forward(if i < last { double(h) } else { h });
         }
 
         // 5. The last block takes the first convolution's output.
-        self.conv_out.forward(block(&self.last, with_skip(h)))
+        self.conv_out.forward(block(&self.last, h, skip()))
     }
 
     /// z, the sines and the cosines of its Fourier features (the channels of one frequency side by side), and the
