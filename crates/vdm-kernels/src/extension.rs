@@ -5,7 +5,7 @@
 //! differentiable itself.
 
 use crate::cpu::elementary::Function;
-use crate::cpu::{attention, conv, elementary, group_norm, linear, sums};
+use crate::cpu::{attention, conv, double, elementary, group_norm, linear, sums};
 use burn::backend::{
     Autodiff, Flex,
     autodiff::{
@@ -37,8 +37,13 @@ pub struct NormArgs {
 /// Forward passes. Backends that are not listed panic when called: the crate's functions ask the device first.
 #[backend_extension(Autodiff, Flex)]
 pub trait Fused: burn::backend::Backend {
-    /// See [`crate::conv2d`].
-    fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::conv2d`] and [`crate::conv2d_halving`].
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+    ) -> FloatTensor<Self>;
     /// See [`crate::conv2d_add`].
     fn fused_conv2d_add(
         x: FloatTensor<Self>,
@@ -72,6 +77,8 @@ pub trait Fused: burn::backend::Backend {
     ) -> FloatTensor<Self>;
     /// See [`crate::elementary`].
     fn fused_elementary(x: FloatTensor<Self>, f: Function) -> FloatTensor<Self>;
+    /// See [`crate::double`].
+    fn fused_double(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`crate::square_sums`].
     fn fused_square_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -84,6 +91,7 @@ pub trait FusedBackward: Fused {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dy: FloatTensor<Self>,
+        stride: usize,
         want_dx: bool,
     ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
     /// The output, and each group's mean and 1/std, of the channels of all of `x`, one after another.
@@ -107,6 +115,8 @@ pub trait FusedBackward: Fused {
     -> [FloatTensor<Self>; 3];
     /// The gradient for x.
     fn elementary_backward(x: FloatTensor<Self>, f: Function, dy: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient for x: the sum over each 2x2.
+    fn double_backward(dy: FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradient for x.
     fn square_sums_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -139,9 +149,9 @@ fn of(t: &FlexTensor) -> &[f32] {
     &data(t)[..t.layout().num_elements()]
 }
 
-fn conv_spec(x: &FlexTensor, weight: &FlexTensor) -> conv::Spec {
+fn conv_spec(x: &FlexTensor, weight: &FlexTensor, stride: usize) -> conv::Spec {
     let (x, w) = (x.layout().shape(), weight.layout().shape());
-    conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2] }
+    conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2], stride }
 }
 
 fn norm_spec(x: &[FlexTensor], a: NormArgs) -> group_norm::Spec {
@@ -164,17 +174,18 @@ fn attention_spec(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Sp
 }
 
 impl Fused for Flex {
-    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight);
-        let mut y = unwritten(&[s.batch, s.co, s.h, s.w]);
+        let s = conv_spec(&x, &weight, stride);
+        let [h, w] = s.output();
+        let mut y = unwritten(&[s.batch, s.co, h, w]);
         conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), false);
         y
     }
 
     fn fused_conv2d_add(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, to: FlexTensor) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight);
+        let s = conv_spec(&x, &weight, 1);
         // In place, where no other handle holds the memory.
         let mut y = to.to_contiguous();
         drop(to);
@@ -218,6 +229,14 @@ impl Fused for Flex {
         y
     }
 
+    fn fused_double(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let shape = x.layout().shape();
+        let mut y = unwritten(&[shape[0], shape[1], 2 * shape[2], 2 * shape[3]]);
+        double::forward(of(&x), shape[3], y.storage_mut());
+        y
+    }
+
     fn fused_square_sums(x: FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         let mut y = unwritten(&[x.layout().shape()[0]]);
@@ -232,10 +251,11 @@ impl FusedBackward for Flex {
         weight: FlexTensor,
         bias: FlexTensor,
         dy: FlexTensor,
+        stride: usize,
         want_dx: bool,
     ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
         let [x, weight, bias, dy] = [x, weight, bias, dy].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight);
+        let s = conv_spec(&x, &weight, stride);
         let mut dx = want_dx.then(|| like(&x));
         let (mut dw, mut db) = (like(&weight), like(&bias));
         let dx_slice = dx.as_mut().map_or(&mut [][..], |t| t.storage_mut());
@@ -328,6 +348,14 @@ impl FusedBackward for Flex {
         dx
     }
 
+    fn double_backward(dy: FlexTensor) -> FlexTensor {
+        let dy = dy.to_contiguous();
+        let shape = dy.layout().shape();
+        let mut dx = unwritten(&[shape[0], shape[1], shape[2] / 2, shape[3] / 2]);
+        double::backward(of(&dy), shape[3] / 2, dx.storage_mut());
+        dx
+    }
+
     fn square_sums_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
         let [x, dy] = [x, dy].map(|t| t.to_contiguous());
         let mut dx = like(&x);
@@ -349,10 +377,10 @@ macro_rules! register {
 
 /// Registers the gradients of a convolution's input, where it is wanted, weight and bias.
 macro_rules! register_conv2d {
-    ($grads:ident, [$px:expr, $pw:expr, $pb:expr], $saved:expr, $dy:expr) => {
+    ($grads:ident, [$px:expr, $pw:expr, $pb:expr], $saved:expr, $dy:expr, $stride:expr) => {
         let [x, weight, bias] = $saved;
         let px = $px;
-        let (dx, dw, db) = B::conv2d_backward(x, weight, bias, $dy, px.is_some());
+        let (dx, dw, db) = B::conv2d_backward(x, weight, bias, $dy, $stride, px.is_some());
         if let (Some(node), Some(dx)) = (px, dx) {
             $grads.register::<B>(node.id, dx);
         }
@@ -361,25 +389,31 @@ macro_rules! register_conv2d {
 }
 
 impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
-    fn fused_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn fused_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        stride: usize,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Conv2d;
         impl<B: FusedBackward> Backward<B, 3> for Conv2d {
-            type State = [FloatTensor<B>; 3];
+            type State = ([FloatTensor<B>; 3], usize);
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
                 let [x, weight, bias] = ops.parents;
-                register_conv2d!(grads, [x, weight, bias], ops.state, dy);
+                let (saved, stride) = ops.state;
+                register_conv2d!(grads, [x, weight, bias], saved, dy, stride);
             }
         }
         let nodes = [x.node(), weight.node(), bias.node()];
         let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
         match Conv2d.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone());
-                prep.finish([x, weight, bias], y)
+                let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone(), stride);
+                prep.finish(([x, weight, bias], stride), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias, stride)),
         }
     }
 
@@ -396,7 +430,7 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
                 let [x, weight, bias, to] = ops.parents;
-                register_conv2d!(grads, [x, weight, bias], ops.state, dy.clone());
+                register_conv2d!(grads, [x, weight, bias], ops.state, dy.clone(), 1);
                 register!(grads, [to], [dy]);
             }
         }
@@ -531,6 +565,24 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
                 prep.finish((x, f), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_elementary(x, f)),
+        }
+    }
+
+    fn fused_double(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Double;
+        impl<B: FusedBackward> Backward<B, 1> for Double {
+            type State = ();
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                register!(grads, ops.parents, [B::double_backward(dy)]);
+            }
+        }
+        let nodes = [x.node()];
+        let y = B::fused_double(x.into_primitive());
+        match Double.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 

@@ -42,7 +42,7 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
 }
 
-/// Convolution of odd side, padded so that images keep their size, stride 1; the sides 1 and 3 are the fast ones.
+/// Convolution of odd side, padded so that images keep their size, stride 1.
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`
@@ -50,28 +50,37 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
 /// - `bias`: `[1, out]`, or `[batch, out]` for a bias of each image (a bias and a conditioning vector, added up)
 /// - output: `[batch, out, height, width]`
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
-    let k = weight.dims()[2];
     if !fused(&x) {
         return reference::conv2d(x, weight, bias);
     }
-    if !(k == 1 || k == 3) {
-        return by_taps(x, weight, bias);
-    }
-    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), 1);
     Tensor::from_dispatch(y)
 }
 
-/// A larger kernel, of odd side: the taps become channels of a convolution 1x1.
-fn by_taps(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
-    let ([b, c, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
-    let (margin, device) = (k / 2, x.device());
-    let side = Tensor::zeros([b, c, h, margin], &device);
-    let end = Tensor::zeros([b, c, margin, w + 2 * margin], &device);
-    let x = Tensor::cat(vec![side.clone(), x, side], 3);
-    let x = Tensor::cat(vec![end.clone(), x, end], 2);
-    let taps = (0..k * k).map(|tap| x.clone().slice([0..b, 0..c, tap / k..tap / k + h, tap % k..tap % k + w]));
-    let weight = weight.permute([0, 2, 3, 1]).reshape([co, k * k * c, 1, 1]);
-    conv2d(Tensor::cat(taps.collect(), 1), weight, bias)
+/// Convolution of even side and stride 2, padded by (k - 1) / 2: images of even sides come out half as high and wide.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`
+/// - `weight`: `[out, in, k, k]` with k even
+/// - `bias`: `[1, out]` or `[batch, out]`
+/// - output: `[batch, out, height / 2, width / 2]`
+pub fn conv2d_halving(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+    if !fused(&x) {
+        return reference::conv2d_halving(x, weight, bias);
+    }
+    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), 2);
+    Tensor::from_dispatch(y)
+}
+
+/// Every pixel becomes 2x2.
+///
+/// # Shapes
+/// `[batch, channels, height, width]` -> `[batch, channels, 2 height, 2 width]`
+pub fn double(x: Tensor<4>) -> Tensor<4> {
+    if !fused(&x) {
+        return reference::double(x);
+    }
+    Tensor::from_dispatch(Dispatch::fused_double(x.into_dispatch()))
 }
 
 /// [`conv2d`] added to `to`: a residual connection without a pass of its own.
@@ -82,9 +91,9 @@ fn by_taps(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
 /// # Panics
 /// If `to` has not.
 pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4>) -> Tensor<4> {
-    let ([b, _, h, w], [co, _, k, _]) = (x.dims(), weight.dims());
+    let ([b, _, h, w], co) = (x.dims(), weight.dims()[0]);
     assert!(to.dims() == [b, co, h, w], "conv2d_add: {:?} + {:?}", to.dims(), [b, co, h, w]);
-    if !fused(&x) || !(k == 1 || k == 3) {
+    if !fused(&x) {
         return to + conv2d(x, weight, bias);
     }
     let [x, weight, to] = [x, weight, to].map(Tensor::into_dispatch);

@@ -13,6 +13,20 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     y + bias.reshape([b, co, 1, 1])
 }
 
+/// See [`crate::conv2d_halving`].
+pub fn conv2d_halving(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+    let pad = (weight.dims()[2] - 1) / 2;
+    let [b, co] = bias.dims();
+    let y = module::conv2d(x, weight, None, ConvOptions::new([2, 2], [pad, pad], [1, 1], 1));
+    y + bias.reshape([b, co, 1, 1])
+}
+
+/// See [`crate::double`].
+pub fn double(x: Tensor<4>) -> Tensor<4> {
+    let [batch, c, h, w] = x.dims();
+    x.reshape([batch, c, h, 1, w, 1]).expand([batch, c, h, 2, w, 2]).reshape([batch, c, 2 * h, 2 * w])
+}
+
 /// See [`crate::group_norm`].
 pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
     let [b, c, h, w] = x.dims();

@@ -5,7 +5,7 @@
 #[macro_use]
 mod common;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use common::*;
 
 every_operator!(views_give_what_contiguous_inputs_give, constants_need_no_gradient, uses_add_up, devices_mix);
@@ -36,6 +36,11 @@ fn conv2d_agrees_with_the_reference() {
 
 #[test]
 fn larger_convolutions_agree_with_the_reference() {
+    for [b, ci, co, h, w] in [[2, 3, 8, 4, 6], [1, 16, 5, 14, 28], [3, 4, 2, 2, 2], [9, 1, 1, 8, 2]] {
+        for (k, own_bias) in [(2, false), (4, false), (4, true)] {
+            agrees(&Conv { b, ci, co, h, w, k, own_bias });
+        }
+    }
     for [b, ci, co, h, w] in [[2, 1, 8, 9, 7], [1, 3, 5, 4, 11], [3, 4, 2, 2, 2]] {
         for (k, own_bias) in [(5, false), (7, true)] {
             agrees(&Conv { b, ci, co, h, w, k, own_bias });
@@ -66,6 +71,24 @@ fn elementary_functions_agree_with_the_reference() {
             let scale = want.abs().max().into_scalar::<f32>();
             assert!(off < 2e-6 * scale.max(1.0), "{f:?}: {off} of {scale}");
         }
+    }
+}
+
+#[test]
+fn doubled_images_agree_with_the_reference() {
+    let device = Device::flex().autodiff();
+    for dims in [[2, 3, 4, 5], [1, 1, 1, 1], [1, 7, 9, 2]] {
+        let n = dims.iter().product();
+        let x = leaf(&normals(0, n), &device, true);
+        let weights = Tensor::<1>::from_data(&normals(1, 4 * n)[..], &device);
+        let run = |double: fn(Tensor<4>) -> Tensor<4>| {
+            let y = double(x.clone().reshape(dims)).flatten::<1>(0, 3);
+            let gradients = (y.clone() * weights.clone()).sum().backward();
+            (values(y), values(x.grad(&gradients).unwrap()))
+        };
+        let ((y, dx), (want_y, want_dx)) = (run(vdm_kernels::double), run(vdm_kernels::reference::double));
+        assert_eq!(y, want_y, "{dims:?}");
+        assert_near(&dx, &wide(&want_dx), VALUES, "dx");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Convolutions 3x3 (padding 1) and 1x1, stride 1: 3x3 by [`super::winograd`], 1x1 as one matrix product an image.
+//! Convolutions: 3x3 of stride 1 by [`super::winograd`], 1x1 as one matrix product an image, and others as one matrix product
+//! of the image's patches, laid out as columns.
 //!
 //! Images are independent and run in parallel. In the backward pass a fixed number of groups of images each collect a
 //! partial weight gradient, and the partial sums are added in order.
@@ -6,6 +7,7 @@
 use super::layout::Layout;
 use super::math;
 use super::matmul::{matmul, transpose};
+use super::patches::{self, Patches};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
 
@@ -24,17 +26,40 @@ pub struct Spec {
     pub ci: usize,
     /// Channels out.
     pub co: usize,
-    /// Image height.
+    /// Height of the images that come in.
     pub h: usize,
-    /// Image width.
+    /// Their width.
     pub w: usize,
-    /// Side of the kernel, 1 or 3.
+    /// Side of the kernel; the images are padded by (k - 1) / 2 zeros.
     pub k: usize,
+    /// Pixels from one output to the next.
+    pub stride: usize,
 }
 
 impl Spec {
     fn pixels(&self) -> usize {
         self.h * self.w
+    }
+
+    fn patches(&self) -> Patches {
+        Patches { channels: self.ci, h: self.h, w: self.w, k: self.k, stride: self.stride }
+    }
+
+    /// Height and width of the images that come out.
+    pub fn output(&self) -> [usize; 2] {
+        self.patches().output()
+    }
+
+    fn output_pixels(&self) -> usize {
+        self.output().iter().product()
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.k, self.stride) {
+            (1, 1) => Kind::Pointwise,
+            (3, 1) => Kind::Winograd,
+            _ => Kind::Patches,
+        }
     }
 
     fn grid(&self, images: usize) -> Grid {
@@ -43,7 +68,7 @@ impl Spec {
 
     /// Images that one task takes together.
     fn together(&self) -> usize {
-        if self.k == 1 { 1 } else { Grid::images_of_block(self.h, self.w) }
+        if self.kind() == Kind::Winograd { Grid::images_of_block(self.h, self.w) } else { 1 }
     }
 
     /// Images of one group of the backward pass: depends on the batch alone, never on threads. Small images come in
@@ -56,39 +81,50 @@ impl Spec {
     }
 }
 
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pointwise,
+    Winograd,
+    Patches,
+}
+
 /// A weight, ready for use with one image after another.
 enum Prepared {
-    Pointwise(Vec<f32>),
+    /// A matrix for the pixels or patches.
+    Matrix(Vec<f32>),
     Winograd(Weight),
 }
 
 impl Prepared {
     fn new(s: &Spec, weight: &[f32]) -> Self {
-        if s.k == 1 { Self::Pointwise(weight.to_vec()) } else { Self::Winograd(Weight::new(weight, s.ci, s.co)) }
+        match s.kind() {
+            Kind::Winograd => Self::Winograd(Weight::new(weight, s.ci, s.co)),
+            Kind::Pointwise | Kind::Patches => Self::Matrix(weight.to_vec()),
+        }
     }
 
-    /// The weight of the gradient for x: outputs and inputs exchanged, taps in reverse order.
+    /// The weight of the gradient for x: outputs and inputs exchanged, and for Winograd's method taps in reverse order.
     fn flipped(s: &Spec, weight: &[f32]) -> Self {
-        if s.k == 1 {
-            Self::Pointwise(transpose(weight, s.ci))
-        } else {
-            Self::Winograd(Weight::flipped(weight, s.ci, s.co))
+        match s.kind() {
+            Kind::Winograd => Self::Winograd(Weight::flipped(weight, s.ci, s.co)),
+            Kind::Pointwise | Kind::Patches => Self::Matrix(transpose(weight, s.ci * s.k * s.k)),
         }
     }
 }
 
-/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h, w]`, or added to `y` with
+/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, or added to `y` with
 /// `add`.
 pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], add: bool) {
     let shared = bias.len() == s.co;
     let weight = Prepared::new(s, weight);
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
-    y.par_chunks_mut(n * s.co * s.pixels())
+    y.par_chunks_mut(n * s.co * s.output_pixels())
         .zip(x.par_chunks(n * s.ci * s.pixels()))
         .zip(bias.par_chunks(n * s.co))
         .for_each(|((y, x), bias)| {
-            Scratch::with(|scratch| convolve(s.grid(bias.len() / s.co), x, &weight, bias, y, add, scratch));
+            Scratch::with(|scratch| convolve(s, x, &weight, bias, y, add, scratch));
         });
 }
 
@@ -104,9 +140,10 @@ pub fn backward(
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
-    let (pixels, group) = (s.pixels(), s.group());
+    let (pixels, output, group) = (s.pixels(), s.output_pixels(), s.group());
     let groups = s.batch.div_ceil(group);
-    let part = if s.k == 1 { s.co * s.ci } else { Weight::gradient_len(s.ci, s.co) };
+    let rows = s.ci * s.k * s.k;
+    let part = if s.kind() == Kind::Winograd { Weight::gradient_len(s.ci, s.co) } else { s.co * rows };
     let flipped = Prepared::flipped(s, weight);
     let n = s.together();
     let mut partial = vec![0f32; groups * part];
@@ -114,24 +151,34 @@ pub fn backward(
         .par_chunks_mut(part)
         .zip(chunks_or_empty(dx, group * s.ci * pixels, groups))
         .zip(x.par_chunks(group * s.ci * pixels))
-        .zip(dy.par_chunks(group * s.co * pixels))
+        .zip(dy.par_chunks(group * s.co * output))
         .for_each(|(((dw, dx), x), dy)| {
             Scratch::with(|scratch| {
                 let size = n * s.ci * pixels;
                 let dx_blocks = chunks_or_empty(dx, size, x.len().div_ceil(size));
-                let blocks = x.chunks(size).zip(dy.chunks(n * s.co * pixels));
+                let blocks = x.chunks(size).zip(dy.chunks(n * s.co * output));
                 for ((x, dy), dx) in blocks.zip(dx_blocks) {
                     match &flipped {
                         Prepared::Winograd(flipped) => {
                             let grid = s.grid(x.len() / (s.ci * pixels));
                             winograd::backward(grid, x, dy, flipped, dw, dx, scratch);
                         }
-                        Prepared::Pointwise(transposed) => {
-                            let (lx, ly) = (Layout::row_major(s.ci, pixels), Layout::row_major(s.co, pixels));
-                            let lw = Layout::row_major(s.co, s.ci);
-                            matmul(true, dy, ly, x, lx.transposed(), dw, lw);
-                            if !dx.is_empty() {
+                        Prepared::Matrix(transposed) => {
+                            let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
+                            let lw = Layout::row_major(s.co, rows);
+                            let pointwise = s.kind() == Kind::Pointwise;
+                            let columns =
+                                if pointwise { x } else { patches::unroll(&s.patches(), x, scratch.columns()) };
+                            matmul(true, dy, ly, columns, lx.transposed(), dw, lw);
+                            if dx.is_empty() {
+                                continue;
+                            }
+                            if pointwise {
                                 matmul(false, transposed, lw.transposed_copy(), dy, ly, dx, lx);
+                            } else {
+                                let columns = patches::room(&s.patches(), scratch.columns());
+                                matmul(false, transposed, lw.transposed_copy(), dy, ly, columns, lx);
+                                patches::roll(&s.patches(), columns, dx);
                             }
                         }
                     }
@@ -142,14 +189,14 @@ pub fn backward(
     for part in rest.chunks_exact(part) {
         math::add(part, sum);
     }
-    if s.k == 1 {
-        dweight.copy_from_slice(sum);
-    } else {
+    if s.kind() == Kind::Winograd {
         Weight::gradient(sum, s.ci, s.co, dweight);
+    } else {
+        dweight.copy_from_slice(sum);
     }
     let shared = dbias.len() == s.co;
     dbias.fill(0.0);
-    for (i, dy) in dy.chunks_exact(pixels).enumerate() {
+    for (i, dy) in dy.chunks_exact(output).enumerate() {
         dbias[if shared { i % s.co } else { i }] += math::sum(dy) as f32;
     }
 }
@@ -161,23 +208,24 @@ fn chunks_or_empty(dx: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]>
     chunks
 }
 
-/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only for
-/// 1x1.
-fn convolve(grid: Grid, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
+/// `y [images, co, h', w']` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only but
+/// for Winograd's method.
+fn convolve(s: &Spec, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
     match weight {
-        Prepared::Winograd(weight) => winograd::convolve(grid, x, weight, bias, y, add, scratch),
-        Prepared::Pointwise(weight) => {
-            let pixels = grid.h * grid.w;
-            let (ci, co) = (x.len() / pixels, y.len() / pixels);
-            for (y, &b) in y.chunks_exact_mut(pixels).zip(bias) {
+        Prepared::Winograd(weight) => winograd::convolve(s.grid(bias.len() / s.co), x, weight, bias, y, add, scratch),
+        Prepared::Matrix(weight) => {
+            let (rows, output) = (s.ci * s.k * s.k, s.output_pixels());
+            for (y, &b) in y.chunks_exact_mut(output).zip(bias) {
                 if add {
                     y.iter_mut().for_each(|y| *y += b);
                 } else {
                     y.fill(b);
                 }
             }
-            let (lx, ly) = (Layout::row_major(ci, pixels), Layout::row_major(co, pixels));
-            matmul(true, weight, Layout::row_major(co, ci), x, lx, y, ly);
+            let columns =
+                if s.kind() == Kind::Pointwise { x } else { patches::unroll(&s.patches(), x, scratch.columns()) };
+            let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
+            matmul(true, weight, Layout::row_major(s.co, rows), columns, lx, y, ly);
         }
     }
 }

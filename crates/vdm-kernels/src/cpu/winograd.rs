@@ -105,9 +105,15 @@ pub struct Scratch {
     collected: Vec<Lane>,
     v: Vec<Lane>,
     m: Vec<Lane>,
+    columns: Vec<f32>,
 }
 
 impl Scratch {
+    /// Room for the patches of an image.
+    pub fn columns(&mut self) -> &mut Vec<f32> {
+        &mut self.columns
+    }
+
     /// Calls `f` with the thread's buffers.
     pub fn with<T>(f: impl FnOnce(&mut Self) -> T) -> T {
         thread_local! {
@@ -158,7 +164,13 @@ impl Products {
     }
 }
 
-/// A transformed weight: U = G g Gᵀ as [36, padded ci, padded co].
+/// From one of the 36 matrices of a weight to the next, in numbers: a little more than a matrix, for the reason that
+/// [`Products::step`] says.
+fn weight_step(ci: usize, co: usize) -> usize {
+    padded(ci) * padded(co) + 2 * LANES
+}
+
+/// A transformed weight: U = G g Gᵀ as [36, padded ci, padded co], the matrices [`weight_step`] apart.
 #[derive(Debug)]
 pub struct Weight {
     u: Vec<Lane>,
@@ -189,13 +201,13 @@ impl Weight {
         if !ci.is_multiple_of(LANES) {
             u.clear();
         }
-        u.resize(PRODUCTS * padded(ci) * padded(co) / LANES, [0.0; LANES]);
+        u.resize(PRODUCTS * weight_step(ci, co) / LANES, [0.0; LANES]);
         Self { u, ci, co }
     }
 
     /// Numbers of a gradient for U.
     pub fn gradient_len(ci: usize, co: usize) -> usize {
-        PRODUCTS * padded(ci) * padded(co)
+        PRODUCTS * weight_step(ci, co)
     }
 
     /// Gᵀ dU G: the gradient of `weight [co, ci, 3, 3]` from that of U.
@@ -233,7 +245,7 @@ fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
         input(grid, tiles.clone(), of_v, s.framed.as_flattened(), v.as_flattened_mut());
         for p in 0..PRODUCTS {
-            let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
+            let lu = Layout { offset: p * weight_step(pi, po), ..Layout::row_major(pi, po) };
             let (u, v, m) = (weight.u.as_flattened(), v.as_flattened(), m.as_flattened_mut());
             matmul(false, v, of_v.layout(p), u, lu, m, of_m.layout(p));
         }
@@ -261,7 +273,7 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
         input(grid, tiles.clone(), of_v, s.framed_x.as_flattened(), v.as_flattened_mut());
         output_backward(grid, tiles, of_m, s.framed.as_flattened(), m.as_flattened_mut());
         for p in 0..PRODUCTS {
-            let lu = Layout { offset: p * pi * po, ..Layout::row_major(pi, po) };
+            let lu = Layout { offset: p * weight_step(pi, po), ..Layout::row_major(pi, po) };
             matmul(true, v.as_flattened(), of_v.layout(p).transposed(), m.as_flattened(), of_m.layout(p), du, lu);
         }
     }
@@ -367,9 +379,9 @@ fn extent(n: usize, down: usize, right: usize, lanes: usize) -> usize {
 
 with_vectors! {
     /// G g Gᵀ of `taps`, nine vectors of outputs for each of `ci` inputs, as [`taps_of`] lays them: product p of input i at
-    /// `u[(p * padded ci + i) * po]`.
+    /// `u[p * step + i * po]`.
     fn transform_weight<V divides (po)>(taps: &[f32], ci: usize, po: usize, u: &mut [f32]) {
-        let step = padded(ci) * po;
+        let step = weight_step(ci, po);
         for i in 0..ci {
             for o in (0..po).step_by(V::LANES) {
                 let taps = &taps[9 * i * po + o..][..extent(3, 3 * po, po, V::LANES)];
@@ -384,9 +396,9 @@ with_vectors! {
     }
 
     /// [`transform_weight`] for the gradient of x: product p of channels (o, i) at
-    /// `u[(p * padded co + o) * padded ci + i]`, taps reversed.
+    /// `u[p * step + o * padded ci + i]`, taps reversed.
     fn transform_flipped<V divides (padded(ci))>(weight: &[f32], ci: usize, co: usize, u: &mut [f32]) {
-        let (pi, step) = (padded(ci), padded(co) * padded(ci));
+        let (pi, step) = (padded(ci), weight_step(co, ci));
         for o in 0..co {
             let weight = &weight[o * ci * 9..][..ci * 9];
             for i in (0..ci).step_by(V::LANES) {
@@ -409,7 +421,7 @@ with_vectors! {
 
     /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
     fn weight_gradient<V divides (padded(co))>(du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
-        let (po, step) = (padded(co), padded(ci) * padded(co));
+        let (po, step) = (padded(co), weight_step(ci, co));
         for o in (0..co).step_by(V::LANES) {
             for i in 0..ci {
                 let du = &du[i * po + o..][..extent(SIDE, SIDE * step, step, V::LANES)];

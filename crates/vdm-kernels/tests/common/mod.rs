@@ -89,6 +89,9 @@ impl Operator for Conv {
         let weight = shaped(weight, [self.co, self.ci, self.k, self.k], view);
         let bias = shaped(bias, [if self.own_bias { self.b } else { 1 }, self.co], view);
         let y = match kind {
+            // An even side halves the image.
+            Kind::Fused if self.k % 2 == 0 => vdm_kernels::conv2d_halving(x, weight, bias),
+            Kind::Reference if self.k % 2 == 0 => reference::conv2d_halving(x, weight, bias),
             Kind::Fused => vdm_kernels::conv2d(x, weight, bias),
             Kind::Reference => reference::conv2d(x, weight, bias),
         };
@@ -222,6 +225,8 @@ impl Operator for Attention {
 // convolution's backward pass, 28 rows of 11 and 70 queries are more than a tile.
 pub const CONV3: Conv = Conv { b: 9, ci: 5, co: 7, h: 28, w: 11, k: 3, own_bias: true };
 pub const CONV1: Conv = Conv { b: 17, ci: 33, co: 5, h: 7, w: 9, k: 1, own_bias: false };
+pub const CONV7: Conv = Conv { b: 9, ci: 2, co: 7, h: 8, w: 5, k: 7, own_bias: true };
+pub const HALVING: Conv = Conv { b: 9, ci: 5, co: 7, h: 8, w: 6, k: 4, own_bias: false };
 pub const NORM: Norm = Norm::new([5, 33, 6, 7], 11, true, 0.25);
 pub const NORM_BESIDE: Norm = NORM.beside(12);
 pub const LINEAR: Linear = Linear { b: 17, i: 33, o: 5, bias: true };
@@ -231,7 +236,7 @@ pub const ATTENTION: Attention = Attention { b: 3, c: 10, heads: 2, n: 70, m: 13
 macro_rules! every_operator {
     ($($property:ident),+ $(,)?) => {$(
         mod $property {
-            use crate::common::{ATTENTION, CONV1, CONV3, LINEAR, NORM, NORM_BESIDE};
+            use crate::common::{ATTENTION, CONV1, CONV3, CONV7, HALVING, LINEAR, NORM, NORM_BESIDE};
 
             #[test]
             fn conv2d_3x3() {
@@ -241,6 +246,16 @@ macro_rules! every_operator {
             #[test]
             fn conv2d_1x1() {
                 super::$property(&CONV1);
+            }
+
+            #[test]
+            fn conv2d_7x7() {
+                super::$property(&CONV7);
+            }
+
+            #[test]
+            fn conv2d_halving() {
+                super::$property(&HALVING);
             }
 
             #[test]

@@ -6,8 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vdm_kernels::{NormArgs, rng::Philox};
 
-/// Convolution of stride 1 with bias, padded so that the image keeps its size. The kernel's side is odd; 1 and 3 are
-/// fused.
+/// Convolution with bias, of stride 1 where nothing else is said, padded so that the image keeps its size.
 #[derive(Module, Debug)]
 pub struct Conv {
     /// `[out, in, k, k]`
@@ -37,16 +36,29 @@ impl Conv {
         vdm_kernels::conv2d(x, self.weight.val(), self.bias.val().unsqueeze())
     }
 
-    /// [`forward`](Self::forward) of the channels of `a` and, after them, those of `b`, without putting them together.
+    /// With stride 2, for a kernel of even side.
+    ///
+    /// # Shapes
+    /// `[batch, in, height, width]` -> `[batch, out, height / 2, width / 2]`
+    pub fn forward_halving(&self, x: Tensor<4>) -> Tensor<4> {
+        vdm_kernels::conv2d_halving(x, self.weight.val(), self.bias.val().unsqueeze())
+    }
+
+    /// [`forward`](Self::forward) of the channels of `a` and, after them, those of `b`, without putting them together;
+    /// plus `to`, if there is one.
     ///
     /// # Shapes
     /// `[batch, c, height, width]` and `[batch, in - c, height, width]` -> `[batch, out, height, width]`
-    pub fn forward_beside(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+    pub fn forward_beside(&self, a: Tensor<4>, b: Tensor<4>, to: Option<Tensor<4>>) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val().unsqueeze());
         let ([out, c_in, k, _], c) = (weight.dims(), a.dims()[1]);
         let [of_a, of_b] = [0..c, c..c_in].map(|channels| weight.clone().slice([0..out, channels, 0..k, 0..k]));
         let no_bias = Tensor::zeros_like(&bias);
-        vdm_kernels::conv2d_add(b, of_b, no_bias, vdm_kernels::conv2d(a, of_a, bias))
+        let of_a = match to {
+            Some(to) => vdm_kernels::conv2d_add(a, of_a, bias, to),
+            None => vdm_kernels::conv2d(a, of_a, bias),
+        };
+        vdm_kernels::conv2d_add(b, of_b, no_bias, of_a)
     }
 
     /// [`forward`](Self::forward) plus `to`, in one pass.

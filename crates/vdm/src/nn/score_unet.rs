@@ -227,7 +227,7 @@ impl ResBlock {
         let h = self.conv1.forward_shifted(h, self.cond.forward(cond));
         let h = self.norm2.silu_dropout(h, self.dropout, seed);
         let x = match (&self.skip, beside) {
-            (Some(skip), Some(beside)) => skip.forward_beside(x, beside),
+            (Some(skip), Some(beside)) => skip.forward_beside(x, beside, None),
             (Some(skip), None) => skip.forward(x),
             (None, Some(beside)) => Tensor::cat(vec![x, beside], 1),
             (None, None) => x,

@@ -49,19 +49,20 @@ impl ContextBlock {
     /// - `x` and `beside`, together: `[batch, in, height, width]`; `ctx`: `[batch, 4 n_embd]`, after SiLU
     /// - output: `[batch, out, height, width]`
     pub fn forward(&self, x: Tensor<4>, beside: Option<Tensor<4>>, ctx: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
-        let map = |conv: &Conv| match &beside {
-            Some(beside) => conv.forward_beside(x.clone(), beside.clone()),
-            None => conv.forward(x.clone()),
+        let h = match &beside {
+            Some(beside) => self.conv1.forward_beside(x.clone(), beside.clone(), None),
+            None => self.conv1.forward(x.clone()),
         };
-        let h = self.norm1.silu(map(&self.conv1));
+        let h = self.norm1.silu(h);
         let shift = self.ctx.forward(ctx);
         let [batch, channels] = shift.dims();
         let h = dropout(h + shift.reshape([batch, channels, 1, 1]), self.dropout, seed);
         let h = self.norm2.silu(self.conv2.forward(h));
-        match (&self.skip, &beside) {
-            (Some(skip), _) => map(skip) + h,
-            (None, Some(beside)) => Tensor::cat(vec![x.clone(), beside.clone()], 1) + h,
-            (None, None) => x.clone() + h,
+        match (&self.skip, beside) {
+            (Some(skip), Some(beside)) => skip.forward_beside(x, beside, Some(h)),
+            (Some(skip), None) => skip.forward_onto(x, h),
+            (None, Some(beside)) => Tensor::cat(vec![x, beside], 1) + h,
+            (None, None) => x + h,
         }
     }
 }
@@ -155,36 +156,4 @@ pub struct UNetLevel {
     /// To the next level: on the way down 4x4 of stride 2, on the way up 3x3 on the doubled image; at the last level
     /// of either way 3x3.
     pub resize: Conv,
-}
-
-/// Convolution 4x4 of stride 2, padding 1: as the convolution 3x3 of blocks of 2x2 pixels, which takes as many products by
-/// Winograd's method as the strided one does directly.
-///
-/// An output looks at the pixels -1 to 2 from the first pixel of its block: the second of the block before, both of its own
-/// and the first of the next. Framed by zeros, the kernel's 6x6 taps are 3x3 blocks of 2x2.
-///
-/// # Shapes
-/// `[batch, in, height, width]` -> `[batch, out, height/2, width/2]`
-pub(super) fn halve(conv: &Conv, x: Tensor<4>) -> Tensor<4> {
-    let ([batch, c, h, w], [out, _, kh, kw]) = (x.dims(), conv.weight.dims());
-    let (h, w) = (h / 2, w / 2);
-    // [.., rows, row of the block, columns, column of the block] to [.., row and column of the block, rows, columns].
-    let x = x.reshape([batch, c, h, 2, w, 2]).permute([0, 1, 3, 5, 2, 4]).reshape([batch, 4 * c, h, w]);
-    let (mut wide, mut high) = ([out, c, kh, kw], [out, c, kh, kw + 2]);
-    (wide[3], high[2]) = (1, 1);
-    let device = x.device();
-    let (sides, ends) = (Tensor::zeros(wide, &device), Tensor::zeros(high, &device));
-    let weight = Tensor::cat(vec![sides.clone(), conv.weight.val(), sides], 3);
-    let weight = Tensor::cat(vec![ends.clone(), weight, ends], 2);
-    let weight = weight.reshape([out, c, 3, 2, 3, 2]).permute([0, 1, 3, 5, 2, 4]).reshape([out, 4 * c, 3, 3]);
-    vdm_kernels::conv2d(x, weight, conv.bias.val().unsqueeze())
-}
-
-/// Every pixel becomes 2x2.
-///
-/// # Shapes
-/// `[batch, channels, height, width]` -> `[batch, channels, 2 height, 2 width]`
-pub(super) fn double(x: Tensor<4>) -> Tensor<4> {
-    let [batch, c, h, w] = x.dims();
-    x.reshape([batch, c, h, 1, w, 1]).expand([batch, c, h, 2, w, 2]).reshape([batch, c, 2 * h, 2 * w])
 }

@@ -12,7 +12,6 @@ use super::layers::{ClassEmbedding, Conv, Dense, Norm, time_embedding};
 use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
 use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
-use blocks::{double, halve};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -313,7 +312,7 @@ impl UNet {
             skips.push(h.clone());
             h = attend(&level.attn, block(&level.block2, h, None));
             skips.push(h.clone());
-            h = if i < last { halve(&level.resize, h) } else { level.resize.forward(h) };
+            h = if i < last { level.resize.forward_halving(h) } else { level.resize.forward(h) };
         }
 
         // 3. Middle.
@@ -326,7 +325,7 @@ impl UNet {
         for (i, level) in self.up.iter().enumerate() {
             h = block(&level.block1, h, skip());
             h = attend(&level.attn, block(&level.block2, h, skip()));
-            h = level.resize.forward(if i < last { double(h) } else { h });
+            h = level.resize.forward(if i < last { vdm_kernels::double(h) } else { h });
         }
 
         // 5. The last block takes the first convolution's output.
