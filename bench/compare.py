@@ -9,7 +9,12 @@ import sys
 SECONDS, ROUNDS = sys.argv[1], int(sys.argv[2])
 PEERS = {"train": ["eager", "channels-last", "compile"], "sample": ["eager", "channels-last", "compile", "onnxruntime"]}
 VDM = ["target/release/vdm", "bench"]
-TWIN = [sys.executable, "bench/pytorch_twin.py"]
+PRESETS = ["rgb32", "gray28", "digits8", "unet28"]
+
+
+def twin(preset):
+    """The U-Net's twin is ours; the others are the score network's."""
+    return [sys.executable, "bench/twin_more.py" if preset == "unet28" else "bench/pytorch_twin.py"]
 
 
 def measure(command):
@@ -26,10 +31,10 @@ def main():
     print("| case | vdm ms | " + " | ".join(PEERS["sample"]) + " | ratio to the strongest | MiB: vdm, least of the peers |")
     print("|---|" + "---|" * (len(PEERS["sample"]) + 3))
     for what, peers in PEERS.items():
-        for preset in ["rgb32", "gray28", "digits8"]:
+        for preset in PRESETS:
             common = [what, "--preset", preset, "--threads", "2", "--seconds", SECONDS]
             sides = {"vdm": [*VDM, *common, "--json"]}
-            sides |= {peer: [*TWIN, *common, "--peer", peer] for peer in peers}
+            sides |= {peer: [*twin(preset), *common, "--peer", peer] for peer in peers}
             runs = {side: [] for side in sides}
             for _ in range(ROUNDS):
                 for side, command in sides.items():

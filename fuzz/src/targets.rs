@@ -13,7 +13,7 @@ use vdm::config::{Config, resolve, resolve_run};
 use vdm::data::{
     FolderOptions, Split, check_whole, load_cifar10, load_folder, load_imagenet, read_idx_images, read_idx_labels,
 };
-use vdm::run::{Checkpoint, load_model};
+use vdm::run::{Checkpoint, WhichWeights, load_model};
 use vdm::weights::load_pytorch;
 
 /// A reader under test.
@@ -155,7 +155,7 @@ fn read_checkpoint(path: &Path) {
     // A NaN is another than itself, but its digits are the same.
     assert_eq!(format!("{reread:?}"), format!("{checkpoint:?}"));
     if checkpoint.shape.dims() <= 64 {
-        let _ = load_model(&CONFIG, path.to_owned(), &seeds::device());
+        let _ = load_model(&CONFIG, path.to_owned(), WhichWeights::Ema, &seeds::device());
     }
 }
 

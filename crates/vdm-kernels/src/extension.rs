@@ -6,6 +6,7 @@
 
 use crate::cpu::elementary::Function;
 use crate::cpu::{attention, conv, double, elementary, group_norm, linear, sums};
+use crate::remembered::remembered;
 use burn::backend::{
     Autodiff, Flex,
     autodiff::{
@@ -18,6 +19,7 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, TensorData};
 use burn_flex::FlexTensor;
+use std::sync::Arc;
 
 /// Scalars of a group normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,15 @@ pub struct NormArgs {
     pub seed: u64,
 }
 
+/// How a convolution is done.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvArgs {
+    /// Pixels from one output to the next.
+    pub stride: usize,
+    /// Whether the weight will come again as it is: outside of training.
+    pub again: bool,
+}
+
 /// Forward passes. Backends that are not listed panic when called: the crate's functions ask the device first.
 #[backend_extension(Autodiff, Flex)]
 pub trait Fused: burn::backend::Backend {
@@ -42,7 +53,7 @@ pub trait Fused: burn::backend::Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
+        args: ConvArgs,
     ) -> FloatTensor<Self>;
     /// See [`crate::conv2d_add`].
     fn fused_conv2d_add(
@@ -50,6 +61,7 @@ pub trait Fused: burn::backend::Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         to: FloatTensor<Self>,
+        args: ConvArgs,
     ) -> FloatTensor<Self>;
     /// See [`crate::group_norm`].
     fn fused_group_norm(
@@ -154,6 +166,12 @@ fn conv_spec(x: &FlexTensor, weight: &FlexTensor, stride: usize) -> conv::Spec {
     conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2], stride }
 }
 
+/// The weight of a convolution, made ready now or remembered.
+fn ready(s: &conv::Spec, weight: &FlexTensor, again: bool) -> Arc<conv::Ready> {
+    let make = || conv::Ready::new(s, data(&weight.to_contiguous()));
+    if again && conv::Ready::worth_remembering(s) { remembered(weight, make) } else { Arc::new(make()) }
+}
+
 fn norm_spec(x: &[FlexTensor], a: NormArgs) -> group_norm::Spec {
     let shape = x[0].layout().shape();
     group_norm::Spec {
@@ -174,22 +192,28 @@ fn attention_spec(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Sp
 }
 
 impl Fused for Flex {
-    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, stride: usize) -> FlexTensor {
-        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight, stride);
+    fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, args: ConvArgs) -> FlexTensor {
+        let [x, bias] = [x, bias].map(|t| t.to_contiguous());
+        let s = conv_spec(&x, &weight, args.stride);
         let [h, w] = s.output();
         let mut y = unwritten(&[s.batch, s.co, h, w]);
-        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), false);
+        conv::forward(&s, data(&x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), false);
         y
     }
 
-    fn fused_conv2d_add(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, to: FlexTensor) -> FlexTensor {
-        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight, 1);
+    fn fused_conv2d_add(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        to: FlexTensor,
+        args: ConvArgs,
+    ) -> FlexTensor {
+        let [x, bias] = [x, bias].map(|t| t.to_contiguous());
+        let s = conv_spec(&x, &weight, args.stride);
         // In place, where no other handle holds the memory.
         let mut y = to.to_contiguous();
         drop(to);
-        conv::forward(&s, data(&x), data(&weight), data(&bias), y.storage_mut(), true);
+        conv::forward(&s, data(&x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), true);
         y
     }
 
@@ -393,8 +417,10 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        stride: usize,
+        args: ConvArgs,
     ) -> FloatTensor<Self> {
+        // A training changes its weights at every step.
+        let args = ConvArgs { again: false, ..args };
         #[derive(Debug)]
         struct Conv2d;
         impl<B: FusedBackward> Backward<B, 3> for Conv2d {
@@ -410,10 +436,10 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
         match Conv2d.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone(), stride);
-                prep.finish(([x, weight, bias], stride), y)
+                let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone(), args);
+                prep.finish(([x, weight, bias], args.stride), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias, stride)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d(x, weight, bias, args)),
         }
     }
 
@@ -422,7 +448,9 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         to: FloatTensor<Self>,
+        args: ConvArgs,
     ) -> FloatTensor<Self> {
+        let args = ConvArgs { again: false, ..args };
         #[derive(Debug)]
         struct Conv2dAdd;
         impl<B: FusedBackward> Backward<B, 4> for Conv2dAdd {
@@ -438,10 +466,10 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let [x, weight, bias, to] = [x, weight, bias, to].map(|t| t.into_primitive());
         match Conv2dAdd.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = B::fused_conv2d_add(x.clone(), weight.clone(), bias.clone(), to);
+                let y = B::fused_conv2d_add(x.clone(), weight.clone(), bias.clone(), to, args);
                 prep.finish([x, weight, bias], y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_add(x, weight, bias, to)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_add(x, weight, bias, to, args)),
         }
     }
 
@@ -466,7 +494,7 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let [x, gamma, beta] = [x, gamma, beta].map(|t| t.into_primitive());
         match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (y, stats) = B::group_norm_with_stats(&[x.clone()], gamma.clone(), beta.clone(), args);
+                let (y, stats) = B::group_norm_with_stats(std::slice::from_ref(&x), gamma.clone(), beta.clone(), args);
                 prep.finish(([x, gamma, beta, stats], args), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm(x, gamma, beta, args)),

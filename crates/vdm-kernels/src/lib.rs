@@ -17,6 +17,7 @@ mod extension;
 mod moments;
 #[allow(clippy::disallowed_methods)]
 pub mod reference;
+mod remembered;
 pub mod rng;
 pub mod teams;
 
@@ -27,7 +28,7 @@ pub use moments::Moments;
 
 use burn::backend::{Dispatch, DispatchDevice, Flex};
 use burn::tensor::{DType, Device, Tensor};
-use extension::Fused;
+use extension::{ConvArgs, Fused};
 
 /// Whether the operators run as fused CPU kernels for tensors of this device and precision.
 pub fn is_fused(device: &Device, dtype: DType) -> bool {
@@ -53,8 +54,13 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     if !fused(&x) {
         return reference::conv2d(x, weight, bias);
     }
-    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), 1);
+    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), conv_args(1));
     Tensor::from_dispatch(y)
+}
+
+/// Autodiff sets `again` back: the weights of a training are new at every step.
+fn conv_args(stride: usize) -> ConvArgs {
+    ConvArgs { stride, again: true }
 }
 
 /// Convolution of even side and stride 2, padded by (k - 1) / 2: images of even sides come out half as high and wide.
@@ -68,7 +74,7 @@ pub fn conv2d_halving(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tenso
     if !fused(&x) {
         return reference::conv2d_halving(x, weight, bias);
     }
-    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), 2);
+    let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), conv_args(2));
     Tensor::from_dispatch(y)
 }
 
@@ -97,7 +103,7 @@ pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4
         return to + conv2d(x, weight, bias);
     }
     let [x, weight, to] = [x, weight, to].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_conv2d_add(x, weight, bias.into_dispatch(), to))
+    Tensor::from_dispatch(Dispatch::fused_conv2d_add(x, weight, bias.into_dispatch(), to, conv_args(1)))
 }
 
 /// Group normalisation, then SiLU and dropout as `args` say.

@@ -24,6 +24,7 @@ pub mod config;
 pub mod data;
 pub mod diffusion;
 pub mod files;
+pub mod flow;
 pub mod initial;
 pub mod likelihood;
 mod math;

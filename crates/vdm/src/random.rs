@@ -17,6 +17,8 @@
 //! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), image i of the batch | seed | i | [`DRAW_EPS`], [`DRAW_EPS_0`] |
 //! | [`draw_loss`](crate::VariationalDiffusion::draw_loss), times | seed | [`DRAWN_TIMES`] | 0: times |
 //! | evaluation, pass r, image i | seed | [`in_round`]`(r, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
+//! | importance weighting, pass r, draw k of K, image i | seed XOR [`IMPORTANCE`] | [`in_round`]`(r K + k, i)` | T: z_1; s < T: the noise of step s |
+//! | density of the flow, pass r, draw k of K, image i | seed XOR [`ODE`] | [`in_round`]`(r K + k, i)` | 0: z_0; 1, 2, …: the vectors of the trace |
 //! | evaluation, pass r's shift | seed | [`in_round`]`(r, `[`TIMES`]`)` | 0: u |
 //! | evaluation, order of the images in time | seed XOR [`SHUFFLE_KEY`] | [`RING`] | i: where image i goes |
 //! | schedule variance, evaluation e, image i | seed | [`in_round`]`(e, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
@@ -35,6 +37,12 @@ use vdm_kernels::rng::{Philox, normal_images};
 
 /// What the seed of initial weights is combined with.
 pub const INITIAL: u64 = 0x696e_6974_6961_6c21;
+
+/// What the seed of an evaluation is combined with for importance weighting.
+pub const IMPORTANCE: u64 = 0x494d_504f_5254_4e43;
+
+/// What the seed of an evaluation is combined with for the density of the flow.
+pub const ODE: u64 = 0x4f44_455f_464c_4f57;
 
 /// Draw of a sample's z_1.
 pub const DRAW_Z_1: u32 = 0;

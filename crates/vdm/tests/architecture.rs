@@ -16,7 +16,7 @@ const ROWS: &[&[&str]] = &[
     &["schedule"],
     &["nn", "picture"],
     &["diffusion"],
-    &["data"],
+    &["data", "flow"],
     &["likelihood", "sample"],
     &["codec", "config"],
     &["run"],

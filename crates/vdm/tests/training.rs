@@ -5,7 +5,7 @@ use std::path::Path;
 use vdm::config::{Config, resolve};
 use vdm::likelihood::{Bound, EvalError, EvalOptions, evaluate, evaluate_conditioned};
 use vdm::nn::{AnyNetworkConfig, Conditioning, ConditioningError};
-use vdm::run::{Checkpoint, EvalLine, RunDir, StepLine, load_model};
+use vdm::run::{Checkpoint, EvalLine, RunDir, StepLine, WhichWeights, load_model};
 use vdm::sample::{Ancestral, DecoderRule, SampleOptions, sample};
 use vdm::schedule::Schedule;
 use vdm::train::{Datasets, Observer, Outcome, TrainError, Trainer};
@@ -254,7 +254,7 @@ fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
     assert_eq!(last(&runs[0]), last(&runs[1]));
 
     // The classes matter: without them the same model's bound is another.
-    let (model, _) = load_model(&config, runs[0].last(), &device).unwrap();
+    let (model, _) = load_model(&config, runs[0].last(), WhichWeights::Ema, &device).unwrap();
     let data = few_digits(&config).test;
     let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
     let with = evaluate(&model, &Bound, &data, &options, &device, &mut unwatched).unwrap();
@@ -377,7 +377,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     // The discrete-time bound falls towards the continuous one as T grows (VDM section 4.2).
     let options = EvalOptions { repeats: 24, batch_size: 32, seed: 1 };
     let bound = |timesteps: Option<usize>| {
-        let (model, _) = load_model(&config, run.last(), &device).unwrap();
+        let (model, _) = load_model(&config, run.last(), WhichWeights::Ema, &device).unwrap();
         evaluate(&model.with_timesteps(timesteps), &Bound, &data.test, &options, &device, &mut unwatched).unwrap()
     };
     let (t4, t16, t256, continuous) = (bound(Some(4)), bound(Some(16)), bound(Some(256)), bound(None));
@@ -388,7 +388,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     assert!(t256.bpd - continuous.bpd < t16.bpd - continuous.bpd);
 
     // Nothing depends on the batch: the evaluation, bit for bit, and every image.
-    let (model, _) = load_model(&config, run.last(), &device).unwrap();
+    let (model, _) = load_model(&config, run.last(), WhichWeights::Ema, &device).unwrap();
     let evaluation = |batch_size| {
         let options = EvalOptions { repeats: 2, batch_size, seed: 3 };
         evaluate(&model, &Bound, &data.test, &options, &device, &mut unwatched).unwrap()
@@ -396,7 +396,7 @@ fn training_lowers_the_bound_and_leaves_a_whole_run() {
     assert_eq!(evaluation(1), evaluation(7));
     for (decoder, clip) in [(DecoderRule::Argmax, false), (DecoderRule::Draw, true)] {
         let images = |first: u64, count: u64, batch_size| {
-            let options = SampleOptions { steps: 5, clip, decoder, guidance: 1.0, seed: 9, batch_size };
+            let options = SampleOptions { steps: 5, clip, decoder, seed: 9, batch_size, ..Default::default() };
             sample(&model, &Ancestral, first..first + count, &options, &device, &mut unwatched).unwrap()
         };
         let (alone, together) = (images(0, 7, 1), images(0, 7, 7));
@@ -419,7 +419,7 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint() {
     assert!(kept < step);
     assert_eq!(last(&run).step, kept);
     // What is kept is worth keeping: its bound is finite.
-    let (model, _) = load_model(&config, run.last(), &device).unwrap();
+    let (model, _) = load_model(&config, run.last(), WhichWeights::Ema, &device).unwrap();
     let options = EvalOptions { repeats: 1, batch_size: 8, seed: 0 };
     evaluate(&model, &Bound, &few_digits(&config).test, &options, &device, &mut unwatched).unwrap();
     assert!(error.to_string().contains("train.lr"), "{error}");
@@ -562,7 +562,7 @@ fn a_schedule_is_trained_for_less_variance() {
         for name in schedule {
             assert_ne!(fresh[name], checkpoint.weights[name], "{name}");
         }
-        let (model, _) = load_model(&config, run.last(), &device).unwrap();
+        let (model, _) = load_model(&config, run.last(), WhichWeights::Ema, &device).unwrap();
         assert_eq!(model.schedule.validate(), Ok(()));
         let schedule = model.schedule.to_host();
         assert!((0..100).all(|i| schedule.gamma((i + 1) as f64 / 100.0) > schedule.gamma(i as f64 / 100.0)));

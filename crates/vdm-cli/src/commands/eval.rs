@@ -4,10 +4,15 @@ use crate::shared::model::{DataArgs, ModelArgs};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use crate::shared::words::word;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::path::PathBuf;
+use vdm::data::ImageDataset;
 use vdm::diffusion::MAX_TIMESTEPS;
-use vdm::likelihood::{EstimatorKind, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
+use vdm::files::{target, write_bytes};
+use vdm::flow::Tolerance;
+use vdm::flow::divergence::Trace;
+use vdm::likelihood::{EstimatorKind, EstimatorSettings, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
 use vdm::nn::Conditioning;
 
 #[derive(Debug, clap::Args)]
@@ -19,6 +24,23 @@ pub struct Args {
     /// How -log p(x) is estimated.
     #[arg(long, value_name = "NAME", value_parser = word::<EstimatorKind>, default_value = "bound")]
     pub estimator: EstimatorKind,
+    /// Draws of the latents for one estimate of an image, for the estimators `importance` and `ode`.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub draws: u32,
+    /// How the estimator `ode` finds the divergence of the flow: `rademacher` or `gaussian` vectors, or `exact` for images of
+    /// at most 256 dimensions.
+    #[arg(long, value_name = "HOW", value_parser = word::<Trace>, default_value = "rademacher")]
+    pub trace: Trace,
+    /// Random vectors for it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub probes: u32,
+    /// Error of a step that the estimator `ode` allows.
+    #[arg(long, value_name = "E", default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Also write a row for each image to this CSV file: index, label, bits per dimension, its standard error over passes, and
+    /// the terms.
+    #[arg(long, value_name = "FILE")]
+    pub per_image: Option<PathBuf>,
     /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: Option<u32>,
@@ -72,12 +94,28 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         true => Conditioning::default(),
         false => classes_of(&model.network, &test, indices),
     };
-    let estimator = args.estimator.estimator();
+    let unwritable = |file: &PathBuf| format!("cannot write {}", file.display());
+    if let Some(file) = &args.per_image {
+        // Before the work, which may take long.
+        target(file).with_context(|| unwritable(file))?;
+    }
+    let settings = EstimatorSettings {
+        draws: args.draws as usize,
+        tolerance: Tolerance::new(args.tolerance),
+        trace: args.trace,
+        probes: args.probes as usize,
+    };
+    let estimator = args.estimator.estimator(&settings);
     let (found, seconds) = timed("evaluating", |progress| {
-        evaluate_conditioned(&model, estimator, &test, classes_of, &options, &opened.device, progress)
+        evaluate_conditioned(&model, &*estimator, &test, classes_of, &options, &opened.device, progress)
     });
+    let evaluation = found?;
+    if let Some(file) = &args.per_image {
+        write_bytes(file, table(&evaluation, &test).as_bytes()).with_context(|| unwritable(file))?;
+    }
     let found = Found {
-        evaluation: found?,
+        evaluation,
+        estimator: args.estimator,
         seconds,
         step: opened.checkpoint.step,
         conditional: classes > 0 && !args.without_classes,
@@ -89,8 +127,20 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     found.print()
 }
 
+/// The rows of `--per-image`.
+fn table(evaluation: &Evaluation, test: &ImageDataset) -> String {
+    let mut rows = String::from("index,label,bpd,bpd_stderr,prior,reconstruction,diffusion\n");
+    for (i, of) in evaluation.of_images.iter().enumerate() {
+        let label = test.label(i).map_or(String::new(), |label| label.to_string());
+        let error = of.bpd_stderr.map_or(String::new(), |error| error.to_string());
+        rows += &format!("{i},{label},{},{error},{},{},{}\n", of.bpd, of.prior, of.reconstruction, of.diffusion);
+    }
+    rows
+}
+
 struct Found {
     evaluation: Evaluation,
+    estimator: EstimatorKind,
     seconds: f64,
     step: u64,
     conditional: bool,
@@ -99,6 +149,7 @@ struct Found {
 impl Found {
     fn json(&self) -> Result<Value> {
         let mut object = serde_json::to_value(&self.evaluation)?;
+        object["estimator"] = serde_json::to_value(self.estimator)?;
         object["seconds"] = self.seconds.into();
         object["step"] = self.step.into();
         object["conditional"] = self.conditional.into();
@@ -110,12 +161,17 @@ impl Found {
         let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
         let of = if self.conditional { "p(x | class)" } else { "p(x)" };
         outln!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
+        let name = match self.estimator {
+            EstimatorKind::Bound => "bound         ",
+            EstimatorKind::Importance => "importance    ",
+            EstimatorKind::Ode => "ode           ",
+        };
         match e.bpd_stderr {
             Some(error) => {
-                outln!("bound          {:.4} ± {error:.4} bits per dimension (standard error over images)", e.bpd)
+                outln!("{name} {:.4} ± {error:.4} bits per dimension (standard error over images)", e.bpd)
             }
             None => {
-                outln!("bound          {:.4} bits per dimension (of one image: its standard error is not known)", e.bpd)
+                outln!("{name} {:.4} bits per dimension (of one image: its standard error is not known)", e.bpd)
             }
         }
         if let Some(noise) = e.bpd_stderr_noise {
@@ -124,7 +180,7 @@ impl Found {
         outln!("prior          {:.4}", e.prior);
         outln!("reconstruction {:.4}", e.reconstruction);
         outln!("diffusion      {:.4}", e.diffusion);
-        outln!("{:.1} s", self.seconds);
+        outln!("{:.1} s, {:.0} evaluations of the network per image", self.seconds, e.nfe);
         Ok(())
     }
 }

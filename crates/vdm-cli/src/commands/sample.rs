@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vdm::Progress;
 use vdm::config::MAX_GRID;
 use vdm::files::{target, write_bytes};
+use vdm::flow::Tolerance;
 use vdm::nn::Conditioning;
 use vdm::picture::grid;
-use vdm::sample::{DecoderRule, SampleOptions, SamplerKind, sample_conditioned};
+use vdm::sample::{DecoderRule, Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,6 +36,16 @@ pub struct Args {
     /// Steps T of sampling, at least 1. Default: the run's sample.steps.
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: Option<u32>,
+    /// Where the steps are: `time`, as the schedule has them; `gamma`, evenly spaced in gamma; `loss`, where the model's own
+    /// loss says that steps cost most (measured first, on images that it draws).
+    #[arg(long, value_name = "GRID", value_parser = word::<Grid>, default_value = "time")]
+    pub grid: Grid,
+    /// New noise of the sampler `ddim`, from 0 (none) to 1 (as ancestral sampling).
+    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
+    pub eta: f64,
+    /// Error of a step that the sampler `ode` allows.
+    #[arg(long, value_name = "E", default_value_t = 1e-3)]
+    pub tolerance: f64,
     /// Seed of the images.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -72,6 +83,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let config = &opened.config;
     let options = SampleOptions {
         steps: args.steps.map_or(config.sample.steps, |t| t as usize),
+        grid: args.grid,
         clip: args.clip || config.sample.clip,
         decoder: args.decoder.unwrap_or(config.sample.decoder),
         guidance: args.guidance.unwrap_or(config.sample.guidance),
@@ -85,12 +97,14 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let Some(end) = args.first.checked_add(args.count.into()) else {
         bail!("--first {}: there are no {} images from there on", args.first, args.count);
     };
-    let sampler = args.sampler.unwrap_or(config.sample.sampler).sampler();
+    let kind = args.sampler.unwrap_or(config.sample.sampler);
+    let settings = SamplerSettings { eta: args.eta, tolerance: Tolerance::new(args.tolerance) };
+    let sampler = kind.sampler(&settings);
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let (count, step) = (args.count as usize, opened.checkpoint.step);
-    let default = opened.run.path().join("samples").join(name(args, &options, step));
+    let default = opened.run.path().join("samples").join(name(args, kind, &options, step));
     let draw = |numbers: Range<u64>, progress: &mut Progress| {
-        sample_conditioned(&opened.model, sampler, numbers, &classes, &options, &opened.device, progress)
+        sample_conditioned(&opened.model, &*sampler, numbers, &classes, &options, &opened.device, progress)
     };
     let (path, seconds) = if args.separate {
         let folder = args.out.clone().unwrap_or(default);
@@ -125,7 +139,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if json {
         let object = json!({
             "path": path, "images": count, "steps": options.steps, "seed": args.seed, "first": args.first,
-            "step": step, "class": args.class, "guidance": options.guidance, "seconds": seconds,
+            "step": step, "sampler": kind, "grid": options.grid, "class": args.class, "guidance": options.guidance, "seconds": seconds,
         });
         outln!("{object}");
     } else {
@@ -175,12 +189,20 @@ fn tell_when_stopped(args: &Args, folder: &Path) -> Result<Arc<Mutex<u64>>> {
 }
 
 /// A name in the run's folder that tells what the samples are, without an ending.
-fn name(args: &Args, options: &SampleOptions, step: u64) -> String {
+fn name(args: &Args, kind: SamplerKind, options: &SampleOptions, step: u64) -> String {
     let clip = if options.clip { "-clip" } else { "" };
     let class = args.class.map_or(String::new(), |c| format!("-class-{c}"));
     let guidance = if options.guidance == 1.0 { String::new() } else { format!("-guidance-{}", options.guidance) };
+    let grid = if options.grid == Grid::Time { String::new() } else { format!("-{:?}", options.grid) };
+    let sampler = match kind {
+        SamplerKind::Ancestral => String::new(),
+        SamplerKind::Ddim => format!("-ddim-eta-{}", args.eta),
+        SamplerKind::Heun => "-heun".into(),
+        SamplerKind::DpmPlusPlus2M => "-dpm++-2m".into(),
+        SamplerKind::Ode => format!("-ode-{:e}", args.tolerance),
+    };
     let name = format!(
-        "step-{step:07}-seed-{}-first-{}-count-{}-steps-{}-{:?}{clip}{class}{guidance}",
+        "step-{step:07}-seed-{}-first-{}-count-{}-steps-{}-{:?}{sampler}{grid}{clip}{class}{guidance}",
         args.seed, args.first, args.count, options.steps, options.decoder
     );
     name.to_lowercase()

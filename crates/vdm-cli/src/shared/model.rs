@@ -1,13 +1,14 @@
 //! Opening the model that a command works with.
 
 use super::device::DeviceArgs;
+use super::words::word;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 use vdm::config::{Config, resolve_run};
 use vdm::data::{ImageDataset, Source, Split};
-use vdm::run::{Checkpoint, Model, RunDir, load_model};
+use vdm::run::{Checkpoint, Model, RunDir, WhichWeights, load_model};
 
 /// The run whose model a command works with.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,9 @@ pub struct ChoiceArgs {
     /// cut from the training images and never trained on.
     #[arg(long, value_enum, default_value_t = Which::Last)]
     pub checkpoint: Which,
+    /// Which weights: the average over the last steps, or those of the last step itself.
+    #[arg(long, value_name = "WHICH", value_parser = word::<WhichWeights>, default_value = "ema")]
+    pub weights: WhichWeights,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -67,7 +71,7 @@ impl ChoiceArgs {
     pub fn open(&self, path: &Path) -> Result<Opened> {
         let device = self.device.open()?;
         let (run, config) = open_run(path)?;
-        let (model, checkpoint) = load_model(&config, checkpoint(&run, self.checkpoint)?, &device)?;
+        let (model, checkpoint) = load_model(&config, checkpoint(&run, self.checkpoint)?, self.weights, &device)?;
         Ok(Opened { run, config, model, checkpoint, device })
     }
 }

@@ -90,6 +90,22 @@ enum Kind {
 }
 
 /// A weight, ready for use with one image after another.
+#[derive(Debug)]
+pub struct Ready(Prepared);
+
+impl Ready {
+    /// Makes `weight [co, ci, k, k]` ready for [`forward`].
+    pub fn new(s: &Spec, weight: &[f32]) -> Self {
+        Self(Prepared::new(s, weight))
+    }
+
+    /// Whether making it ready is work enough to remember it.
+    pub fn worth_remembering(s: &Spec) -> bool {
+        s.kind() == Kind::Winograd
+    }
+}
+
+#[derive(Debug)]
 enum Prepared {
     /// A matrix for the pixels or patches.
     Matrix(Vec<f32>),
@@ -113,18 +129,17 @@ impl Prepared {
     }
 }
 
-/// `x [B, ci, h, w]`, `weight [co, ci, k, k]`, `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, or added to `y` with
+/// `x [B, ci, h, w]`, the weight [`Ready`], `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, or added to `y` with
 /// `add`.
-pub fn forward(s: &Spec, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], add: bool) {
+pub fn forward(s: &Spec, x: &[f32], weight: &Ready, bias: &[f32], y: &mut [f32], add: bool) {
     let shared = bias.len() == s.co;
-    let weight = Prepared::new(s, weight);
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
     y.par_chunks_mut(n * s.co * s.output_pixels())
         .zip(x.par_chunks(n * s.ci * s.pixels()))
         .zip(bias.par_chunks(n * s.co))
         .for_each(|((y, x), bias)| {
-            Scratch::with(|scratch| convolve(s, x, &weight, bias, y, add, scratch));
+            Scratch::with(|scratch| convolve(s, x, &weight.0, bias, y, add, scratch));
         });
 }
 

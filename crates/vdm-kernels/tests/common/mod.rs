@@ -90,8 +90,8 @@ impl Operator for Conv {
         let bias = shaped(bias, [if self.own_bias { self.b } else { 1 }, self.co], view);
         let y = match kind {
             // An even side halves the image.
-            Kind::Fused if self.k % 2 == 0 => vdm_kernels::conv2d_halving(x, weight, bias),
-            Kind::Reference if self.k % 2 == 0 => reference::conv2d_halving(x, weight, bias),
+            Kind::Fused if self.k.is_multiple_of(2) => vdm_kernels::conv2d_halving(x, weight, bias),
+            Kind::Reference if self.k.is_multiple_of(2) => reference::conv2d_halving(x, weight, bias),
             Kind::Fused => vdm_kernels::conv2d(x, weight, bias),
             Kind::Reference => reference::conv2d(x, weight, bias),
         };

@@ -15,7 +15,7 @@ pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u
     let (start, end) = settings.configured_endpoints;
     let mut hash = Sha256::new();
     hash.update((settings.vocabulary.levels() as u64).to_le_bytes());
-    hash.update([settings.time_normalization as u8]);
+    hash.update([settings.time_normalization as u8, settings.prediction as u8]);
     hash.update([start, end].map(f64::to_le_bytes).concat());
     hash.update(model.schedule.fingerprint());
     let [schedule, network] = [export(&model.schedule), export(&model.network)];

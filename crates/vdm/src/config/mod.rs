@@ -13,7 +13,9 @@ pub use presets::{PRESETS, Preset, preset};
 
 use crate::data::{DataSource, Source};
 use crate::diffusion::times::TimeSampling;
-use crate::diffusion::{DiffusionSettings, MAX_TIMESTEPS, TimeNormalization, VariationalDiffusion, Vocabulary};
+use crate::diffusion::{
+    DiffusionSettings, MAX_TIMESTEPS, Prediction, TimeNormalization, VariationalDiffusion, Vocabulary,
+};
 use crate::nn::{AnyNetwork, AnyNetworkConfig};
 use crate::sample::{DecoderRule, SamplerKind};
 use crate::schedule::{ScheduleConfig, ScheduleObjective};
@@ -69,6 +71,10 @@ pub struct ModelConfig {
     /// What the network's time is normalised by: `configured` or `current` endpoints.
     #[serde(default)]
     pub time_normalization: TimeNormalization,
+    /// What the network's output means: `eps` (the noise), `v` (alpha eps - sigma x) or `x` (the image). The bound is the same
+    /// for all.
+    #[serde(default)]
+    pub prediction: Prediction,
 }
 
 /// The noise schedule, and what it is trained for.
@@ -100,6 +106,9 @@ pub struct TrainConfig {
     pub lr: f64,
     /// Steps over which the learning rate rises from 0, linearly.
     pub warmup: u64,
+    /// What the learning rate does after warm-up: `constant`, or down to 0 at the last step, `linear` or `cosine`.
+    #[serde(default)]
+    pub lr_decay: LrDecay,
     /// AdamW's decay of the gradient's mean.
     pub beta1: f64,
     /// AdamW's decay of the gradient's square.
@@ -115,6 +124,10 @@ pub struct TrainConfig {
     pub grad_clip: f64,
     /// Decay of the average of the weights; min(this, (1 + step)/(10 + step)) is used.
     pub ema_decay: f64,
+    /// In place of it, where above 0: the width of an average whose weights are a power of the step (Karras et al. 2023, arXiv
+    /// 2312.02696), as a share of the steps so far, below 0.28. Its window grows with the training.
+    #[serde(default)]
+    pub ema_width: f64,
     /// Steps between lines of metrics.
     pub log_every: u64,
     /// Steps between evaluations on validation images; 0 for none before the end.
@@ -126,10 +139,57 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// The learning rate of step `step`, which counts from 1: it rises linearly over the warm-up.
+    /// The learning rate of step `step`, which counts from 1: it rises linearly over the warm-up, and then does what
+    /// `lr_decay` says. A run that is resumed for more steps than it was begun for goes on with the rate of the longer run.
     pub fn lr_at(&self, step: u64) -> f64 {
-        self.lr * (step as f64 / self.warmup.max(1) as f64).min(1.0)
+        let rising = (step as f64 / self.warmup.max(1) as f64).min(1.0);
+        let after = step.saturating_sub(self.warmup) as f64 / self.steps.saturating_sub(self.warmup).max(1) as f64;
+        let left = 1.0 - after.min(1.0);
+        let falling = match self.lr_decay {
+            LrDecay::Constant => 1.0,
+            LrDecay::Linear => left,
+            LrDecay::Cosine => 0.5 * (1.0 - libm::cos(std::f64::consts::PI * left)),
+        };
+        self.lr * rising * falling
     }
+
+    /// The decay of the average at step `step`, which counts from 1.
+    pub fn ema_at(&self, step: u64) -> f64 {
+        let n = step as f64;
+        if self.ema_width > 0.0 {
+            return libm::pow(1.0 - 1.0 / n, 1.0 + power_of_width(self.ema_width));
+        }
+        self.ema_decay.min((1.0 + n) / (10.0 + n))
+    }
+}
+
+/// The widest average of [`TrainConfig::ema_width`]: that of equal weights, of power 0.
+const MOST_WIDTH: f64 = 0.28;
+
+/// The power g of an average with weights t^g whose standard deviation is `width` of the whole: the root of
+/// sqrt(g + 1) / ((g + 2) sqrt(g + 3)) = width (Karras et al. 2023, equation 126).
+fn power_of_width(width: f64) -> f64 {
+    let of = |g: f64| ((g + 1.0) / (g + 3.0)).sqrt() / (g + 2.0);
+    let (mut low, mut high) = (0.0, 1e9);
+    // It falls with g; 200 halvings are more than the digits of a double.
+    for _ in 0..200 {
+        let middle = 0.5 * (low + high);
+        if of(middle) > width { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+/// What the learning rate does after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LrDecay {
+    /// It stays.
+    #[default]
+    Constant,
+    /// It falls to 0 in a straight line.
+    Linear,
+    /// It falls to 0 as half a period of a cosine.
+    Cosine,
 }
 
 /// Evaluation.
@@ -213,6 +273,8 @@ impl Config {
         unit("train.beta1", t.beta1)?;
         unit("train.beta2", t.beta2)?;
         unit("train.ema_decay", t.ema_decay)?;
+        let width = t.ema_width;
+        check("train.ema_width", (0.0..=MOST_WIDTH).contains(&width), width.to_string(), "in [0, 0.28]")?;
         let p = t.label_dropout;
         check("train.label_dropout", (0.0..=1.0).contains(&p), p.to_string(), "in [0, 1]")?;
         let section = |section: &'static str, found: Result<(), String>| {
@@ -221,7 +283,26 @@ impl Config {
         section("data", self.data.source.check().map_err(|e| e.to_string()))?;
         section("model", self.model.network.validate())?;
         section("schedule", self.schedule.schedule.validate())?;
-        section("schedule", self.check_objective())
+        section("schedule", self.check_objective())?;
+        section("train", self.check_times())
+    }
+
+    /// Says why times cannot be drawn by importance, if they are to be.
+    fn check_times(&self) -> Result<(), String> {
+        let linear =
+            matches!(self.schedule.schedule, ScheduleConfig::FixedLinear(_) | ScheduleConfig::LearnedLinear(_));
+        if self.train.times != TimeSampling::Importance {
+            return Ok(());
+        }
+        if !linear || self.schedule.objective == ScheduleObjective::Variance {
+            let reason = "times = \"importance\" needs schedule.kind = \"fixed-linear\" or \"learned-linear\" and \
+                          schedule.objective = \"bound\": a schedule that is trained for less variance draws its times itself";
+            return Err(reason.into());
+        }
+        if self.train.timesteps > 0 {
+            return Err("times = \"importance\" needs train.timesteps = 0: it is for continuous time".into());
+        }
+        Ok(())
     }
 
     /// Says why the schedule cannot be trained for its objective, if so.
@@ -262,6 +343,7 @@ impl Config {
         let settings = DiffusionSettings {
             timesteps: (self.train.timesteps > 0).then_some(self.train.timesteps),
             time_normalization: self.model.time_normalization,
+            prediction: self.model.prediction,
             ..DiffusionSettings::new(shape, vocabulary, schedule)
         };
         crate::initial::seeded(self.seed, || {

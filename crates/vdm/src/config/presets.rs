@@ -44,7 +44,11 @@ pub fn preset(name: &str) -> Option<Config> {
 }
 
 fn score(config: ScoreUNetConfig) -> ModelConfig {
-    ModelConfig { network: AnyNetworkConfig::Score(config), time_normalization: Default::default() }
+    ModelConfig {
+        network: AnyNetworkConfig::Score(config),
+        time_normalization: Default::default(),
+        prediction: Default::default(),
+    }
 }
 
 fn plain(source: DataSource) -> DataConfig {
@@ -76,6 +80,7 @@ fn digits() -> Config {
             times: Default::default(),
             lr: 2e-3,
             warmup: 100,
+            lr_decay: Default::default(),
             beta1: 0.9,
             beta2: 0.99,
             adam_eps: 1e-8,
@@ -83,6 +88,7 @@ fn digits() -> Config {
             label_dropout: 0.1,
             grad_clip: 0.0,
             ema_decay: 0.999,
+            ema_width: 0.0,
             log_every: 20,
             eval_every: 500,
             sample_every: 1250,

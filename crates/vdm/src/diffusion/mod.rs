@@ -37,6 +37,19 @@ pub enum TimeNormalization {
     Current,
 }
 
+/// What a network's output means. eps_hat follows from it, z and gamma, and so the bound, samplers and the codec do not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prediction {
+    /// The noise, as in the paper.
+    #[default]
+    Eps,
+    /// v = alpha eps - sigma x (Salimans and Ho 2022, arXiv 2202.00512).
+    V,
+    /// The image x.
+    X,
+}
+
 /// Everything but the schedule and the network: what [`VariationalDiffusion::new`] needs.
 #[derive(Clone, Debug)]
 pub struct DiffusionSettings {
@@ -50,10 +63,12 @@ pub struct DiffusionSettings {
     pub configured_endpoints: (f64, f64),
     /// What the network's time is normalised by.
     pub time_normalization: TimeNormalization,
+    /// What the network's output means.
+    pub prediction: Prediction,
 }
 
 impl DiffusionSettings {
-    /// Continuous time, with the network's time normalised by the schedule's configured endpoints.
+    /// Continuous time, a network that predicts the noise, and its time normalised by the schedule's configured endpoints.
     pub fn new(shape: ImageShape, vocabulary: Vocabulary, schedule: &ScheduleConfig) -> Self {
         Self {
             shape,
@@ -61,6 +76,7 @@ impl DiffusionSettings {
             timesteps: None,
             configured_endpoints: schedule.endpoints(),
             time_normalization: TimeNormalization::Configured,
+            prediction: Prediction::Eps,
         }
     }
 }
@@ -97,6 +113,15 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         Self {
             schedule: self.schedule.valid().train(),
             network: self.network.valid().train(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// The same weights as constants on the device with autodiff: for derivatives with respect to z.
+    pub(crate) fn as_constants(&self) -> Self {
+        Self {
+            schedule: self.schedule.valid().train().no_grad(),
+            network: self.network.valid().train().no_grad(),
             settings: self.settings.clone(),
         }
     }

@@ -4,6 +4,7 @@
 //! gamma = -log SNR decides everything: alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma). The scalars of a sampling
 //! step are worked out in f64 on the host; those of the loss, which has gradients with respect to gamma, are tensors.
 
+use super::Prediction;
 use crate::math::{column, sigmoid, sigmoid_of};
 use burn::tensor::Tensor;
 
@@ -42,13 +43,34 @@ pub fn x_hat(z: Tensor<4>, gamma: Tensor<1>, eps_hat: Tensor<4>) -> Tensor<4> {
     ((z - eps_hat * sigma) / alpha).clamp(-1.0, 1.0)
 }
 
-/// The eps_hat whose x_hat = (z_t - sigma_t eps_hat)/alpha_t is cut to [-1, 1].
+/// eps_hat from the network's output.
+///
+/// # Shapes
+/// - `output`, `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
+pub fn eps_from(prediction: Prediction, output: Tensor<4>, z: Tensor<4>, gamma: Tensor<1>) -> Tensor<4> {
+    if prediction == Prediction::Eps {
+        return output;
+    }
+    let (alpha, sigma) = scales(gamma);
+    match prediction {
+        Prediction::Eps => output,
+        // z = alpha x + sigma eps and v = alpha eps - sigma x, with alpha² + sigma² = 1.
+        Prediction::V => output * alpha + z * sigma,
+        Prediction::X => (z - output * alpha) / sigma,
+    }
+}
+
+/// The eps_hat whose x_hat = (z_t - sigma_t eps_hat)/alpha_t is cut to [-1, 1]; each image has a gamma of its own.
 ///
 /// # Shapes
 /// - `z`, `eps_hat`: `[batch, channels, height, width]`
-pub fn clip(z: Tensor<4>, gamma: f64, eps_hat: Tensor<4>) -> Tensor<4> {
-    let (alpha, sigma) = (alpha(gamma), sigma(gamma));
-    let x_hat = ((z.clone() - eps_hat * sigma) / alpha).clamp(-1.0, 1.0);
+pub fn clip(z: Tensor<4>, gammas: &[f64], eps_hat: Tensor<4>) -> Tensor<4> {
+    let of_images = |f: fn(f64) -> f64| {
+        let numbers: Vec<f32> = gammas.iter().map(|&gamma| f(gamma) as f32).collect();
+        column(Tensor::from_data(numbers.as_slice(), &z.device()))
+    };
+    let (alpha, sigma) = (of_images(alpha), of_images(sigma));
+    let x_hat = ((z.clone() - eps_hat * sigma.clone()) / alpha.clone()).clamp(-1.0, 1.0);
     (z - x_hat * alpha) / sigma
 }
 
@@ -103,6 +125,18 @@ mod tests {
         // z_s = alpha_s x + a eps_t + b eps with a² + b² = sigma_s².
         let (a, b) = ((mean_s - alpha(gamma_s) * x) / eps_t, with_noise - mean_s);
         assert!((a * a + b * b - sigmoid(gamma_s)).abs() < 1e-6, "{a} {b}");
+    }
+
+    #[test]
+    fn every_prediction_of_the_truth_gives_the_noise() {
+        let (x, eps, gamma) = (0.3, -0.8, -1.2);
+        let of_gamma = || Tensor::<1>::full([1], gamma, &Device::flex());
+        let z = || diffuse(number(x), of_gamma(), number(eps));
+        let v = alpha(gamma) * eps - sigma(gamma) * x;
+        for (prediction, output) in [(Prediction::Eps, eps), (Prediction::V, v), (Prediction::X, x)] {
+            let found = value(eps_from(prediction, number(output), z(), of_gamma()));
+            assert!((found - eps).abs() < 1e-6, "{prediction:?}: {found}");
+        }
     }
 
     #[test]

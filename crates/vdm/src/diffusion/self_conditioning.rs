@@ -1,7 +1,7 @@
 //! Asking the network for eps_hat, with an estimate of x where it takes one.
 
-use super::process::x_hat;
-use super::{TimeNormalization, VariationalDiffusion};
+use super::process::{eps_from, x_hat};
+use super::{Prediction, TimeNormalization, VariationalDiffusion};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::parts;
 use crate::random::ESTIMATE;
@@ -21,23 +21,25 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// # Shapes
     /// - `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
     pub fn predict_noise(&self, z: Tensor<4>, gamma: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
-        let time = self.normalised_time(gamma.clone());
+        let (time, prediction) = (self.normalised_time(gamma.clone()), self.settings().prediction);
         let without = match mode {
             Mode::Train { dropout_seed } => Philox::new(dropout_seed, ESTIMATE).uniform_f64(0) < 0.5,
             Mode::Eval => false,
         };
         if !self.network.self_conditioned() || conditioning.self_cond.is_some() || without {
-            return in_parts(&self.network, z, time, conditioning, mode);
+            let output = in_parts(&self.network, z.clone(), time, conditioning, mode);
+            return eps_from(prediction, output, z, gamma);
         }
         let estimate = if z.is_autodiff() {
-            let (z, time, gamma) = (z.clone().inner(), time.clone().inner(), gamma.inner());
-            let estimate = first_estimate(&self.network.clone().valid(), z, time, gamma, &conditioning.inner());
-            Tensor::from_inner(estimate)
+            let (z, time, gamma) = (z.clone().inner(), time.clone().inner(), gamma.clone().inner());
+            let network = self.network.clone().valid();
+            Tensor::from_inner(first_estimate(&network, z, time, gamma, &conditioning.inner(), prediction))
         } else {
-            first_estimate(&self.network, z.clone(), time.clone(), gamma, conditioning)
+            first_estimate(&self.network, z.clone(), time.clone(), gamma.clone(), conditioning, prediction)
         };
         let conditioning = Conditioning { self_cond: Some(estimate), ..conditioning.clone() };
-        in_parts(&self.network, z, time, &conditioning, mode)
+        let output = in_parts(&self.network, z.clone(), time, &conditioning, mode);
+        eps_from(prediction, output, z, gamma)
     }
 
     /// The network's time: gamma as a share of the way from gamma_0 to gamma_1.
@@ -62,8 +64,10 @@ fn first_estimate<N: ScoreNetwork>(
     time: Tensor<1>,
     gamma: Tensor<1>,
     conditioning: &Conditioning,
+    prediction: Prediction,
 ) -> Tensor<4> {
-    let eps_hat = in_parts(network, z.clone(), time, conditioning, Mode::Eval);
+    let output = in_parts(network, z.clone(), time, conditioning, Mode::Eval);
+    let eps_hat = eps_from(prediction, output, z.clone(), gamma.clone());
     x_hat(z, gamma, eps_hat)
 }
 

@@ -13,18 +13,42 @@ pub enum TimeSampling {
     LowDiscrepancy,
     /// Every t_i by itself: only for comparison.
     Independent,
+    /// Spread evenly as the first, and then moved to where a linear schedule's loss is large: see [`importance_times`].
+    Importance,
 }
 
-/// Draws the times of a batch of `batch` images, each in [0, 1), from the stream `rng`.
+/// Draws the times of a batch of `batch` images, each in [0, 1), from the stream `rng`; those of
+/// [`TimeSampling::Importance`] before they are moved.
 pub fn draw_times(sampling: TimeSampling, batch: usize, rng: &Philox, draw: u32) -> Vec<f64> {
     match sampling {
-        TimeSampling::LowDiscrepancy => low_discrepancy(rng.uniform_f64(draw), batch),
+        TimeSampling::LowDiscrepancy | TimeSampling::Importance => low_discrepancy(rng.uniform_f64(draw), batch),
         TimeSampling::Independent => {
             let mut u = vec![0f32; batch];
             rng.uniform(draw, &mut u);
             u.into_iter().map(f64::from).collect()
         }
     }
+}
+
+/// Moves evenly spread times of a linear schedule to times of density alpha² in gamma, and gives the weights that keep the
+/// diffusion loss what it is in expectation (i-DODE: Zheng et al. 2023, arXiv 2305.03935, for the variance-preserving process).
+///
+/// With Z = log((1 + e^-gamma_0) / (1 + e^-gamma_1)), which is log(sigma_1² / sigma_0²), gamma = -log(e^(-Z u) (1 + e^-gamma_0) - 1)
+/// of a uniform u is so distributed, and dgamma/du = Z / alpha².
+pub fn importance_times(uniform: &[f64], gamma_0: f64, gamma_1: f64) -> (Vec<f64>, Vec<f64>) {
+    let log_one_plus = |gamma: f64| libm::log1p(libm::exp(-gamma));
+    let (first, span) = (log_one_plus(gamma_0), gamma_1 - gamma_0);
+    let z = first - log_one_plus(gamma_1);
+    uniform
+        .iter()
+        .map(|u| {
+            // log(e^a - 1) = a + log(1 - e^-a) of a = log(1 + e^-gamma).
+            let a = first - z * u;
+            let gamma = (-a - libm::log1p(-libm::exp(-a))).clamp(gamma_0, gamma_1);
+            let alpha_square = 1.0 / (1.0 + libm::exp(gamma));
+            (((gamma - gamma_0) / span).clamp(0.0, 1f64.next_down()), z / (alpha_square * span))
+        })
+        .unzip()
 }
 
 /// t_i = (u + i/B) mod 1 for i in 0..B, u in [0, 1).
@@ -75,6 +99,21 @@ mod tests {
             }
         }
         assert_eq!(discretise(0.0, 10), 0.1);
+    }
+
+    #[test]
+    fn weighted_importance_times_are_uniform_in_expectation() {
+        let uniform = low_discrepancy(0.37, 20_000);
+        for (gamma_0, gamma_1) in [(-13.3, 5.0), (-8.0, 2.0), (-1.0, 5.0)] {
+            let (times, weights) = importance_times(&uniform, gamma_0, gamma_1);
+            assert!(times.iter().all(|t| (0.0..1.0).contains(t)));
+            for (f, want) in
+                [((|_| 1.0) as fn(f64) -> f64, 1.0), (|t| t, 0.5), (|t| (3.0 * t).exp(), (3f64.exp() - 1.0) / 3.0)]
+            {
+                let found = times.iter().zip(&weights).map(|(&t, w)| f(t) * w).sum::<f64>() / 20_000.0;
+                assert!((found / want - 1.0).abs() < 2e-2, "[{gamma_0}, {gamma_1}]: {found}, not {want}");
+            }
+        }
     }
 
     #[test]

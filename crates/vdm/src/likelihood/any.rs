@@ -1,6 +1,8 @@
 //! The estimators by name. A new estimator gets a variant and a line in `estimator`.
 
-use super::{Bound, Estimator};
+use super::{Bound, Estimator, Importance, Ode};
+use crate::flow::Tolerance;
+use crate::flow::divergence::Trace;
 use crate::nn::ScoreNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +13,40 @@ pub enum EstimatorKind {
     /// See [`Bound`].
     #[default]
     Bound,
+    /// See [`Importance`].
+    Importance,
+    /// See [`Ode`].
+    Ode,
+}
+
+/// What the estimators leave open; each takes what it has use for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EstimatorSettings {
+    /// Draws of the latents for one estimate of an image.
+    pub draws: usize,
+    /// How exactly the flow is solved.
+    pub tolerance: Tolerance,
+    /// How the flow's divergence is found.
+    pub trace: Trace,
+    /// Vectors of Hutchinson's estimate of it.
+    pub probes: usize,
+}
+
+impl Default for EstimatorSettings {
+    /// One draw, errors of 1e-4 a step, one vector of signs.
+    fn default() -> Self {
+        Self { draws: 1, tolerance: Tolerance::new(1e-4), trace: Trace::Rademacher, probes: 1 }
+    }
 }
 
 impl EstimatorKind {
     /// The estimator.
-    pub fn estimator<N: ScoreNetwork>(self) -> &'static dyn Estimator<N> {
+    pub fn estimator<N: ScoreNetwork>(self, settings: &EstimatorSettings) -> Box<dyn Estimator<N>> {
+        let EstimatorSettings { draws, tolerance, trace, probes } = *settings;
         match self {
-            Self::Bound => &Bound,
+            Self::Bound => Box::new(Bound),
+            Self::Importance => Box::new(Importance { draws }),
+            Self::Ode => Box::new(Ode { tolerance, trace, probes, draws }),
         }
     }
 }

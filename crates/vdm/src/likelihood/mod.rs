@@ -1,6 +1,11 @@
 //! Estimates of -log p(x) over a whole data set, with their standard errors.
 //!
-//! - [`Bound`]: the variational bound, in continuous or discrete time.
+//! - [`Bound`]: the variational bound, in continuous or discrete time. One evaluation of the network per image and pass: use
+//!   it for whole test sets, and to compare with the bounds of papers.
+//! - [`Importance`]: log-mean-exp over several draws of all latents of the model in T steps: T evaluations a draw, a tighter
+//!   bound. Use it to see how loose the bound is.
+//! - [`Ode`]: the density of the probability flow, some hundred evaluations: what papers on score models report as exact.
+//!   With a discrete decoder it is a bound too, on another model of the same network.
 //!
 //! [`evaluate`] makes the passes over the data; an [`Estimator`] says what each image's terms are. To add an estimator,
 //! write a file with a type that implements [`Estimator`], and name it in `any.rs`; programs can then choose it by its
@@ -25,14 +30,21 @@
 mod any;
 mod bound;
 mod design;
+mod importance;
+mod log_mean_exp;
+mod ode;
 pub mod schedule_variance;
 
-pub use any::EstimatorKind;
+pub use any::{EstimatorKind, EstimatorSettings};
 pub use bound::Bound;
+pub use importance::Importance;
+pub use ode::Ode;
 
 use crate::data::ImageDataset;
+use crate::flow::SolveError;
 use crate::nn::{Conditioning, ConditioningError, ScoreNetwork};
 use crate::progress::{Progress, Stopped, tell};
+use crate::stats::standard_error;
 use crate::{VariationalDiffusion, bits_per_dim};
 use burn::tensor::{Device, Tensor};
 use design::{Design, Tally};
@@ -41,8 +53,22 @@ use serde::Serialize;
 /// A way to estimate -log p(x) of each image of a batch.
 pub trait Estimator<N: ScoreNetwork> {
     /// The estimates of the batch's images, in their order. Each must be a function of the model, the seed, the pass and
-    /// the image alone, not of the batch.
-    fn estimate(&self, model: &VariationalDiffusion<N>, batch: &EvalBatch<'_>, device: &Device) -> Vec<Estimate>;
+    /// the image alone, not of the batch. `pulse` is to be called between long computations.
+    ///
+    /// # Errors
+    /// [`EvalError::Stopped`] if `pulse` says so; what else the estimator cannot do, see [`EvalError`].
+    fn estimate(
+        &self,
+        model: &VariationalDiffusion<N>,
+        batch: &EvalBatch<'_>,
+        device: &Device,
+        pulse: &mut dyn FnMut() -> Result<(), Stopped>,
+    ) -> Result<Vec<Estimate>, EvalError>;
+
+    /// Draws of the latents for one estimate of an image.
+    fn draws(&self) -> usize {
+        1
+    }
 }
 
 /// The images that an estimator gets at a time.
@@ -68,10 +94,12 @@ pub struct EvalBatch<'a> {
 pub struct Estimate {
     /// KL of q(z_1|x) from the standard normal.
     pub prior: f64,
-    /// -log p(x|z_0).
+    /// -log p(x|z_0), the mean over draws.
     pub reconstruction: f64,
-    /// The diffusion loss.
+    /// The diffusion loss. Of an estimator that is no sum of three terms: what is left of its value without the other two.
     pub diffusion: f64,
+    /// Evaluations of the network that it took.
+    pub evaluations: usize,
 }
 
 impl Estimate {
@@ -118,6 +146,29 @@ pub struct Evaluation {
     pub repeats: usize,
     /// Steps of the discrete-time bound; `None` in continuous time.
     pub timesteps: Option<usize>,
+    /// Evaluations of the network per image, all passes together.
+    pub nfe: f64,
+    /// Draws of the latents in one estimate of an image.
+    pub draws: usize,
+    /// What was found for each image, in the order of the data.
+    #[serde(skip)]
+    pub of_images: Vec<OfImage>,
+}
+
+/// The evaluation of one image, in bits per dimension: means over the passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct OfImage {
+    /// The sum of the terms.
+    pub bpd: f64,
+    /// The standard error of `bpd` over the passes; `None` for one pass. Since the passes' times are spread, it is on the
+    /// large side.
+    pub bpd_stderr: Option<f64>,
+    /// See [`Evaluation::prior`].
+    pub prior: f64,
+    /// See [`Evaluation::reconstruction`].
+    pub reconstruction: f64,
+    /// See [`Evaluation::diffusion`].
+    pub diffusion: f64,
 }
 
 /// The classes of these images, where the network takes classes and the data have labels.
@@ -173,6 +224,8 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
     let design = Design::new(n, passes, options.seed);
     let mut tally = Tally::new(design.clone());
     let mut terms = [0f64; 3];
+    let mut nfe = 0f64;
+    let mut of_images = vec![Running::default(); n];
     for pass in 0..passes {
         let mut nats_of = Vec::with_capacity(n);
         for start in (0..n).step_by(batch_size) {
@@ -183,12 +236,16 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
             let times: Vec<f64> = indices.iter().map(|&i| design.time(pass, i)).collect();
             let (indices, times, seed) = (&indices[..], &times[..], options.seed);
             let batch = EvalBatch { k, indices, times, conditioning: &given, pass, seed };
-            for (estimate, &i) in estimator.estimate(model, &batch, device).into_iter().zip(indices) {
+            let mut pulse = || tell(progress, done, total_batches);
+            let estimates = estimator.estimate(model, &batch, device, &mut pulse)?;
+            for (estimate, &i) in estimates.into_iter().zip(indices) {
                 let nats = estimate.total();
                 if !nats.is_finite() {
                     return Err(EvalError::NotFinite { image: i });
                 }
                 nats_of.push(nats);
+                nfe += estimate.evaluations as f64;
+                of_images[i].add(&estimate);
                 let of_image = [estimate.prior, estimate.reconstruction, estimate.diffusion];
                 for (sum, term) in terms.iter_mut().zip(of_image) {
                     *sum += term;
@@ -212,11 +269,36 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
         images: n,
         repeats: passes,
         timesteps: model.settings().timesteps,
+        nfe: nfe / n as f64,
+        draws: estimator.draws(),
+        of_images: of_images.iter().map(|image| image.end(passes, bits)).collect(),
     })
 }
 
+/// The sums over the passes of one image.
+#[derive(Clone, Debug, Default)]
+struct Running {
+    terms: [f64; 3],
+    totals: Vec<f64>,
+}
+
+impl Running {
+    fn add(&mut self, estimate: &Estimate) {
+        let terms = [estimate.prior, estimate.reconstruction, estimate.diffusion];
+        self.terms.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        self.totals.push(estimate.total());
+    }
+
+    fn end(&self, passes: usize, bits: impl Fn(f64) -> f64) -> OfImage {
+        let [prior, reconstruction, diffusion] = self.terms.map(|sum| bits(sum / passes as f64));
+        let bpd_stderr = standard_error(&self.totals).map(bits);
+        OfImage { bpd: prior + reconstruction + diffusion, bpd_stderr, prior, reconstruction, diffusion }
+    }
+}
+
 /// Why there is no evaluation.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
     /// What the network is told does not fit: see [`ConditioningError`].
     #[error(transparent)]
@@ -224,6 +306,38 @@ pub enum EvalError {
     /// Its [`Progress`] asked it to stop.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// The probability flow could not be solved.
+    #[error(transparent)]
+    Solve(#[from] SolveError),
+    /// The estimator wants a model in discrete time.
+    #[error("the importance-weighted bound is that of a model in T steps: choose a number of steps (--timesteps)")]
+    ContinuousTime,
+    /// No draws, or more than there are streams of random numbers for.
+    #[error("{what} = {found}: it must be 1 to {most}")]
+    Number {
+        /// Which number.
+        what: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// The most.
+        most: usize,
+    },
+    /// The exact trace of an image that is too large for it.
+    #[error(
+        "the exact trace takes an evaluation for each of the {dims} dimensions; images of at most {most} may have it"
+    )]
+    TooLarge {
+        /// Dimensions of the image.
+        dims: usize,
+        /// The most.
+        most: usize,
+    },
+    /// A network whose derivative is not known.
+    #[error(
+        "the network estimates x itself first (self-conditioning), and nothing is differentiated through that estimate: \
+         the density of its flow is not known; use another estimator"
+    )]
+    SelfConditioned,
     /// Nothing to average over.
     #[error("cannot evaluate {images} images {repeats} times: both must be at least 1")]
     Empty {

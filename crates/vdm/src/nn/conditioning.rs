@@ -1,7 +1,7 @@
 //! What a network is told about an image.
 
 use super::Control;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Int, Tensor};
 use std::ops::Range;
 
 /// What a network is told about the images of a batch besides z_t and the time. A network ignores what it has no input
@@ -90,6 +90,30 @@ impl Conditioning {
         let classes = self.classes.as_ref().map(|classes| classes[images.clone()].to_vec());
         let range = || [images.clone()];
         Self { classes, ..self.each(|t| t.slice(range()), |t| t.slice(range()), |t| t.slice(range())) }
+    }
+
+    /// What is given of these images of the batch; an image may be named more than once.
+    pub fn select(&self, images: &[usize]) -> Self {
+        let classes = self.classes.as_ref().map(|classes| images.iter().map(|&i| classes[i]).collect());
+        let rows: Vec<i32> = images.iter().map(|&i| i as i32).collect();
+        let rows = |device: &Device| Tensor::<1, Int>::from_data(rows.as_slice(), device);
+        Self {
+            classes,
+            ..self.each(
+                |t| {
+                    let rows = rows(&t.device());
+                    t.select(0, rows)
+                },
+                |t| {
+                    let rows = rows(&t.device());
+                    t.select(0, rows)
+                },
+                |t| {
+                    let rows = rows(&t.device());
+                    t.select(0, rows)
+                },
+            )
+        }
     }
 
     /// The same with every tensor changed, by its number of dimensions.

@@ -6,6 +6,7 @@ use crate::diffusion::VariationalDiffusion;
 use crate::nn::AnyNetwork;
 use crate::weights::{WeightsError, import};
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The model that a configuration describes.
@@ -31,15 +32,35 @@ pub enum LoadError {
     },
 }
 
-/// The model of a run with its averaged weights, for evaluation and sampling on `device`, and its checkpoint.
+/// Which of a checkpoint's weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhichWeights {
+    /// Their average over the last steps: what evaluations and samples are made with.
+    #[default]
+    Ema,
+    /// Those of the last step itself.
+    Raw,
+}
+
+/// The model of a run, for evaluation and sampling on `device`, and its checkpoint.
 ///
 /// # Errors
 /// See [`LoadError`].
-pub fn load_model(config: &Config, path: PathBuf, device: &Device) -> Result<(Model, Checkpoint), LoadError> {
+pub fn load_model(
+    config: &Config,
+    path: PathBuf,
+    weights: WhichWeights,
+    device: &Device,
+) -> Result<(Model, Checkpoint), LoadError> {
     let checkpoint = Checkpoint::load(&path)?;
     config.validate()?;
     config.validate_shape(checkpoint.shape)?;
     let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, device);
-    let model = import(fresh, &checkpoint.ema()).map_err(|source| LoadError::Weights { path, source })?;
+    let values = match weights {
+        WhichWeights::Ema => &checkpoint.ema(),
+        WhichWeights::Raw => &checkpoint.weights,
+    };
+    let model = import(fresh, values).map_err(|source| LoadError::Weights { path, source })?;
     Ok((model, checkpoint))
 }

@@ -13,7 +13,7 @@ mod sinks;
 mod tensor_file;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Window};
-pub use load::{LoadError, Model, load_model};
+pub use load::{LoadError, Model, WhichWeights, load_model};
 pub use lock::{LockError, RunLock};
 pub use record::{EvalLine, StepLine};
 pub use report::loss_over_time;

@@ -1,8 +1,7 @@
 //! Ancestral sampling (VDM section 3.1, appendix A).
 
-use super::{Denoiser, Sampler};
+use super::{Denoiser, SampleError, Sampler};
 use crate::diffusion::Posterior;
-use crate::progress::Stopped;
 use burn::tensor::Tensor;
 
 /// Draws z_s from p(z_s | z_t) at every step: the distribution that the bound in as many steps is about. Use it where
@@ -11,7 +10,7 @@ use burn::tensor::Tensor;
 pub struct Ancestral;
 
 impl Sampler for Ancestral {
-    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Result<Tensor<4>, Stopped> {
+    fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Result<Tensor<4>, SampleError> {
         let mut z = z_1;
         for (i, pair) in gammas.windows(2).enumerate() {
             let (gamma_t, gamma_s) = (pair[0], pair[1]);

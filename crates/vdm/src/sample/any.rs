@@ -1,6 +1,7 @@
 //! The samplers by name. A new sampler gets a variant and a line in `sampler`.
 
-use super::{Ancestral, Sampler};
+use super::{Ancestral, Ddim, DpmPlusPlus2M, Heun, OdeSampler, Sampler};
+use crate::flow::Tolerance;
 use serde::{Deserialize, Serialize};
 
 /// A sampler that a program can choose by name.
@@ -10,13 +11,42 @@ pub enum SamplerKind {
     /// See [`Ancestral`].
     #[default]
     Ancestral,
+    /// See [`Ddim`].
+    Ddim,
+    /// See [`Heun`].
+    Heun,
+    /// See [`DpmPlusPlus2M`].
+    #[serde(rename = "dpm++-2m")]
+    DpmPlusPlus2M,
+    /// See [`OdeSampler`].
+    Ode,
+}
+
+/// What the samplers leave open; each takes what it has use for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerSettings {
+    /// The noise of [`Ddim`], in [0, 1].
+    pub eta: f64,
+    /// How exactly [`OdeSampler`] solves the flow.
+    pub tolerance: Tolerance,
+}
+
+impl Default for SamplerSettings {
+    /// No noise; errors of 1e-3 a step, which no eye sees.
+    fn default() -> Self {
+        Self { eta: 0.0, tolerance: Tolerance::new(1e-3) }
+    }
 }
 
 impl SamplerKind {
     /// The sampler.
-    pub fn sampler(self) -> &'static dyn Sampler {
+    pub fn sampler(self, settings: &SamplerSettings) -> Box<dyn Sampler> {
         match self {
-            Self::Ancestral => &Ancestral,
+            Self::Ancestral => Box::new(Ancestral),
+            Self::Ddim => Box::new(Ddim { eta: settings.eta }),
+            Self::Heun => Box::new(Heun),
+            Self::DpmPlusPlus2M => Box::new(DpmPlusPlus2M),
+            Self::Ode => Box::new(OdeSampler { tolerance: settings.tolerance }),
         }
     }
 }

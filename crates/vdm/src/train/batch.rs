@@ -7,7 +7,7 @@ use crate::Noise;
 use crate::config::Config;
 use crate::data::{Augmentation, ImageDataset, augment};
 use crate::diffusion::draw_inputs;
-use crate::diffusion::times::draw_times;
+use crate::diffusion::times::{TimeSampling, draw_times, importance_times};
 use crate::nn::Conditioning;
 use crate::random::{DRAW_AUGMENTATION, DRAW_LABEL, DROPOUT, SHUFFLE_KEY, TIMES, in_round, shuffled};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -20,6 +20,8 @@ pub struct Batch {
     pub k: Tensor<4>,
     /// A time for each image, in [0, 1).
     pub times: Vec<f64>,
+    /// What each image's diffusion loss is multiplied with, where times are not uniform.
+    pub weights: Option<Vec<f64>>,
     /// Of the images' shape.
     pub noise: Noise,
     /// What the network is told.
@@ -36,7 +38,7 @@ impl Batch {
     /// - `k`: `[batch, channels, height, width]`, whole numbers in 0..V as floats, on a device without autodiff
     pub fn draw(k: Tensor<4>, seed: u64, conditioning: Conditioning) -> Self {
         let (times, noise) = draw_inputs(&k, seed);
-        Self { k, times, noise, conditioning, dropout_seed: seed }
+        Self { k, times, weights: None, noise, conditioning, dropout_seed: seed }
     }
 }
 
@@ -53,11 +55,17 @@ impl Batches {
         Self { config: config.clone(), device: device.clone(), order: (u64::MAX, Vec::new()) }
     }
 
-    /// The batch of pass `pass` of step `step`, both from 0.
+    /// The batch of pass `pass` of step `step`, both from 0; `ends` gives the schedule's gamma_0 and gamma_1 of now.
     ///
     /// # Errors
     /// [`TrainError::Data`] if an image cannot be augmented.
-    pub fn batch(&mut self, images: &ImageDataset, step: u64, pass: usize) -> Result<Batch, TrainError> {
+    pub fn batch(
+        &mut self,
+        images: &ImageDataset,
+        step: u64,
+        pass: usize,
+        ends: impl FnOnce() -> (f64, f64),
+    ) -> Result<Batch, TrainError> {
         let (train, seed, shape) = (self.config.train.clone(), self.config.seed, images.shape());
         let batch = train.batch_size;
         // Every image that a step sees has its own number, and with it its own random numbers.
@@ -65,6 +73,14 @@ impl Batches {
         let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, in_round(step, first + i))).collect();
         let of_step = |stream: u64| Philox::new(seed, in_round(step, stream));
         let times = draw_times(train.times, batch, &of_step(TIMES), pass as u32);
+        let (times, weights) = match train.times {
+            TimeSampling::Importance => {
+                let (gamma_0, gamma_1) = ends();
+                let (times, weights) = importance_times(&times, gamma_0, gamma_1);
+                (times, Some(weights))
+            }
+            TimeSampling::LowDiscrepancy | TimeSampling::Independent => (times, None),
+        };
         let dropout_seed = of_step(DROPOUT).next_u64(pass as u32);
         let noise = Noise::draw(&streams, shape, &self.device);
         let mut bytes = Vec::with_capacity(batch * shape.dims());
@@ -88,7 +104,7 @@ impl Batches {
         let scalar = self.config.data.augment.then(|| Tensor::from_data(changed.as_slice(), &self.device));
         let classes = (self.config.model.network.classes() > 0).then_some(classes);
         let conditioning = Conditioning { scalar, classes, ..Default::default() };
-        Ok(Batch { k, times, noise, conditioning, dropout_seed })
+        Ok(Batch { k, times, weights, noise, conditioning, dropout_seed })
     }
 
     /// The index among `n` of the training image that is number `i` of step `step`: epochs are shuffled one by one.

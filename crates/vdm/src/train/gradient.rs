@@ -143,6 +143,7 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
         let part = Batch {
             k: batch.k.clone().slice([images.clone()]),
             times: batch.times[images.clone()].to_vec(),
+            weights: batch.weights.as_ref().map(|weights| weights[images.clone()].to_vec()),
             noise: batch.noise.slice(images.clone()),
             conditioning: batch.conditioning.slice(images),
             dropout_seed,
@@ -182,13 +183,18 @@ fn part_gradients<N: ScoreNetwork>(
     let per_bit = bits_per_dim(1.0, c * h * w);
     let (k, noise, conditioning) = (Tensor::from_inner(part.k), part.noise.autodiff(), part.conditioning.autodiff());
     let mode = Mode::Train { dropout_seed: part.dropout_seed };
-    let (terms, tape) = match objective {
+    let device = k.device();
+    let (mut terms, tape) = match objective {
         ScheduleObjective::Bound => (model.loss(k, &part.times, noise, &conditioning, mode), None),
         ScheduleObjective::Variance => {
             let (terms, tape) = model.loss_with_tape(k, &part.times, noise, &conditioning, mode)?;
             (terms, Some(tape))
         }
     };
+    if let Some(weights) = &part.weights {
+        let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+        terms.diffusion = terms.diffusion * Tensor::from_data(weights.as_slice(), &device);
+    }
     let mut gradients = (terms.total().mean() * per_bit).backward();
     if let Some(tape) = tape {
         schedule_gradients(&model.schedule, &tape, terms.diffusion.clone(), &mut gradients, per_bit / batch as f64)?;
@@ -238,6 +244,7 @@ mod tests {
         Batch {
             k: Tensor::from_data(TensorData::new(k, [BATCH, 1, 16, 16]), &device),
             times: low_discrepancy(0.3, BATCH),
+            weights: None,
             noise: Noise::draw(&streams, SHAPE, &device),
             conditioning: Conditioning::default(),
             dropout_seed: 5,

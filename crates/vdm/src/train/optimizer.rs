@@ -92,7 +92,7 @@ fn update(config: &TrainConfig, step: u64, grad_scale: f64) -> Update {
         weight_decay: 0.0,
         correction1: (1.0 / (1.0 - libm::pow(config.beta1, n))) as f32,
         correction2: (1.0 / (1.0 - libm::pow(config.beta2, n))) as f32,
-        ema_decay: config.ema_decay.min((1.0 + n) / (10.0 + n)) as f32,
+        ema_decay: config.ema_at(step) as f32,
         grad_scale: grad_scale as f32,
     }
 }

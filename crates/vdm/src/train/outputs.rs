@@ -8,7 +8,7 @@ use crate::likelihood::{Bound, EvalOptions, Evaluation, evaluate};
 use crate::nn::Conditioning;
 use crate::picture::grid::grid_png;
 use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curve, write_plots};
-use crate::sample::{SampleOptions, sample_conditioned};
+use crate::sample::{Grid, SampleOptions, SamplerSettings, sample_conditioned};
 use burn::tensor::Device;
 use std::io;
 use std::ops::ControlFlow;
@@ -105,6 +105,7 @@ impl Outputs {
         let s = &self.config.sample;
         let options = SampleOptions {
             steps: s.steps,
+            grid: Grid::Time,
             clip: s.clip,
             decoder: s.decoder,
             guidance: s.guidance,
@@ -114,8 +115,8 @@ impl Outputs {
         let classes = self.config.model.network.classes();
         let in_turn = |numbers| Conditioning::classes_in_turn(numbers, classes);
         let mut progress = |done, total| watched(observer, "sampling", done, total);
-        let (sampler, numbers) = (s.sampler.sampler(), 0..s.count as u64);
-        let images = sample_conditioned(model, sampler, numbers, in_turn, &options, &self.device, &mut progress)?;
+        let (sampler, numbers) = (s.sampler.sampler(&SamplerSettings::default()), 0..s.count as u64);
+        let images = sample_conditioned(model, &*sampler, numbers, in_turn, &options, &self.device, &mut progress)?;
         let path = self.run.samples(step);
         let (shape, levels) = (model.shape(), model.settings().vocabulary.levels());
         let columns = (s.count as f64).sqrt().ceil() as usize;

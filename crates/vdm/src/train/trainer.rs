@@ -1,6 +1,6 @@
 //! The training loop.
 
-use super::batch::Batches;
+use super::batch::{Batch, Batches};
 use super::gradient::is_shape;
 use super::outputs::Outputs;
 use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, batch_gradients};
@@ -297,13 +297,23 @@ impl Trainer {
         Ok(())
     }
 
+    /// The batch of pass `pass` of the next step.
+    fn batch(&mut self, pass: usize) -> Result<Batch, TrainError> {
+        let schedule = self.model().schedule.clone();
+        let ends = || {
+            let schedule = schedule.to_host();
+            (schedule.gamma(0.0), schedule.gamma(1.0))
+        };
+        self.batches.batch(&self.data.train, self.step, pass, ends)
+    }
+
     /// One optimiser step, of as many forward and backward passes as gradients are accumulated over.
     fn train_step(&mut self) -> Result<(), TrainError> {
         let config = self.config.clone();
         let passes = config.train.accumulate;
         let mut sum = GradientSum::default();
         for pass in 0..passes {
-            let batch = self.batches.batch(&self.data.train, self.step, pass)?;
+            let batch = self.batch(pass)?;
             let (gradients, terms) = batch_gradients(self.model(), batch, config.schedule.objective)?;
             let means = self.finite(&terms)?;
             sum.merge(gradients);
@@ -392,7 +402,7 @@ impl Trainer {
 
     /// Saves the state, if it is one to go on from: if the bound of the next step's images, without dropout, is finite.
     fn save(&mut self) -> Result<(), TrainError> {
-        let batch = self.batches.batch(&self.data.train, self.step, 0)?;
+        let batch = self.batch(0)?;
         let model = self.model().valid();
         self.finite(&model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval))?;
         self.outputs.sync()?;

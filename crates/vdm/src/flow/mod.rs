@@ -1,0 +1,37 @@
+//! The probability flow (Song et al. 2021, arXiv 2011.13456, section 4.3; VDM appendix F): the ordinary differential equation
+//! whose solutions have the same distribution as the diffusion process at every gamma, without noise on the way.
+//!
+//! With alpha² = sigmoid(-gamma) and sigma² = sigmoid(gamma),
+//!
+//! ```text
+//! dz/dgamma = -sigma²/2 z + sigma/2 eps_hat(z, gamma)
+//! d log p(z)/dgamma = -div = sigma²/2 D - sigma/2 tr(d eps_hat / dz)      along a solution
+//! ```
+//!
+//! [`solve`] integrates it with a step size of its own for every image, so that an image's result depends on no other image.
+//! The ode sampler runs it from gamma_1 to gamma_0; the ode estimator of -log p(x) runs it the other way, with the divergence
+//! from [`divergence`].
+
+pub mod divergence;
+mod solver;
+
+pub use solver::{Field, SolveError, Solved, Tolerance, solve};
+
+use crate::diffusion::process::sigma;
+use crate::shape::ImageShape;
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// dz/dgamma at one number of z.
+pub fn drift(gamma: f64, z: f64, eps_hat: f64) -> f64 {
+    let sigma = sigma(gamma);
+    0.5 * sigma * (eps_hat - sigma * z)
+}
+
+/// Latents held as doubles, as a tensor: the first `shape.dims()` numbers of each state.
+///
+/// # Shapes
+/// `[states, channels, height, width]`
+pub fn latents(states: &[Vec<f64>], shape: ImageShape, device: &Device) -> Tensor<4> {
+    let numbers: Vec<f32> = states.iter().flat_map(|state| state[..shape.dims()].iter().map(|&z| z as f32)).collect();
+    Tensor::from_data(TensorData::new(numbers, shape.batch(states.len())), device)
+}
