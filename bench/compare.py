@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 
-SECONDS, ROUNDS = sys.argv[1], int(sys.argv[2])
+SECONDS, ROUNDS, WITHOUT = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 PEERS = {"train": ["eager", "channels-last", "compile"], "sample": ["eager", "channels-last", "compile", "onnxruntime"]}
 VDM = ["target/release/vdm", "bench"]
 PRESETS = ["rgb32", "gray28", "digits8", "unet28"]
@@ -31,6 +31,7 @@ def main():
     print("| case | vdm ms | " + " | ".join(PEERS["sample"]) + " | ratio to the strongest | MiB: vdm, least of the peers |")
     print("|---|" + "---|" * (len(PEERS["sample"]) + 3))
     for what, peers in PEERS.items():
+        peers = [peer for peer in peers if peer not in WITHOUT]
         for preset in PRESETS:
             common = [what, "--preset", preset, "--threads", "2", "--seconds", SECONDS]
             sides = {"vdm": [*VDM, *common, "--json"]}
