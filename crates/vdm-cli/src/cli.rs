@@ -1,6 +1,9 @@
 //! The command line: which commands there are, and the way to each.
 
-use crate::commands::{bench, compress, decompress, eval, info, overhead, presets, sample, train, variance};
+use crate::commands::{
+    bench, compress, decompress, denoise, eval, export, info, inpaint, interpolate, models, overhead, presets, sample,
+    score, train, variance,
+};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -31,6 +34,18 @@ pub enum Command {
     Variance(variance::Args),
     /// Draw images from a run's model.
     Sample(sample::Args),
+    /// Draw the images on the way from one image to another, in the latent space of the probability flow.
+    Interpolate(interpolate::Args),
+    /// Draw a part of an image anew, given the rest.
+    Inpaint(inpaint::Args),
+    /// Take noise of a known strength off an image.
+    Denoise(denoise::Args),
+    /// Score images by their likelihood: the likeliest and the least likely, and how well two sets are told apart.
+    Score(score::Args),
+    /// Write a run's model into one file.
+    Export(export::Args),
+    /// List the models that come with the program.
+    Models(models::Args),
     /// Measure what compression costs above the bound: the bins of the latents.
     Overhead(overhead::Args),
     /// Compress images without loss with a run's model.
@@ -53,6 +68,12 @@ impl Command {
             Self::Eval(args) => eval::execute(args, json),
             Self::Variance(args) => variance::execute(args, json),
             Self::Sample(args) => sample::execute(args, json),
+            Self::Interpolate(args) => interpolate::execute(args, json),
+            Self::Inpaint(args) => inpaint::execute(args, json),
+            Self::Denoise(args) => denoise::execute(args, json),
+            Self::Score(args) => score::execute(args, json),
+            Self::Export(args) => export::execute(args, json),
+            Self::Models(args) => models::execute(args, json),
             Self::Overhead(args) => overhead::execute(args, json),
             Self::Compress(args) => compress::execute(args, json),
             Self::Decompress(args) => decompress::execute(args, json),

@@ -23,6 +23,7 @@ pub mod codec;
 pub mod config;
 pub mod data;
 pub mod diffusion;
+pub mod edit;
 pub mod files;
 pub mod flow;
 pub mod initial;

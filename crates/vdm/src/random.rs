@@ -19,6 +19,8 @@
 //! | evaluation, pass r, image i | seed | [`in_round`]`(r, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
 //! | importance weighting, pass r, draw k of K, image i | seed XOR [`IMPORTANCE`] | [`in_round`]`(r K + k, i)` | T: z_1; s < T: the noise of step s |
 //! | density of the flow, pass r, draw k of K, image i | seed XOR [`ODE`] | [`in_round`]`(r K + k, i)` | 0: z_0; 1, 2, …: the vectors of the trace |
+//! | inpainting, draw n | seed XOR [`INPAINTING`] | n | 0: z_1; then the noises in their order |
+//! | denoising, draw n | seed XOR [`DENOISING`] | n | i: the noise of step i |
 //! | evaluation, pass r's shift | seed | [`in_round`]`(r, `[`TIMES`]`)` | 0: u |
 //! | evaluation, order of the images in time | seed XOR [`SHUFFLE_KEY`] | [`RING`] | i: where image i goes |
 //! | schedule variance, evaluation e, image i | seed | [`in_round`]`(e, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
@@ -43,6 +45,12 @@ pub const IMPORTANCE: u64 = 0x494d_504f_5254_4e43;
 
 /// What the seed of an evaluation is combined with for the density of the flow.
 pub const ODE: u64 = 0x4f44_455f_464c_4f57;
+
+/// What the seed is combined with for inpainting.
+pub const INPAINTING: u64 = 0x494e_5041_494e_5421;
+
+/// What the seed is combined with for denoising.
+pub const DENOISING: u64 = 0x4445_4e4f_4953_4521;
 
 /// Draw of a sample's z_1.
 pub const DRAW_Z_1: u32 = 0;

@@ -20,6 +20,24 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
     sample_variance(values).map(|variance| (variance / values.len() as f64).sqrt())
 }
 
+/// The area under the receiver operating characteristic: the probability that a value of `higher` is above one of `lower`, ties
+/// counting half. NaN if one is empty.
+pub fn auroc(lower: &[f64], higher: &[f64]) -> f64 {
+    let mut all: Vec<(f64, bool)> =
+        lower.iter().map(|&v| (v, false)).chain(higher.iter().map(|&v| (v, true))).collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // Ranks from 1, shared by ties.
+    let (mut ranks, mut start) = (0.0, 0);
+    while start < all.len() {
+        let end = start + all[start..].iter().take_while(|v| v.0 == all[start].0).count();
+        let rank = (start + 1 + end) as f64 / 2.0;
+        ranks += rank * all[start..end].iter().filter(|v| v.1).count() as f64;
+        start = end.max(start + 1);
+    }
+    let (n, m) = (lower.len() as f64, higher.len() as f64);
+    (ranks - m * (m + 1.0) / 2.0) / (n * m)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,6 +46,15 @@ mod tests {
     fn standard_error_of_known_numbers() {
         assert_eq!(standard_error(&[1.0]), None);
         assert!((standard_error(&[1.0, 3.0]).unwrap() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn auroc_of_known_numbers() {
+        assert_eq!(auroc(&[1.0, 2.0], &[3.0, 4.0]), 1.0);
+        assert_eq!(auroc(&[3.0, 4.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(auroc(&[1.0, 2.0], &[1.0, 2.0]), 0.5);
+        assert_eq!(auroc(&[1.0, 3.0], &[2.0]), 0.5);
+        assert!(auroc(&[], &[1.0]).is_nan());
     }
 
     #[test]

@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
     &["nn", "picture"],
     &["diffusion"],
     &["data", "flow"],
-    &["likelihood", "sample"],
+    &["edit", "likelihood", "sample"],
     &["codec", "config"],
     &["run"],
     &["train"],

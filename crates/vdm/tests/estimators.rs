@@ -67,7 +67,7 @@ fn truth(levels: [usize; 2]) -> f64 {
         let step = 2.0 * reach / f64::from(n);
         let at = |i: i32| {
             let u = -reach + step * (f64::from(i) + 0.5);
-            let density = (-0.5 * (u / sd).powi(2)).exp() / (sd * std::f64::consts::TAU.sqrt());
+            let density = libm::exp(-0.5 * (u / sd).powi(2)) / (sd * std::f64::consts::TAU.sqrt());
             density * vocabulary.probabilities((mean + u) as f32, ENDS.gamma_0)[level] * step
         };
         (0..n).map(at).sum()
@@ -75,7 +75,7 @@ fn truth(levels: [usize; 2]) -> f64 {
     let component = |sign: f64| -> f64 {
         CENTRE.iter().zip(levels).map(|(c, level)| integral(sign * alpha_0 * c, level)).product()
     };
-    -(0.5 * (component(1.0) + component(-1.0))).ln()
+    -libm::log(0.5 * (component(1.0) + component(-1.0)))
 }
 
 /// Every image of two levels each, some of them likely and some not.

@@ -3,10 +3,16 @@
 pub mod bench;
 pub mod compress;
 pub mod decompress;
+pub mod denoise;
 pub mod eval;
+pub mod export;
 pub mod info;
+pub mod inpaint;
+pub mod interpolate;
+pub mod models;
 pub mod overhead;
 pub mod presets;
 pub mod sample;
+pub mod score;
 pub mod train;
 pub mod variance;

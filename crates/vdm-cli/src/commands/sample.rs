@@ -18,7 +18,7 @@ use vdm::files::{target, write_bytes};
 use vdm::flow::Tolerance;
 use vdm::nn::Conditioning;
 use vdm::picture::grid;
-use vdm::sample::{DecoderRule, Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned};
+use vdm::sample::{DecoderRule, Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned, trajectory};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -73,7 +73,15 @@ pub struct Args {
     /// One PNG file per image, pixel for pixel, instead of a grid.
     #[arg(long)]
     pub separate: bool,
+    /// Also draw the way from noise to image to this PNG file: for each of the first images a row of latents and a row of
+    /// estimates of the image. At most 8 images; of the sampler `ode` one.
+    #[arg(long, value_name = "FILE")]
+    pub trajectory: Option<PathBuf>,
 }
+
+/// Latents of a trajectory, and images.
+const FRAMES: usize = 12;
+const MOST_TRAJECTORIES: u64 = 8;
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     if !args.separate && args.count as usize > MAX_GRID {
@@ -103,6 +111,30 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let (count, step) = (args.count as usize, opened.checkpoint.step);
     let default = opened.run.path().join("samples").join(name(args, kind, &options, step));
+    if let Some(file) = &args.trajectory {
+        let unwritable = || format!("cannot write {}", file.display());
+        target(file).with_context(unwritable)?;
+        let most = if kind == SamplerKind::Ode { 1 } else { MOST_TRAJECTORIES };
+        let numbers = args.first..end.min(args.first.saturating_add(most));
+        let (frames, _) = timed("drawing the way", |progress| {
+            let mut given = &classes;
+            trajectory(
+                &opened.model,
+                &*sampler,
+                numbers.clone(),
+                FRAMES,
+                &mut given,
+                &options,
+                &opened.device,
+                progress,
+            )
+        });
+        let frames = frames?;
+        let rows = 2 * (numbers.end - numbers.start) as usize;
+        let columns = (frames.len() / shape.dims() / rows).max(1);
+        let png = grid::grid_png(&frames, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
+        write_bytes(file, &png).with_context(unwritable)?;
+    }
     let draw = |numbers: Range<u64>, progress: &mut Progress| {
         sample_conditioned(&opened.model, &*sampler, numbers, &classes, &options, &opened.device, progress)
     };

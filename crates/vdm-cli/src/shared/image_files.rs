@@ -61,6 +61,13 @@ pub fn read(
     Ok((files, images))
 }
 
+/// The first image of a file, which must have the shape and levels given.
+pub fn read_one(path: &Path, shape: ImageShape, levels: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_file(path, String::new(), shape, levels, 1, &mut bytes)?;
+    Ok(bytes)
+}
+
 /// The files below a folder with their names from there on, `prefix` before them.
 fn list(folder: &Path, prefix: &str, found: &mut Vec<(PathBuf, String)>) -> Result<()> {
     let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod image_files;
 pub mod model;
 pub mod output;
+pub mod picked;
 pub mod progress;
 pub mod signals;
 pub mod watch;

@@ -6,14 +6,16 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
+use vdm::ImageShape;
 use vdm::config::{Config, resolve_run};
 use vdm::data::{ImageDataset, Source, Split};
-use vdm::run::{Checkpoint, Model, RunDir, WhichWeights, load_model};
+use vdm::diffusion::Vocabulary;
+use vdm::run::{Checkpoint, Model, ModelFile, RunDir, WhichWeights, load_model, shipped};
 
 /// The run whose model a command works with.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Folder of the run.
+    /// The model: folder of a run, a file that `vdm export` wrote, or the name of a shipped model (`vdm models`).
     pub run: PathBuf,
     #[command(flatten)]
     pub choice: ChoiceArgs,
@@ -50,13 +52,22 @@ pub enum Which {
     Best,
 }
 
-/// A run, opened.
+/// A model, opened.
 pub struct Opened {
+    /// Its run's folder, or the present folder for a model without one: where results go that no other place is named for.
     pub run: RunDir,
     pub config: Config,
     pub model: Model,
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Facts,
     pub device: Device,
+}
+
+/// What is known about a model besides its configuration.
+pub struct Facts {
+    pub step: u64,
+    pub shape: ImageShape,
+    pub vocabulary: Vocabulary,
+    pub data: Option<String>,
 }
 
 impl ModelArgs {
@@ -67,13 +78,35 @@ impl ModelArgs {
 }
 
 impl ChoiceArgs {
-    /// Opens the model of the run in `path`.
+    /// Opens the model that `path` names.
     pub fn open(&self, path: &Path) -> Result<Opened> {
         let device = self.device.open()?;
+        if let Some(file) = model_file(path)? {
+            if self.weights == WhichWeights::Raw || self.checkpoint == Which::Best {
+                bail!("{}: a model file has one set of weights, the averages of one step", path.display());
+            }
+            let model = file.model(path, &device)?;
+            let ModelFile { step, shape, vocabulary, data, config, .. } = file;
+            let checkpoint = Facts { step, shape, vocabulary, data };
+            return Ok(Opened { run: RunDir::new("."), config, model, checkpoint, device });
+        }
         let (run, config) = open_run(path)?;
         let (model, checkpoint) = load_model(&config, checkpoint(&run, self.checkpoint)?, self.weights, &device)?;
+        let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
+        let checkpoint = Facts { step, shape, vocabulary, data };
         Ok(Opened { run, config, model, checkpoint, device })
     }
+}
+
+/// The model file that `path` names: a file, or a shipped model where there is nothing of that name.
+pub fn model_file(path: &Path) -> Result<Option<ModelFile>> {
+    if path.is_file() {
+        return Ok(Some(ModelFile::load(path)?));
+    }
+    if path.exists() {
+        return Ok(None);
+    }
+    Ok(path.to_str().and_then(shipped::model).transpose()?)
 }
 
 impl Opened {
@@ -125,7 +158,8 @@ pub fn open_run(path: &Path) -> Result<(RunDir, Config)> {
     let run = RunDir::new(path);
     let file = run.config();
     if !file.exists() {
-        bail!("{} holds no run: {} does not exist", path.display(), file.display());
+        let names = shipped::names().collect::<Vec<_>>().join(", ");
+        bail!("{} holds no run: {} does not exist; shipped models are: {names}", path.display(), file.display());
     }
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let config = resolve_run(&file.display().to_string(), &text)?;

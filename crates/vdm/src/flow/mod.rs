@@ -17,7 +17,10 @@ mod solver;
 
 pub use solver::{Field, SolveError, Solved, Tolerance, solve};
 
+use crate::VariationalDiffusion;
 use crate::diffusion::process::sigma;
+use crate::nn::{Conditioning, Mode, ScoreNetwork};
+use crate::progress::Stopped;
 use crate::shape::ImageShape;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -34,4 +37,32 @@ pub fn drift(gamma: f64, z: f64, eps_hat: f64) -> f64 {
 pub fn latents(states: &[Vec<f64>], shape: ImageShape, device: &Device) -> Tensor<4> {
     let numbers: Vec<f32> = states.iter().flat_map(|state| state[..shape.dims()].iter().map(|&z| z as f32)).collect();
     Tensor::from_data(TensorData::new(numbers, shape.batch(states.len())), device)
+}
+
+/// The flow of a batch of images.
+pub struct Flow<'a, N> {
+    /// Whose flow.
+    pub model: &'a VariationalDiffusion<N>,
+    /// What the network is told about the images.
+    pub given: &'a Conditioning,
+    /// The model's.
+    pub device: &'a Device,
+    /// Called before every evaluation of the network.
+    pub pulse: &'a mut dyn FnMut() -> Result<(), Stopped>,
+}
+
+impl<N: ScoreNetwork> Field for Flow<'_, N> {
+    fn slopes(&mut self, which: &[usize], times: &[f64], states: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, Stopped> {
+        (self.pulse)()?;
+        let shape = self.model.shape();
+        let gammas: Vec<f32> = times.iter().map(|&gamma| gamma as f32).collect();
+        let gammas = Tensor::from_data(gammas.as_slice(), self.device);
+        let z = latents(states, shape, self.device);
+        let eps_hat = self.model.predict_noise(z, gammas, &self.given.select(which), Mode::Eval);
+        let eps_hat: Vec<f32> = eps_hat.into_data().iter::<f32>().collect();
+        let slope = |((eps_hat, z), &gamma): ((&[f32], &Vec<f64>), &f64)| {
+            eps_hat.iter().zip(z).map(|(&eps_hat, &z)| drift(gamma, z, f64::from(eps_hat))).collect()
+        };
+        Ok(eps_hat.chunks_exact(shape.dims().max(1)).zip(states).zip(times).map(slope).collect())
+    }
 }

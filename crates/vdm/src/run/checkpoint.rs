@@ -10,8 +10,8 @@ use crate::diffusion::Vocabulary;
 use crate::files::write_bytes;
 use crate::shape::ImageShape;
 use crate::weights::{HostTensor, Weights};
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
-use std::collections::BTreeMap;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -152,15 +152,7 @@ impl Checkpoint {
             let reason = "its checksum is another than that of its bytes".into();
             return Err(CheckpointError::Damaged { path: path.into(), reason });
         }
-        let number = |key: &str| {
-            let text = get(key)?;
-            text.parse::<u64>().map_err(|_| wrong(key, text, "a whole number"))
-        };
-        let step = number("step")?;
-        let levels = number("levels")?;
-        let vocabulary = Vocabulary::new(levels as usize)
-            .filter(|v| v.levels() <= 256)
-            .ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
+        let (step, vocabulary, shape) = facts(&metadata, path)?;
         let text = get("best_bpd")?;
         let best_bpd = text.parse::<f64>().map_err(|_| wrong("best_bpd", text, "a number"))?;
         let (pending, window) = if old {
@@ -175,29 +167,15 @@ impl Checkpoint {
             (get("pending")? == "true", Window { steps: steps as u64, terms, grad_norm, seconds: 0.0 })
         };
         let data = metadata.get("data").cloned();
-        let text = get("shape")?;
-        let sides: Vec<usize> = text.split(',').filter_map(|s| s.parse().ok()).collect();
-        let (sides_ok, dims) = (sides.iter().all(|s| (1..=MAX_SIDE).contains(s)), sides.iter().product::<usize>());
-        let &[channels, height, width] = &sides[..] else {
-            return Err(wrong("shape", text, "channels,height,width"));
-        };
-        if !sides_ok || channels > MAX_CHANNELS || dims > MAX_DIMS {
-            return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
-        }
         let mut weights = Weights::new();
         let mut optimizer = Weights::new();
         for (name, view) in SafeTensors::deserialize(bytes).map_err(damaged)?.tensors() {
-            if view.dtype() != Dtype::F32 {
-                return Err(wrong(&name, &format!("{:?}", view.dtype()), "F32"));
-            }
-            let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            let tensor = HostTensor { shape: view.shape().to_vec(), data };
+            let tensor = tensor(&name, &view, path)?;
             match name.strip_prefix("weights.") {
                 Some(name) => weights.insert(name.into(), tensor),
                 None => optimizer.insert(name, tensor),
             };
         }
-        let shape = ImageShape { channels, height, width };
         Ok(Self { step, shape, vocabulary, best_bpd, pending, window, data, weights, optimizer })
     }
 
@@ -206,6 +184,53 @@ impl Checkpoint {
         let strip = |(name, t): (&String, &HostTensor)| Some((name.strip_prefix("ema.")?.to_string(), t.clone()));
         self.optimizer.iter().filter_map(strip).collect()
     }
+}
+
+/// The step, the levels and the images' shape that metadata name.
+pub(super) fn facts(
+    metadata: &HashMap<String, String>,
+    path: &Path,
+) -> Result<(u64, Vocabulary, ImageShape), CheckpointError> {
+    let wrong = |field: &str, found: &str, expected: &str| CheckpointError::Field {
+        path: path.into(),
+        field: field.into(),
+        found: found.into(),
+        expected: expected.into(),
+    };
+    let get = |key: &str| metadata.get(key).map(String::as_str).ok_or(wrong(key, "absent", "present"));
+    let number = |key: &str| {
+        let text = get(key)?;
+        text.parse::<u64>().map_err(|_| wrong(key, text, "a whole number"))
+    };
+    let step = number("step")?;
+    let levels = number("levels")?;
+    let vocabulary = Vocabulary::new(levels as usize)
+        .filter(|v| v.levels() <= 256)
+        .ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
+    let text = get("shape")?;
+    let sides: Vec<usize> = text.split(',').filter_map(|s| s.parse().ok()).collect();
+    let (sides_ok, dims) = (sides.iter().all(|s| (1..=MAX_SIDE).contains(s)), sides.iter().product::<usize>());
+    let &[channels, height, width] = &sides[..] else {
+        return Err(wrong("shape", text, "channels,height,width"));
+    };
+    if !sides_ok || channels > MAX_CHANNELS || dims > MAX_DIMS {
+        return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
+    }
+    Ok((step, vocabulary, ImageShape { channels, height, width }))
+}
+
+/// A tensor of a file, which must be of single precision.
+pub(super) fn tensor(name: &str, view: &TensorView<'_>, path: &Path) -> Result<HostTensor, CheckpointError> {
+    if view.dtype() != Dtype::F32 {
+        return Err(CheckpointError::Field {
+            path: path.into(),
+            field: name.into(),
+            found: format!("{:?}", view.dtype()),
+            expected: "F32".into(),
+        });
+    }
+    let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Ok(HostTensor { shape: view.shape().to_vec(), data })
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 mod checkpoint;
 mod load;
 mod lock;
+mod model_file;
 mod record;
 mod report;
+pub mod shipped;
 mod sinks;
 mod tensor_file;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Window};
 pub use load::{LoadError, Model, WhichWeights, load_model};
 pub use lock::{LockError, RunLock};
+pub use model_file::ModelFile;
 pub use record::{EvalLine, StepLine};
 pub use report::loss_over_time;
 pub(crate) use report::{write_curve, write_plots};

@@ -22,6 +22,7 @@ mod grid;
 mod guidance;
 mod heun;
 mod ode;
+mod trajectory;
 
 pub use ancestral::Ancestral;
 pub use any::{SamplerKind, SamplerSettings};
@@ -30,6 +31,7 @@ pub use dpm_plus_plus::DpmPlusPlus2M;
 pub use grid::Grid;
 pub use heun::Heun;
 pub use ode::OdeSampler;
+pub use trajectory::trajectory;
 
 use crate::VariationalDiffusion;
 use crate::diffusion::process::{clip, diffuse};
@@ -449,6 +451,23 @@ mod tests {
         let mut denoiser = Known { evaluations: 0 };
         let z = sampler.draw(Tensor::full([1, 1, 1, 1], 1.3, &Device::flex()), &gammas, &mut denoiser).unwrap();
         (host(&z.reshape([1]))[0], denoiser.evaluations)
+    }
+
+    #[test]
+    fn a_trajectory_leads_from_noise_to_the_sample() {
+        let (model, device) = (model(3), Device::flex());
+        let mut given = |numbers: Range<u64>| Conditioning::classes_in_turn(numbers, 3);
+        let options = SampleOptions { steps: 6, ..Default::default() };
+        for (sampler, frames) in [(&Ancestral as &dyn Sampler, 4), (&DpmPlusPlus2M, 6), (&Heun, 100)] {
+            let found =
+                trajectory(&model, sampler, 1..3, frames, &mut given, &options, &device, &mut unwatched).unwrap();
+            // Two images, a row of latents and one of estimates each; Heun has two evaluations a step.
+            let frames = frames.min(if frames == 100 { 11 } else { 6 });
+            assert_eq!(found.len(), 2 * 2 * frames * 16);
+            let samples =
+                sample_conditioned(&model, sampler, 1..3, &mut given, &options, &device, &mut unwatched).unwrap();
+            assert_ne!(found[..16], samples[..16], "the first frame is noise");
+        }
     }
 
     #[test]

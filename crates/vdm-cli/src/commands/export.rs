@@ -1,0 +1,47 @@
+//! `vdm export`.
+
+use crate::shared::model::{Which, checkpoint, open_run};
+use crate::shared::output::outln;
+use anyhow::{Result, bail};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use vdm::run::{Checkpoint, ModelFile};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the run.
+    pub run: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Which checkpoint.
+    #[arg(long, value_enum, default_value_t = Which::Last)]
+    pub checkpoint: Which,
+    /// Something to say about the model: `licence`, `recipe`, `bound`, or any other key. May be repeated.
+    #[arg(long, value_name = "KEY=TEXT")]
+    pub about: Vec<String>,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    let (run, config) = open_run(&args.run)?;
+    let checkpoint = Checkpoint::load(&checkpoint(&run, args.checkpoint)?)?;
+    let mut about = BTreeMap::new();
+    for text in &args.about {
+        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            bail!("--about {text}: expected KEY=TEXT");
+        };
+        about.insert(key.to_string(), value.to_string());
+    }
+    let weights = checkpoint.ema();
+    let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
+    let file = ModelFile { step, shape, vocabulary, data, config, about, weights };
+    file.save(&args.out)?;
+    let bytes = file.to_bytes()?.len();
+    if json {
+        outln!("{}", json!({ "path": args.out, "bytes": bytes, "step": step }));
+    } else {
+        outln!("{}: {bytes} bytes, the averaged weights of step {step}", args.out.display());
+    }
+    Ok(())
+}
