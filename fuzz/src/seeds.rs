@@ -9,7 +9,7 @@ use vdm::codec::{CodedSegment, Container, FileEntry, FileKind, Segment, Steps};
 use vdm::config::{Config, resolve};
 use vdm::data::{IdxImages, write_idx_images, write_idx_labels};
 use vdm::diffusion::Vocabulary;
-use vdm::run::{Checkpoint, Window};
+use vdm::run::{Checkpoint, ModelFile, Window};
 use vdm::weights::{Weights, export};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -151,6 +151,17 @@ pub fn checkpoints() -> Vec<Vec<u8>> {
     };
     let optimizer = averaged(&few);
     vec![bytes((few, optimizer)), bytes((Weights::new(), averaged(&all)))]
+}
+
+/// A small model by itself.
+pub fn models() -> Vec<Vec<u8>> {
+    let (shape, vocabulary) =
+        (ImageShape { channels: 1, height: 8, width: 8 }, Vocabulary::new(17).expect("17 levels"));
+    let config = small_config();
+    let weights = export(&config.init(shape, vocabulary, &device()));
+    let about = [("licence".to_string(), "MIT".to_string())].into();
+    let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights };
+    vec![file.to_bytes().expect("a model that can be written")]
 }
 
 /// Checkpoints of the first format, which had no checksum.

@@ -13,7 +13,7 @@ use vdm::config::{Config, resolve, resolve_run};
 use vdm::data::{
     FolderOptions, Split, check_whole, load_cifar10, load_folder, load_imagenet, read_idx_images, read_idx_labels,
 };
-use vdm::run::{Checkpoint, WhichWeights, load_model};
+use vdm::run::{Checkpoint, ModelFile, WhichWeights, load_model};
 use vdm::weights::load_pytorch;
 
 /// A reader under test.
@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "container", read: container, memory: (MIB, 16), seeds: seeds::containers },
     Target { name: "idx", read: idx, memory: (MIB, 4 * 1032), seeds: seeds::idx },
     Target { name: "image", read: image, memory: (4096 * MIB, 0), seeds: seeds::images },
+    Target { name: "model", read: model, memory: (16 * MIB, 16), seeds: seeds::models },
     Target { name: "npz", read: npz, memory: (MIB, 4 * 1032), seeds: seeds::npz },
     Target { name: "pytorch", read: pytorch, memory: (512 * MIB, 4 * 1032), seeds: seeds::pytorch },
     Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 16), seeds: seeds::old_checkpoints },
@@ -138,6 +139,24 @@ fn checkpoint(data: &[u8]) {
     let mut data = data.to_vec();
     if mend_checksum(&mut data).is_some() {
         read_checkpoint(&file("checkpoint", "mended", &data));
+    }
+}
+
+/// A model file as it is, and with a right checksum.
+fn model(data: &[u8]) {
+    let read = |data: &[u8]| {
+        let Ok(model) = ModelFile::parse(data, Path::new("model")) else { return };
+        let again = model.to_bytes().expect("a model that was read can be written");
+        let reread = ModelFile::parse(&again, Path::new("again")).expect("and read again");
+        assert_eq!(format!("{reread:?}"), format!("{model:?}"));
+        if model.shape.dims() <= 64 {
+            let _ = model.model(Path::new("model"), &seeds::device());
+        }
+    };
+    read(data);
+    let mut data = data.to_vec();
+    if mend_checksum(&mut data).is_some() {
+        read(&data);
     }
 }
 

@@ -73,7 +73,7 @@ fn digits() -> Config {
         }),
         schedule: schedule(ScheduleConfig::LearnedLinear(Endpoints { gamma_0: -8.0, gamma_1: 5.0 })),
         train: TrainConfig {
-            steps: 2500,
+            steps: 3500,
             batch_size: 32,
             accumulate: 1,
             timesteps: 0,
@@ -91,7 +91,7 @@ fn digits() -> Config {
             ema_width: 0.0,
             log_every: 20,
             eval_every: 500,
-            sample_every: 1250,
+            sample_every: 1750,
             checkpoint_every: 500,
         },
         eval: EvalConfig { images: 0, repeats: 20, batch_size: 64 },

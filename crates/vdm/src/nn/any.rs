@@ -30,6 +30,21 @@ pub enum AnyNetworkConfig {
 }
 
 impl AnyNetworkConfig {
+    /// At most as many numbers as the network has parameters, counted without making it: its 3x3 convolutions alone. A file
+    /// that asks for a network of more parameters than it brings is refused before any memory is taken.
+    pub fn least_parameters(&self) -> u128 {
+        let convolution = |channels: usize| 9 * (channels as u128) * (channels as u128);
+        match self {
+            // Two convolutions of every block on the way down, and of as many on the way up.
+            Self::Score(c) => 4 * c.n_layer as u128 * convolution(c.n_embd),
+            // Two blocks of two convolutions at every level but the first, at the channels of the level before.
+            Self::UNet(c) => {
+                let levels = c.chn_mult.iter().rev().skip(1);
+                levels.map(|&m| 4 * convolution(m.saturating_mul(c.n_embd))).sum()
+            }
+        }
+    }
+
     /// Says what is wrong with the configuration, if anything.
     ///
     /// # Errors

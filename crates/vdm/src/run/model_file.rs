@@ -107,6 +107,12 @@ impl ModelFile {
         for (name, view) in SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?.tensors() {
             weights.insert(name.clone(), tensor(&name, &view, path)?);
         }
+        let (least, found) =
+            (config.model.network.least_parameters(), weights.values().map(|t| t.data.len() as u128).sum::<u128>());
+        if least > found {
+            let expected = format!("at least the {least} of its configuration's network");
+            return Err(wrong("the number of parameters", &found.to_string(), &expected).into());
+        }
         let strip = |(key, value): (&String, &String)| Some((key.strip_prefix(ABOUT)?.to_string(), value.clone()));
         let about = metadata.iter().filter_map(strip).collect();
         Ok(Self { step, shape, vocabulary, data: metadata.get("data").cloned(), config, about, weights })
@@ -178,6 +184,34 @@ mod tests {
         let bytes = other.to_bytes().unwrap();
         let parsed = ModelFile::parse(&bytes, Path::new("x")).unwrap();
         assert!(matches!(parsed.model(Path::new("x"), &Device::flex()), Err(LoadError::Weights { .. })));
+    }
+
+    /// Such a network would take terabytes.
+    #[test]
+    fn a_network_of_more_parameters_than_the_file_has_is_refused_before_it_is_made() {
+        let mut other = file();
+        let set = ["model.n_embd=16384", "model.norm_groups=4", "model.n_layer=1000"].map(String::from);
+        other.config = resolve("digits", None, &set).unwrap();
+        let error = ModelFile::parse(&other.to_bytes().unwrap(), Path::new("x")).unwrap_err().to_string();
+        assert!(error.contains("the number of parameters is"), "{error}");
+    }
+
+    /// The count that guards against that is no more than what there is.
+    #[test]
+    fn the_least_number_of_parameters_is_one() {
+        for set in [
+            &["model.n_layer=3"][..],
+            &["model.n_layer=0"],
+            &["model.kind=unet"],
+            &["model.kind=unet", "model.chn_mult=[1, 3, 2]", "model.n_embd=16"],
+        ] {
+            let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+            let config = resolve("digits", None, &set).unwrap();
+            let network = config.model.network.init(1, &Device::flex());
+            let all = burn::module::Module::num_params(&network) as u128;
+            let least = config.model.network.least_parameters();
+            assert!(least <= all && (least > all / 8 || set[0] == "model.n_layer=0"), "{set:?}: {least} of {all}");
+        }
     }
 
     #[test]
