@@ -37,11 +37,9 @@ impl AnyNetworkConfig {
         match self {
             // Two convolutions of every block on the way down, and of as many on the way up.
             Self::Score(c) => 4 * c.n_layer as u128 * convolution(c.n_embd),
-            // Two blocks of two convolutions at every level but the first, at the channels of the level before.
-            Self::UNet(c) => {
-                let levels = c.chn_mult.iter().rev().skip(1);
-                levels.map(|&m| 4 * convolution(m.saturating_mul(c.n_embd))).sum()
-            }
+            // Two blocks of two convolutions each, at the channels that a level leaves: on the way down for all but the last,
+            // whose are those of the middle.
+            Self::UNet(c) => c.chn_mult.iter().map(|&m| 4 * convolution(m.saturating_mul(c.n_embd))).sum(),
         }
     }
 

@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_network_of_more_parameters_than_the_file_has_is_refused_before_it_is_made() {
         let mut other = file();
-        let set = ["model.n_embd=16384", "model.norm_groups=4", "model.n_layer=1000"].map(String::from);
+        let set = ["model.n_embd=8192", "model.norm_groups=4", "model.n_layer=1000"].map(String::from);
         other.config = resolve("digits", None, &set).unwrap();
         let error = ModelFile::parse(&other.to_bytes().unwrap(), Path::new("x")).unwrap_err().to_string();
         assert!(error.contains("the number of parameters is"), "{error}");
