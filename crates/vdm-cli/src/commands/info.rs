@@ -1,21 +1,27 @@
 //! `vdm info`.
 
 use crate::shared::container;
-use crate::shared::model::{Which, checkpoint, open_run};
+use crate::shared::model::{Which, checkpoint, model_file, open_run};
 use crate::shared::output::outln;
 use anyhow::Result;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vdm::codec::Steps;
-use vdm::run::Checkpoint;
+use vdm::run::{Checkpoint, ModelFile};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the run, or a file that `vdm compress` wrote.
+    /// Folder of a run, a file that `vdm compress` or `vdm export` wrote, or the name of a shipped model.
     pub run: PathBuf,
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
+    let ending = args.run.extension().is_some_and(|ending| ending == "safetensors");
+    if ending || !args.run.exists() {
+        if let Some(file) = model_file(&args.run)? {
+            return of_model(&args.run, &file, json);
+        }
+    }
     if args.run.is_file() {
         return of_container(&args.run, json);
     }
@@ -51,6 +57,28 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             outln!("test bound  {bpd:.4}{error} bits per dimension over {} images", e["images"]);
         }
         None => outln!("to go on    vdm train --resume {}", args.run.display()),
+    }
+    Ok(())
+}
+
+/// The command for a model file.
+fn of_model(path: &Path, file: &ModelFile, json: bool) -> Result<()> {
+    let parameters: usize = file.weights.values().map(|t| t.data.len()).sum();
+    if json {
+        let shape = file.shape;
+        let object = json!({
+            "file": path, "step": file.step, "parameters": parameters,
+            "channels": shape.channels, "height": shape.height, "width": shape.width,
+            "levels": file.vocabulary.levels(), "about": file.about, "data": file.data, "config": file.config,
+        });
+        outln!("{object}");
+        return Ok(());
+    }
+    outln!("model       {}, of step {}", path.display(), file.step);
+    outln!("images      {} with {} levels", file.shape, file.vocabulary.levels());
+    outln!("parameters  {parameters}");
+    for (key, value) in &file.about {
+        outln!("{key:<11} {value}");
     }
     Ok(())
 }

@@ -1,0 +1,143 @@
+//! What a shipped model does, right after the build.
+
+mod common;
+
+use common::{Run, vdm};
+use std::path::Path;
+
+fn json(args: &[&str], dir: &Path) -> serde_json::Value {
+    let mut command = vdm();
+    command.current_dir(dir).arg("--json").args(args);
+    serde_json::from_slice(&command.succeeds()).unwrap()
+}
+
+fn error(args: &[&str], dir: &Path) -> String {
+    let mut command = vdm();
+    command.current_dir(dir).args(args);
+    command.fails()
+}
+
+/// Width and height of a PNG.
+fn size(path: &Path) -> (u32, u32) {
+    image::image_dimensions(path).unwrap()
+}
+
+#[test]
+fn shipped_models_are_listed_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let listed = json(&["models"], dir.path());
+    let names: Vec<&str> = listed["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"digits"), "{names:?}");
+    let shown = json(&["info", "digits"], dir.path());
+    assert_eq!((&shown["levels"], &shown["height"]), (&17.into(), &8.into()));
+    assert!(error(&["models", "nothing"], dir.path()).contains("is no shipped model"));
+    assert!(error(&["eval", "nothing"], dir.path()).contains("shipped models are: digits"));
+}
+
+#[test]
+fn every_estimator_evaluates_a_shipped_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let eval = |more: &[&str]| json(&[&["eval", "digits", "--images", "6"], more].concat(), dir.path());
+    let bound = eval(&["--repeats", "4", "--per-image", "each.csv"]);
+    assert_eq!((&bound["estimator"], &bound["nfe"], &bound["draws"]), (&"bound".into(), &4.0.into(), &1.into()));
+    let rows = std::fs::read_to_string(dir.path().join("each.csv")).unwrap();
+    assert_eq!(rows.lines().count(), 7);
+    assert!(rows.starts_with("index,label,bpd,bpd_stderr,prior,reconstruction,diffusion\n0,"), "{rows}");
+    let mean: f64 = rows.lines().skip(1).map(|row| row.split(',').nth(2).unwrap().parse::<f64>().unwrap() / 6.0).sum();
+    assert!((mean - bound["bpd"].as_f64().unwrap()).abs() < 1e-9);
+    let weighted = eval(&["--repeats", "1", "--estimator", "importance", "--timesteps", "5", "--draws", "3"]);
+    assert_eq!((&weighted["nfe"], &weighted["draws"]), (&15.0.into(), &3.into()));
+    let ode = eval(&["--repeats", "1", "--estimator", "ode", "--tolerance", "1e-2"]);
+    let near = (ode["bpd"].as_f64().unwrap() - bound["bpd"].as_f64().unwrap()).abs();
+    assert!(near < 1.0 && ode["nfe"].as_f64().unwrap() > 20.0, "{ode} {bound}");
+    let refused = |more: &[&str]| error(&[&["eval", "digits", "--images", "2"], more].concat(), dir.path());
+    assert!(refused(&["--estimator", "importance", "--timesteps", "0"]).contains("--timesteps"));
+    assert!(refused(&["--estimator", "ode", "--tolerance", "0"]).contains("must be a positive number"));
+    assert!(refused(&["--weights", "raw"]).contains("one set of weights"));
+}
+
+#[test]
+fn every_sampler_draws_and_shows_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    for sampler in ["ancestral", "ddim", "heun", "dpm++-2m", "ode"] {
+        let more = ["--sampler", sampler, "--steps", "4", "--count", "3", "--out", "a.png", "--trajectory", "way.png"];
+        let found = json(&[&["sample", "digits"], &more[..]].concat(), dir.path());
+        assert_eq!(found["sampler"], sampler);
+        // Of `ode` one image, of the others all three: two rows each.
+        let rows = if sampler == "ode" { 2 } else { 6 };
+        assert_eq!(size(&dir.path().join("way.png")).1, rows * 65 - 1, "{sampler}");
+    }
+    let refused = |more: &[&str]| error(&[&["sample", "digits", "--count", "1"], more].concat(), dir.path());
+    assert!(refused(&["--sampler", "ddim", "--eta", "1.5"]).contains("eta must be"));
+    assert!(refused(&["--sampler", "ode", "--tolerance", "0"]).contains("must be a positive number"));
+    assert!(refused(&["--steps", "0"]).contains("0 is not in"));
+    assert!(refused(&["--grid", "wavy"]).contains("expected one of"));
+}
+
+#[test]
+fn images_are_scored_interpolated_inpainted_and_denoised() {
+    let dir = tempfile::tempdir().unwrap();
+    let score = json(&["score", "digits", "--images", "20", "--repeats", "2"], dir.path());
+    assert_eq!(score["images"], 20);
+    assert_eq!(std::fs::read_to_string(dir.path().join("scores.csv")).unwrap().lines().count(), 21);
+    json(&["interpolate", "digits", "0", "5", "--count", "4", "--tolerance", "1e-2", "-o", "line.png"], dir.path());
+    assert_eq!(size(&dir.path().join("line.png")), (4 * 65 - 1, 64));
+    let painted = ["inpaint", "digits", "3", "--mask", "left", "--count", "2", "--steps", "4", "-o", "in.png"];
+    assert_eq!(json(&painted, dir.path())["pixels"], 32);
+    assert_eq!(size(&dir.path().join("in.png")), (4 * 65 - 1, 64));
+    let found = json(&["denoise", "digits", "3", "--noise", "3", "--add", "--steps", "10"], dir.path());
+    let (before, after) = (found["rms_noisy"].as_f64().unwrap(), found["rms_denoised"].as_f64().unwrap());
+    assert!(after < before, "{found}");
+
+    // A mask of another size, images of another shape, and what is no mask.
+    let save = |name: &str, side: u32| image::GrayImage::new(side, side).save(dir.path().join(name)).unwrap();
+    save("small.png", 7);
+    save("black.png", 8);
+    let inpaint = |mask: &str| error(&["inpaint", "digits", "3", "--mask", mask], dir.path());
+    assert!(inpaint("small.png").contains("expected 8 pixels a line and 8 lines"));
+    assert!(inpaint("black.png").contains("no pixel is white"));
+    assert!(inpaint("absent.png").contains("no image file that can be read"));
+    assert!(error(&["interpolate", "digits", "0", "small.png"], dir.path()).contains("expected 8 pixels a line"));
+    assert!(error(&["interpolate", "digits", "0", "299"], dir.path()).contains("the images 0 to 298"));
+    assert!(error(&["denoise", "digits", "3", "--noise", "0"], dir.path()).contains("the model knows noise of"));
+    assert!(
+        error(&["inpaint", "digits", "3", "--mask", "left", "--class", "2"], dir.path()).contains("has no classes")
+    );
+}
+
+#[test]
+fn an_exported_model_is_the_run_and_codes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = [
+        "train",
+        "--out",
+        "run",
+        "--set",
+        "train.steps=2",
+        "--set",
+        "model.n_layer=1",
+        "--set",
+        "train.eval_every=0",
+        "--set",
+        "train.sample_every=0",
+        "--set",
+        "eval.repeats=1",
+        "--set",
+        "sample.count=1",
+        "--set",
+        "sample.steps=1",
+    ];
+    json(&train, dir.path());
+    json(&["export", "run", "-o", "model.safetensors", "--about", "licence=MIT"], dir.path());
+    let bpd = |model: &str| json(&["eval", model, "--repeats", "1"], dir.path())["bpd"].as_f64().unwrap();
+    assert_eq!(bpd("run"), bpd("model.safetensors"));
+    assert_eq!(json(&["info", "model.safetensors"], dir.path())["about"]["licence"], "MIT");
+    json(&["sample", "run", "--count", "2", "--steps", "2", "--separate", "--out", "images"], dir.path());
+    json(&["compress", "model.safetensors", "images", "-o", "a.vdmz", "--timesteps", "4"], dir.path());
+    json(&["decompress", "a.vdmz", "--model", "run", "-o", "back"], dir.path());
+    for name in ["image-00000.png", "image-00001.png"] {
+        let read = |folder: &str| image::open(dir.path().join(folder).join(name)).unwrap().to_luma8();
+        assert_eq!(read("images"), read("back"));
+    }
+    assert!(error(&["export", "run", "-o", "b", "--about", "licence"], dir.path()).contains("KEY=TEXT"));
+}
