@@ -17,10 +17,10 @@ pub struct Args {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let ending = args.run.extension().is_some_and(|ending| ending == "safetensors");
-    if ending || !args.run.exists() {
-        if let Some(file) = model_file(&args.run)? {
-            return of_model(&args.run, &file, json);
-        }
+    if (ending || !args.run.exists())
+        && let Some(file) = model_file(&args.run)?
+    {
+        return of_model(&args.run, &file, json);
     }
     if args.run.is_file() {
         return of_container(&args.run, json);

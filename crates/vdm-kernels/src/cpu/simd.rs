@@ -1,8 +1,8 @@
 //! One code for vectors of every width, where the compiler's own vectorisation does not do.
 //!
 //! Every operation is correctly rounded, so the width does not change a bit of a result whose lanes are independent. Sums over
-//! lanes need a fixed number of them: [`with_vectors`] gives 16 to a function that asks for them, as one AVX-512 vector or as
-//! a [`Pair`] of narrower ones.
+//! lanes need a fixed number of them: `with_vectors` gives 16 to a function that asks for them, as one AVX-512 vector or as
+//! a `Pair` of narrower ones.
 //!
 //! No closures and no functions handed over in such code: a call through `Fn` is not inlined into functions that are compiled
 //! for more instructions than their own, and then every operation is a call.

@@ -170,7 +170,7 @@ fn weight_step(ci: usize, co: usize) -> usize {
     padded(ci) * padded(co) + 2 * LANES
 }
 
-/// A transformed weight: U = G g Gᵀ as [36, padded ci, padded co], the matrices [`weight_step`] apart.
+/// A transformed weight: U = G g Gᵀ as [36, padded ci, padded co], the matrices a little further apart than they are long.
 #[derive(Debug)]
 pub struct Weight {
     u: Vec<Lane>,

@@ -13,7 +13,7 @@ pub enum Grid {
     Time,
     /// Evenly spaced in gamma.
     Gamma,
-    /// Closer where the model's own loss says that steps cost more: see [`by_loss`].
+    /// Closer where the model's own loss says that steps cost more.
     Loss,
 }
 
