@@ -4,7 +4,10 @@ use super::{LoadError, ModelFile};
 use std::path::Path;
 
 /// A model's name, and the bytes of its file.
-const MODELS: &[(&str, &[u8])] = &[("digits", include_bytes!("../../models/digits.safetensors"))];
+const MODELS: &[(&str, &[u8])] = &[
+    ("digits", include_bytes!("../../models/digits.safetensors")),
+    ("fashion-mnist", include_bytes!("../../models/fashion-mnist.safetensors")),
+];
 
 /// The names.
 pub fn names() -> impl Iterator<Item = &'static str> {
