@@ -20,7 +20,6 @@ GROWTH = {
     "side, 1 image": ("--side", [8, 16, 32, 64, 128]),
     "layers": ("--layers", [1, 2, 4, 8, 16]),
 }
-# At 128 pixels a side the attention alone takes seconds an image.
 BASE = {"--batch": 8, "--n-embd": 32, "--side": 32, "--layers": 4}
 
 
@@ -39,6 +38,7 @@ def growth(figure):
             for threads in [1, 2]:
                 row = []
                 for value in values:
+                    # At 128 pixels a side the attention alone takes seconds an image.
                     own = {flag: value} | ({"--batch": 1} if "1 image" in name else {})
                     sizes = [part for pair in (BASE | own).items() for part in pair]
                     run = measure([*VDM, what, "--preset", "rgb32", "--threads", threads, "--seconds", 1, "--json", *sizes])

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use vdm::edit::denoise;
 use vdm::files::{target, write_bytes};
-use vdm::picture::grid::grid_png;
+use vdm::picture::grid::{grid_png, tile_scale};
 use vdm_kernels::rng::Philox;
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let found = found?;
     let mut all = if args.add { own.clone() } else { Vec::new() };
     all.extend(noisy.iter().chain(&found.expected).chain(&found.draws));
-    let png = grid_png(&all, shape, levels, count + 3, (64 / shape.width.max(1)).max(1))?;
+    let png = grid_png(&all, shape, levels, count + 3, tile_scale(shape))?;
     write_bytes(&file, &png).with_context(unwritable)?;
     let error = |image: &[u8]| {
         let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);

@@ -161,17 +161,14 @@ impl Found {
         let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
         let of = if self.conditional { "p(x | class)" } else { "p(x)" };
         outln!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
-        let name = match self.estimator {
-            EstimatorKind::Bound => "bound         ",
-            EstimatorKind::Importance => "importance    ",
-            EstimatorKind::Ode => "ode           ",
-        };
+        let name = serde_json::to_value(self.estimator)?;
+        let name = name.as_str().unwrap_or_default();
         match e.bpd_stderr {
             Some(error) => {
-                outln!("{name} {:.4} ± {error:.4} bits per dimension (standard error over images)", e.bpd)
+                outln!("{name:<14} {:.4} ± {error:.4} bits per dimension (standard error over images)", e.bpd)
             }
             None => {
-                outln!("{name} {:.4} bits per dimension (of one image: its standard error is not known)", e.bpd)
+                outln!("{name:<14} {:.4} bits per dimension (of one image: its standard error is not known)", e.bpd)
             }
         }
         if let Some(noise) = e.bpd_stderr_noise {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::edit::{Inpainting, inpaint};
 use vdm::files::{target, write_bytes};
-use vdm::picture::grid::grid_png;
+use vdm::picture::grid::{grid_png, tile_scale};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -65,7 +65,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let grey = (levels / 2) as u8;
     let hidden = image.iter().enumerate().map(|(i, &k)| if known[i % pixels] { k } else { grey });
     let all: Vec<u8> = image.iter().copied().chain(hidden).chain(images?).collect();
-    let png = grid_png(&all, shape, levels, args.count as usize + 2, (64 / shape.width.max(1)).max(1))?;
+    let png = grid_png(&all, shape, levels, args.count as usize + 2, tile_scale(shape))?;
     write_bytes(&file, &png).with_context(unwritable)?;
     let drawn = known.iter().filter(|known| !**known).count();
     if json {

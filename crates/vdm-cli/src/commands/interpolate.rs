@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use vdm::edit::interpolate;
 use vdm::files::{target, write_bytes};
 use vdm::flow::Tolerance;
-use vdm::picture::grid::grid_png;
+use vdm::picture::grid::{grid_png, tile_scale};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -48,7 +48,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         interpolate(&opened.model, &from, &to, count, &given, &tolerance, &opened.device, progress)
     });
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    let png = grid_png(&images?, shape, levels, count, (64 / shape.width.max(1)).max(1))?;
+    let png = grid_png(&images?, shape, levels, count, tile_scale(shape))?;
     write_bytes(&file, &png).with_context(unwritable)?;
     if json {
         outln!("{}", json!({ "path": file, "images": count, "seconds": seconds }));

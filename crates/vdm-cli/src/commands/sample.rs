@@ -132,7 +132,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let frames = frames?;
         let rows = 2 * (numbers.end - numbers.start) as usize;
         let columns = (frames.len() / shape.dims() / rows).max(1);
-        let png = grid::grid_png(&frames, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
+        let png = grid::grid_png(&frames, shape, levels, columns, grid::tile_scale(shape))?;
         write_bytes(file, &png).with_context(unwritable)?;
     }
     let draw = |numbers: Range<u64>, progress: &mut Progress| {
@@ -164,7 +164,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         target(&file).with_context(unwritable)?;
         let (images, seconds) = timed("sampling", |progress| draw(args.first..end, progress));
         let columns = (count as f64).sqrt().ceil() as usize;
-        let png = grid::grid_png(&images?, shape, levels, columns, (64 / shape.width.max(1)).max(1))?;
+        let png = grid::grid_png(&images?, shape, levels, columns, grid::tile_scale(shape))?;
         write_bytes(&file, &png).with_context(unwritable)?;
         (file, seconds)
     };

@@ -13,7 +13,7 @@ use vdm::data::ImageDataset;
 use vdm::files::{target, write_bytes};
 use vdm::likelihood::{Bound, EvalOptions, Evaluation, evaluate_conditioned};
 use vdm::nn::Conditioning;
-use vdm::picture::grid::{grid_png, png_bits_per_dim};
+use vdm::picture::grid::{grid_png, png_bits_per_dim, tile_scale};
 use vdm::stats::{auroc, mean};
 
 #[derive(Debug, clap::Args)]
@@ -106,7 +106,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let row = ROW.min(order.len());
     let shown: Vec<usize> = order[..row].iter().chain(&order[order.len() - row..]).copied().collect();
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    let png = grid_png(&scored.images.gather(&shown), shape, levels, row, (64 / shape.width.max(1)).max(1))?;
+    let png = grid_png(&scored.images.gather(&shown), shape, levels, row, tile_scale(shape))?;
     write_bytes(&sheet, &png).with_context(|| format!("cannot write {}", sheet.display()))?;
     write_bytes(&csv, table(&scored).as_bytes()).with_context(|| format!("cannot write {}", csv.display()))?;
 

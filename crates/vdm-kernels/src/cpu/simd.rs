@@ -33,8 +33,6 @@ pub trait Vector: Copy {
     fn fma(self, b: Self, c: Self) -> Self;
     /// `-self * b + c`, rounded once.
     fn negative_fma(self, b: Self, c: Self) -> Self;
-    /// `self / b`.
-    fn div(self, b: Self) -> Self;
     /// The larger of `self` and `b`; `b` if one is not a number.
     fn max(self, b: Self) -> Self;
     /// The smaller of `self` and `b`; `b` if one is not a number.
@@ -90,11 +88,6 @@ impl Vector for f32 {
     #[inline(always)]
     fn negative_fma(self, b: Self, c: Self) -> Self {
         (-self).mul_add(b, c)
-    }
-
-    #[inline(always)]
-    fn div(self, b: Self) -> Self {
-        self / b
     }
 
     #[inline(always)]
@@ -174,11 +167,6 @@ impl<V: Vector> Vector for Pair<V> {
     }
 
     #[inline(always)]
-    fn div(self, b: Self) -> Self {
-        Self(self.0.div(b.0), self.1.div(b.1))
-    }
-
-    #[inline(always)]
     fn max(self, b: Self) -> Self {
         Self(self.0.max(b.0), self.1.max(b.1))
     }
@@ -205,7 +193,7 @@ pub type Plain = Pair<Pair<Pair<f32>>>;
 #[cfg(target_arch = "x86_64")]
 macro_rules! intrinsics {
     ($type:ty, $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,
-     $negative_fma:ident, $div:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident, $minus:ident,
+     $negative_fma:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident, $minus:ident,
      $integer:ident) => {
         // The functions are inlined into code that is compiled for the instructions: `with_vectors` sees to it.
         impl Vector for $type {
@@ -260,12 +248,6 @@ macro_rules! intrinsics {
             }
 
             #[inline(always)]
-            fn div(self, b: Self) -> Self {
-                // SAFETY: as in `splat`.
-                unsafe { $div(self, b) }
-            }
-
-            #[inline(always)]
             fn max(self, b: Self) -> Self {
                 // SAFETY: as in `splat`.
                 unsafe { $max(self, b) }
@@ -308,7 +290,6 @@ mod x86 {
         _mm256_mul_ps,
         _mm256_fmadd_ps,
         _mm256_fnmadd_ps,
-        _mm256_div_ps,
         _mm256_max_ps,
         _mm256_min_ps,
         _mm256_castps_si256,
@@ -329,7 +310,6 @@ mod x86 {
         _mm512_mul_ps,
         _mm512_fmadd_ps,
         _mm512_fnmadd_ps,
-        _mm512_div_ps,
         _mm512_max_ps,
         _mm512_min_ps,
         _mm512_castps_si512,

@@ -48,15 +48,17 @@ pub fn x_hat(z: Tensor<4>, gamma: Tensor<1>, eps_hat: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// - `output`, `z`: `[batch, channels, height, width]`; `gamma`: `[batch]`
 pub fn eps_from(prediction: Prediction, output: Tensor<4>, z: Tensor<4>, gamma: Tensor<1>) -> Tensor<4> {
-    if prediction == Prediction::Eps {
-        return output;
-    }
-    let (alpha, sigma) = scales(gamma);
     match prediction {
         Prediction::Eps => output,
         // z = alpha x + sigma eps and v = alpha eps - sigma x, with alpha² + sigma² = 1.
-        Prediction::V => output * alpha + z * sigma,
-        Prediction::X => (z - output * alpha) / sigma,
+        Prediction::V => {
+            let (alpha, sigma) = scales(gamma);
+            output * alpha + z * sigma
+        }
+        Prediction::X => {
+            let (alpha, sigma) = scales(gamma);
+            (z - output * alpha) / sigma
+        }
     }
 }
 

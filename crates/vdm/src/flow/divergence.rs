@@ -116,8 +116,7 @@ impl<N: ScoreNetwork> Field for Augmented<'_, N> {
             let (eps_hat, traces) = self.evaluate(images, times, states);
             for (((eps_hat, trace), &gamma), z) in eps_hat.chunks_exact(dims).zip(traces).zip(times).zip(states) {
                 let sigma = sigma(gamma);
-                let mut slope: Vec<f64> =
-                    eps_hat.iter().zip(z).map(|(&eps_hat, &z)| drift(gamma, z, f64::from(eps_hat))).collect();
+                let mut slope = drift(gamma, z, eps_hat);
                 slope.push(0.5 * sigma * (trace - sigma * dims as f64));
                 slopes.push(slope);
             }

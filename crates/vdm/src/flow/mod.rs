@@ -24,10 +24,21 @@ use crate::progress::Stopped;
 use crate::shape::ImageShape;
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// dz/dgamma at one number of z.
-pub fn drift(gamma: f64, z: f64, eps_hat: f64) -> f64 {
+/// dz/dgamma of one image, whose state begins with z.
+pub fn drift(gamma: f64, z: &[f64], eps_hat: &[f32]) -> Vec<f64> {
     let sigma = sigma(gamma);
-    0.5 * sigma * (eps_hat - sigma * z)
+    eps_hat.iter().zip(z).map(|(&eps_hat, z)| 0.5 * sigma * (f64::from(eps_hat) - sigma * z)).collect()
+}
+
+/// [`drift`] of every image of a batch.
+///
+/// # Shapes
+/// - `eps_hat`: `[states, channels, height, width]`
+pub fn drifts(eps_hat: Tensor<4>, times: &[f64], states: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let dims = eps_hat.dims()[1..].iter().product::<usize>().max(1);
+    let eps_hat: Vec<f32> = eps_hat.into_data().iter::<f32>().collect();
+    let images = eps_hat.chunks_exact(dims).zip(states).zip(times);
+    images.map(|((eps_hat, z), &gamma)| drift(gamma, z, eps_hat)).collect()
 }
 
 /// Latents held as doubles, as a tensor: the first `shape.dims()` numbers of each state.
@@ -59,10 +70,6 @@ impl<N: ScoreNetwork> Field for Flow<'_, N> {
         let gammas = Tensor::from_data(gammas.as_slice(), self.device);
         let z = latents(states, shape, self.device);
         let eps_hat = self.model.predict_noise(z, gammas, &self.given.select(which), Mode::Eval);
-        let eps_hat: Vec<f32> = eps_hat.into_data().iter::<f32>().collect();
-        let slope = |((eps_hat, z), &gamma): ((&[f32], &Vec<f64>), &f64)| {
-            eps_hat.iter().zip(z).map(|(&eps_hat, &z)| drift(gamma, z, f64::from(eps_hat))).collect()
-        };
-        Ok(eps_hat.chunks_exact(shape.dims().max(1)).zip(states).zip(times).map(slope).collect())
+        Ok(drifts(eps_hat, times, states))
     }
 }

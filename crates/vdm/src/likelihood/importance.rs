@@ -1,10 +1,10 @@
 //! The importance-weighted bound (Burda et al. 2016, arXiv 1509.00519) of the model in T steps.
 
 use super::log_mean_exp::log_mean_exp;
-use super::{Estimate, Estimator, EvalBatch, EvalError};
+use super::{Estimate, Estimator, EvalBatch, EvalError, MOST_DRAWS, check_number};
 use crate::diffusion::process::{alpha, sigma};
 use crate::diffusion::{Posterior, VariationalDiffusion};
-use crate::math::host;
+use crate::math::{host, sum_of_squares};
 use crate::nn::{Mode, ScoreNetwork};
 use crate::progress::Stopped;
 use crate::random::{IMPORTANCE, in_round, normal};
@@ -23,8 +23,6 @@ pub struct Importance {
     pub draws: usize,
 }
 
-const MOST_DRAWS: usize = 1 << 16;
-
 impl<N: ScoreNetwork> Estimator<N> for Importance {
     fn estimate(
         &self,
@@ -34,9 +32,7 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
         pulse: &mut dyn FnMut() -> Result<(), Stopped>,
     ) -> Result<Vec<Estimate>, EvalError> {
         let steps = model.settings().timesteps.ok_or(EvalError::ContinuousTime)?;
-        if !(1..=MOST_DRAWS).contains(&self.draws) {
-            return Err(EvalError::Number { what: "draws", found: self.draws, most: MOST_DRAWS });
-        }
+        check_number("draws", self.draws, MOST_DRAWS)?;
         let schedule = model.schedule.to_host();
         let gammas: Vec<f64> = (0..=steps).map(|i| schedule.gamma(i as f64 / steps as f64)).collect();
         let images = batch.indices.len();
@@ -56,7 +52,7 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
             let mut z = x.clone() * alpha(gamma_1) + eps.clone() * sigma(gamma_1);
             let dims = model.shape().dims() as f64;
             let log_sigma = 0.5 * libm::log(sigma(gamma_1) * sigma(gamma_1));
-            let of_prior = host(&(square_sums(eps) - square_sums(z.clone())));
+            let of_prior = host(&(sum_of_squares(eps) - sum_of_squares(z.clone())));
             let mut log_weight: Vec<f64> = of_prior.iter().map(|d| 0.5 * d + dims * log_sigma).collect();
 
             // 2. Every step: z_s from q(z_s | z_t, x), log p(z_s | z_t) - log q(z_s | z_t, x). The two Gaussians have the
@@ -72,7 +68,7 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
                 z = Posterior::new(gamma_t, gamma_s).draw(z, eps.clone(), u.clone());
                 let off = eps - eps_hat;
                 let along = host(&dot(u, off.clone()));
-                for (w, (along, square)) in log_weight.iter_mut().zip(along.iter().zip(host(&square_sums(off)))) {
+                for (w, (along, square)) in log_weight.iter_mut().zip(along.iter().zip(host(&sum_of_squares(off)))) {
                     *w += c.sqrt() * along - 0.5 * c * square;
                 }
                 pulse()?;
@@ -92,7 +88,7 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
                 let of_image = |square: &f64| {
                     0.5 * (square * alpha(gamma_1).powi(2) - dims * (alpha(gamma_1).powi(2) + 2.0 * log_sigma))
                 };
-                priors = host(&square_sums(x.clone())).iter().map(of_image).collect();
+                priors = host(&sum_of_squares(x.clone())).iter().map(of_image).collect();
             }
         }
         let estimate = |i: usize| {
@@ -106,11 +102,6 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
     fn draws(&self) -> usize {
         self.draws
     }
-}
-
-/// Σ a² of each image.
-fn square_sums(a: Tensor<4>) -> Tensor<1> {
-    crate::math::sum_of_squares(a)
 }
 
 /// Σ a b of each image.

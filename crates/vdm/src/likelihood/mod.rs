@@ -296,6 +296,14 @@ impl Running {
     }
 }
 
+/// Most draws of the latents for one estimate of an image.
+const MOST_DRAWS: usize = 1 << 16;
+
+/// Refuses a number that is not 1 to `most`.
+fn check_number(what: &'static str, found: usize, most: usize) -> Result<(), EvalError> {
+    if (1..=most).contains(&found) { Ok(()) } else { Err(EvalError::Number { what, found, most }) }
+}
+
 /// Why there is no evaluation.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]

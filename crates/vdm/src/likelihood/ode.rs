@@ -1,7 +1,7 @@
 //! The density of the probability flow (Song et al. 2021, arXiv 2011.13456, appendix D.2), with the model's own decoder.
 
 use super::log_mean_exp::log_mean_exp;
-use super::{Estimate, Estimator, EvalBatch, EvalError};
+use super::{Estimate, Estimator, EvalBatch, EvalError, MOST_DRAWS, check_number};
 use crate::diffusion::VariationalDiffusion;
 use crate::diffusion::process::{alpha, sigma};
 use crate::flow::divergence::{Augmented, MAX_EXACT, Trace, probes};
@@ -32,17 +32,12 @@ pub struct Ode {
     pub draws: usize,
 }
 
-const MOST_DRAWS: usize = 1 << 16;
 const MOST_PROBES: usize = 1 << 12;
 
 impl Ode {
     fn check<N: ScoreNetwork>(&self, model: &VariationalDiffusion<N>) -> Result<(), EvalError> {
-        let number = |what, found, most| match (1..=most).contains(&found) {
-            true => Ok(()),
-            false => Err(EvalError::Number { what, found, most }),
-        };
-        number("draws", self.draws, MOST_DRAWS)?;
-        number("probes", self.probes, MOST_PROBES)?;
+        check_number("draws", self.draws, MOST_DRAWS)?;
+        check_number("probes", self.probes, MOST_PROBES)?;
         let dims = model.shape().dims();
         if self.trace == Trace::Exact && dims > MAX_EXACT {
             return Err(EvalError::TooLarge { dims, most: MAX_EXACT });

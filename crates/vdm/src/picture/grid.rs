@@ -90,6 +90,11 @@ pub enum GridError {
     },
 }
 
+/// The scale at which tiles are about 64 pixels wide, and no smaller than the images.
+pub fn tile_scale(shape: ImageShape) -> usize {
+    (64 / shape.width.max(1)).max(1)
+}
+
 /// The PNG of a grid of images, filled row by row, with 1 grey pixel between the tiles.
 ///
 /// `images` holds one image after another, channels first, of values in `0 .. levels`; value k is drawn as

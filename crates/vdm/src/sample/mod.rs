@@ -197,10 +197,8 @@ pub fn sample_conditioned<N: ScoreNetwork>(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Vec<u8>, SampleError> {
-    let (schedule, shape) = (model.schedule.to_host(), model.shape());
-    let steps = options.steps.max(1);
-    let loss = if options.grid == Grid::Loss { losses(model, options, &mut conditioning, device)? } else { Vec::new() };
-    let gammas = grid::gammas(options.grid, &*schedule, steps, &loss);
+    let (shape, gammas) = (model.shape(), points(model, options, &mut conditioning, device)?);
+    let steps = gammas.len() - 1;
     let batch_size = options.batch_size.max(1) as u64;
     let count = numbers.end.saturating_sub(numbers.start);
     let total = count.div_ceil(batch_size) as usize * steps;
@@ -286,6 +284,17 @@ impl<N: ScoreNetwork> Denoiser for Batch<'_, N> {
     fn pulse(&mut self) -> Result<(), Stopped> {
         (self.steps_done)(0)
     }
+}
+
+/// The gammas that a sampler goes along, from gamma_1 to gamma_0.
+fn points<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    options: &SampleOptions,
+    conditioning: &mut dyn FnMut(Range<u64>) -> Conditioning,
+    device: &Device,
+) -> Result<Vec<f64>, SampleError> {
+    let loss = if options.grid == Grid::Loss { losses(model, options, conditioning, device)? } else { Vec::new() };
+    Ok(grid::gammas(options.grid, &*model.schedule.to_host(), options.steps.max(1), &loss))
 }
 
 /// Gammas at which [`losses`] measures.

@@ -1,7 +1,7 @@
 //! The probability flow, solved to a tolerance.
 
 use super::{Denoiser, SampleError, Sampler};
-use crate::flow::{Field, Tolerance, drift, latents, solve};
+use crate::flow::{Field, Tolerance, drifts, latents, solve};
 use crate::progress::Stopped;
 use crate::shape::ImageShape;
 use burn::tensor::{Device, Tensor};
@@ -46,11 +46,6 @@ impl Field for Flow<'_> {
     fn slopes(&mut self, which: &[usize], times: &[f64], states: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, Stopped> {
         self.denoiser.pulse()?;
         let z = latents(states, self.shape, self.device);
-        let eps_hat = self.denoiser.eps_hat_of(which, z, times);
-        let eps_hat: Vec<f32> = eps_hat.into_data().iter::<f32>().collect();
-        let slope = |((eps_hat, z), &gamma): ((&[f32], &Vec<f64>), &f64)| {
-            eps_hat.iter().zip(z).map(|(&eps_hat, &z)| drift(gamma, z, f64::from(eps_hat))).collect()
-        };
-        Ok(eps_hat.chunks_exact(self.shape.dims().max(1)).zip(states).zip(times).map(slope).collect())
+        Ok(drifts(self.denoiser.eps_hat_of(which, z, times), times, states))
     }
 }

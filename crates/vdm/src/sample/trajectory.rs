@@ -1,12 +1,11 @@
 //! What a sampler's latents look like on their way.
 
-use super::{Batch, Denoiser, SampleError, SampleOptions, Sampler, grid, losses};
+use super::{Batch, Denoiser, SampleError, SampleOptions, Sampler, points};
 use crate::VariationalDiffusion;
 use crate::diffusion::process::x_hat;
 use crate::nn::{Conditioning, ScoreNetwork};
 use crate::progress::{Progress, Stopped, tell};
 use crate::random::{DRAW_Z_1, normal};
-use crate::schedule::Schedule;
 use burn::tensor::{Device, Tensor};
 use std::ops::Range;
 use vdm_kernels::rng::Philox;
@@ -27,11 +26,9 @@ pub fn trajectory<N: ScoreNetwork>(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Vec<u8>, SampleError> {
-    let (schedule, shape, vocabulary) = (model.schedule.to_host(), model.shape(), model.settings().vocabulary);
-    let steps = options.steps.max(1);
-    let loss =
-        if options.grid == grid::Grid::Loss { losses(model, options, conditioning, device)? } else { Vec::new() };
-    let gammas = grid::gammas(options.grid, &*schedule, steps, &loss);
+    let (shape, vocabulary) = (model.shape(), model.settings().vocabulary);
+    let gammas = points(model, options, conditioning, device)?;
+    let steps = gammas.len() - 1;
     let streams: Vec<Philox> = numbers.clone().map(|number| Philox::new(options.seed, number)).collect();
     let given = conditioning(numbers);
     given.check(model.network.classes(), streams.len())?;

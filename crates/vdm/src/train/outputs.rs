@@ -6,7 +6,7 @@ use crate::data::{ImageDataset, Split};
 use crate::files::write_bytes;
 use crate::likelihood::{Bound, EvalOptions, Evaluation, evaluate};
 use crate::nn::Conditioning;
-use crate::picture::grid::grid_png;
+use crate::picture::grid::{grid_png, tile_scale};
 use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curve, write_plots};
 use crate::sample::{Grid, SampleOptions, SamplerSettings, sample_conditioned};
 use burn::tensor::Device;
@@ -120,7 +120,7 @@ impl Outputs {
         let path = self.run.samples(step);
         let (shape, levels) = (model.shape(), model.settings().vocabulary.levels());
         let columns = (s.count as f64).sqrt().ceil() as usize;
-        let scale = (64 / shape.width.max(1)).max(1);
+        let scale = tile_scale(shape);
         grid_png(&images, shape, levels, columns, scale)
             .map_err(io::Error::other)
             .and_then(|png| write_bytes(&path, &png))
