@@ -1,9 +1,9 @@
-//! The estimators of -log p(x) where the truth is known: a mixture of two Gaussians in two dimensions, whose optimal network
-//! is known in closed form, and so is the density of z_0.
+//! The estimators of -log p(x) where the truth is known: a Gaussian, and a mixture of two Gaussians, in two dimensions. The
+//! optimal network of both is known in closed form, and so is the density of z_0.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use vdm::diffusion::Vocabulary;
+use vdm::diffusion::{Prediction, Vocabulary};
 use vdm::diffusion::process::{alpha, sigma};
 use vdm::flow::Tolerance;
 use vdm::flow::divergence::Trace;
@@ -17,7 +17,7 @@ const SHAPE: ImageShape = ImageShape { channels: 1, height: 1, width: 2 };
 /// The far end is so noisy that z_1 is standard normal to 1e-6.
 const ENDS: Endpoints = Endpoints { gamma_0: -5.0, gamma_1: 14.0 };
 const LEVELS: usize = 8;
-/// The components are N(±CENTRE, SPREAD² I).
+/// The components of the mixture are N(±CENTRE, SPREAD² I); the Gaussian is a mixture of two equal components.
 const CENTRE: [f64; 2] = [0.5, -0.3];
 const SPREAD: f64 = 0.25;
 
@@ -26,6 +26,11 @@ const SPREAD: f64 = 0.25;
 struct Optimal {
     #[module(skip)]
     spread: f64,
+    #[module(skip)]
+    centre: [f64; 2],
+    /// What it answers with.
+    #[module(skip)]
+    prediction: Prediction,
 }
 
 impl ScoreNetwork for Optimal {
@@ -35,10 +40,16 @@ impl ScoreNetwork for Optimal {
         let alpha_square = elementary(gamma.clone() * -1.0, Function::Sigmoid);
         let sigma_square = elementary(gamma, Function::Sigmoid);
         let v = alpha_square.clone() * (self.spread * self.spread) + sigma_square.clone();
-        let m = Tensor::<4>::from_data([[[CENTRE.map(|c| c as f32)]]], &z.device());
+        let m = Tensor::<4>::from_data([[[self.centre.map(|c| c as f32)]]], &z.device());
         let along = (z.clone() * m.clone()).sum_dim(3) * alpha_square.clone().sqrt() / v.clone();
         let tanh = elementary(along * 2.0, Function::Sigmoid) * 2.0 - 1.0;
-        (z - m * tanh * alpha_square.sqrt()) * (sigma_square.sqrt() / v)
+        let (alpha, sigma) = (alpha_square.sqrt(), sigma_square.sqrt());
+        let eps_hat = (z.clone() - m * tanh * alpha.clone()) * (sigma.clone() / v);
+        match self.prediction {
+            Prediction::Eps => eps_hat,
+            Prediction::V => (eps_hat - z * sigma) / alpha,
+            Prediction::X => (z - eps_hat * sigma) / alpha,
+        }
     }
 
     fn check_shape(&self, _: ImageShape) -> Result<(), String> {
@@ -51,14 +62,23 @@ impl ScoreNetwork for Optimal {
 }
 
 fn model(timesteps: Option<usize>) -> VariationalDiffusion<Optimal> {
+    model_of(CENTRE, Prediction::Eps, timesteps)
+}
+
+fn model_of(centre: [f64; 2], prediction: Prediction, timesteps: Option<usize>) -> VariationalDiffusion<Optimal> {
     let schedule = ScheduleConfig::FixedLinear(ENDS);
-    let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(LEVELS).unwrap(), &schedule);
-    let network = Optimal { spread: SPREAD };
+    let vocabulary = Vocabulary::new(LEVELS).unwrap();
+    let settings = DiffusionSettings { prediction, ..DiffusionSettings::new(SHAPE, vocabulary, &schedule) };
+    let network = Optimal { spread: SPREAD, centre, prediction };
     VariationalDiffusion::new(schedule.init(&Device::flex()), network, settings).with_timesteps(timesteps)
 }
 
-/// -log p(x) in nats: the sum over components of the product over dimensions of an integral over z_0.
 fn truth(levels: [usize; 2]) -> f64 {
+    truth_of(CENTRE, levels)
+}
+
+/// -log p(x) in nats: the sum over components of the product over dimensions of an integral over z_0.
+fn truth_of(centre: [f64; 2], levels: [usize; 2]) -> f64 {
     let vocabulary = Vocabulary::new(LEVELS).unwrap();
     let (alpha_0, sigma_0) = (alpha(ENDS.gamma_0), sigma(ENDS.gamma_0));
     let sd = (alpha_0 * alpha_0 * SPREAD * SPREAD + sigma_0 * sigma_0).sqrt();
@@ -73,7 +93,7 @@ fn truth(levels: [usize; 2]) -> f64 {
         (0..n).map(at).sum()
     };
     let component = |sign: f64| -> f64 {
-        CENTRE.iter().zip(levels).map(|(c, level)| integral(sign * alpha_0 * c, level)).product()
+        centre.iter().zip(levels).map(|(c, level)| integral(sign * alpha_0 * c, level)).product()
     };
     -libm::log(0.5 * (component(1.0) + component(-1.0)))
 }
@@ -197,6 +217,38 @@ fn with_seed(model: &VariationalDiffusion<Optimal>, estimator: &dyn Estimator<Op
     let batch =
         EvalBatch { k, indices: &indices, times: &[0.5; IMAGES.len()], conditioning: &conditioning, pass: 0, seed };
     estimator.estimate(model, &batch, &device, &mut || Ok(())).unwrap().iter().map(Estimate::total).collect()
+}
+
+#[test]
+fn every_estimator_agrees_with_the_truth_of_a_gaussian() {
+    const ORIGIN: [f64; 2] = [0.0; 2];
+    let [continuous, steps] = [None, Some(400)].map(|timesteps| model_of(ORIGIN, Prediction::Eps, timesteps));
+    let bound = estimates(&continuous, &Bound, 2000, 12_000).unwrap();
+    let weighted = estimates(&steps, &Importance { draws: 128 }, 30, 180).unwrap();
+    let exact = estimates(&continuous, &ode(128, Trace::Exact, 1), 4, 24).unwrap();
+    let probed = estimates(&continuous, &ode(128, Trace::Rademacher, 4), 4, 24).unwrap();
+    for (i, levels) in IMAGES.into_iter().enumerate() {
+        let truth = truth_of(ORIGIN, levels);
+        let (value, error) = mean(&bound[i]);
+        assert!(value > truth - 4.0 * error, "{levels:?}: bound {value} ± {error}, truth {truth}");
+        // What a finite number of draws leaves of the gap, and the difference between 400 steps and continuous time.
+        let left = 0.1 * (value - truth) + 0.03;
+        for (name, found) in [("importance", &weighted), ("exact", &exact), ("probed", &probed)] {
+            let (value, error) = mean(&found[i]);
+            assert!((value - truth).abs() < left + 4.0 * error, "{levels:?}: {name} {value} ± {error}, truth {truth}");
+        }
+    }
+}
+
+/// A network that answers with v or x has the bound of the one that answers with the same eps_hat, but for rounding.
+#[test]
+fn every_prediction_has_the_same_bound() {
+    let of = |prediction| estimates(&model_of(CENTRE, prediction, None), &Bound, 200, 1200).unwrap();
+    let (eps, v, x) = (of(Prediction::Eps), of(Prediction::V), of(Prediction::X));
+    for (i, levels) in IMAGES.into_iter().enumerate() {
+        let [eps, v, x] = [&eps, &v, &x].map(|e| mean(&e[i]).0);
+        assert!((v - eps).abs() < 1e-3 * eps && (x - eps).abs() < 1e-3 * eps, "{levels:?}: {eps} {v} {x}");
+    }
 }
 
 #[test]
