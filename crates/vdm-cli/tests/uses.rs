@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Run, vdm};
+use image::AnimationDecoder;
+use image::codecs::gif::GifDecoder;
 use std::path::Path;
 
 fn json(args: &[&str], dir: &Path) -> serde_json::Value {
@@ -67,6 +69,11 @@ fn every_sampler_draws_and_shows_its_way() {
         let rows = if sampler == "ode" { 2 } else { 6 };
         assert_eq!(size(&dir.path().join("way.png")).1, rows * 65 - 1, "{sampler}");
     }
+    let film = ["--steps", "30", "--count", "3", "--out", "a.png", "--trajectory", "way.gif"];
+    json(&[&["sample", "digits"], &film[..]].concat(), dir.path());
+    let file = std::io::BufReader::new(std::fs::File::open(dir.path().join("way.gif")).unwrap());
+    let frames = GifDecoder::new(file).unwrap().into_frames().collect_frames().unwrap();
+    assert_eq!((frames.len(), frames[0].buffer().dimensions()), (12, (3 * 65 - 1, 2 * 65 - 1)));
     let refused = |more: &[&str]| error(&[&["sample", "digits", "--count", "1"], more].concat(), dir.path());
     assert!(refused(&["--sampler", "ddim", "--eta", "1.5"]).contains("eta must be"));
     assert!(refused(&["--sampler", "ode", "--tolerance", "0"]).contains("must be a positive number"));

@@ -3,8 +3,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use vdm::diffusion::{Prediction, Vocabulary};
 use vdm::diffusion::process::{alpha, sigma};
+use vdm::diffusion::{Prediction, Vocabulary};
 use vdm::flow::Tolerance;
 use vdm::flow::divergence::Trace;
 use vdm::likelihood::{Bound, Estimate, Estimator, EvalBatch, EvalError, Importance, Ode};

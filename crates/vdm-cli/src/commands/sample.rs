@@ -74,7 +74,8 @@ pub struct Args {
     #[arg(long)]
     pub separate: bool,
     /// Also draw the way from noise to image to this PNG file: for each of the first images a row of latents and a row of
-    /// estimates of the image. At most 8 images; of the sampler `ode` one.
+    /// estimates of the image. At most 8 images; of the sampler `ode` one. A name that ends in .gif gives a film: the latents
+    /// above, the estimates below.
     #[arg(long, value_name = "FILE")]
     pub trajectory: Option<PathBuf>,
 }
@@ -130,10 +131,22 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             )
         });
         let frames = frames?;
-        let rows = 2 * (numbers.end - numbers.start) as usize;
-        let columns = (frames.len() / shape.dims() / rows).max(1);
-        let png = grid::grid_png(&frames, shape, levels, columns, grid::tile_scale(shape))?;
-        write_bytes(file, &png).with_context(unwritable)?;
+        let images = (numbers.end - numbers.start) as usize;
+        let columns = (frames.len() / shape.dims() / (2 * images)).max(1);
+        let film = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gif"));
+        let picture = if film {
+            let moment = |column: usize| -> Vec<u8> {
+                // Above, the latents of all images at this moment; below, the estimates.
+                let rows = (0..images).map(|image| 2 * image).chain((0..images).map(|image| 2 * image + 1));
+                let at = |row: usize| &frames[(row * columns + column) * shape.dims()..][..shape.dims()];
+                rows.flat_map(at).copied().collect()
+            };
+            let moments: Vec<Vec<u8>> = (0..columns).map(moment).collect();
+            grid::grid_gif(&moments, shape, levels, images, grid::tile_scale(shape))?
+        } else {
+            grid::grid_png(&frames, shape, levels, columns, grid::tile_scale(shape))?
+        };
+        write_bytes(file, &picture).with_context(unwritable)?;
     }
     let draw = |numbers: Range<u64>, progress: &mut Progress| {
         sample_conditioned(&opened.model, &*sampler, numbers, &classes, &options, &opened.device, progress)

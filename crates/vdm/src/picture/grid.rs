@@ -1,9 +1,10 @@
-//! Images as PNG files: a grid of many, or one file each.
+//! Images as PNG files, a grid of many or one file each, and as a film.
 
 use crate::files::write_bytes;
 use crate::shape::ImageShape;
+use image::codecs::gif::{GifEncoder, Repeat};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use image::{Delay, ExtendedColorType, Frame, ImageEncoder, RgbaImage};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,51 @@ pub fn grid_png(
     columns: usize,
     scale: usize,
 ) -> Result<Vec<u8>, GridError> {
+    let Canvas { pixels, width, height } = canvas(images, shape, levels, columns, scale)?;
+    let color = if shape.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png).write_image(&pixels, width, height, color)?;
+    Ok(png)
+}
+
+/// The GIF of a film that repeats: a grid as of [`grid_png`] for each frame, all of as many images, a quarter of a second
+/// each and the last for two seconds. A GIF has 256 colours a frame, so colours are not exact; grey values are.
+///
+/// # Errors
+/// [`GridError`], as [`grid_png`], and for a side of more than 65535 pixels.
+pub fn grid_gif(
+    frames: &[Vec<u8>],
+    shape: ImageShape,
+    levels: usize,
+    columns: usize,
+    scale: usize,
+) -> Result<Vec<u8>, GridError> {
+    let mut gif = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut gif, 10);
+    encoder.set_repeat(Repeat::Infinite)?;
+    for (i, images) in frames.iter().enumerate() {
+        let Canvas { pixels, width, height } = canvas(images, shape, levels, columns, scale)?;
+        let rgba = pixels
+            .chunks_exact(shape.channels)
+            .flat_map(|pixel| [pixel[0], pixel[pixel.len() / 2], pixel[pixel.len() - 1], u8::MAX])
+            .collect();
+        let buffer = RgbaImage::from_raw(width, height, rgba).ok_or(GridError::TooLarge { columns, rows: 1, scale })?;
+        let milliseconds = if i + 1 < frames.len() { 250 } else { 2000 };
+        encoder.encode_frame(Frame::from_parts(buffer, 0, 0, Delay::from_numer_denom_ms(milliseconds, 1)))?;
+    }
+    drop(encoder);
+    Ok(gif)
+}
+
+/// A picture's bytes, line by line, channels last.
+struct Canvas {
+    pixels: Vec<u8>,
+    width: u32,
+    height: u32,
+}
+
+/// The grid that [`grid_png`] describes.
+fn canvas(images: &[u8], shape: ImageShape, levels: usize, columns: usize, scale: usize) -> Result<Canvas, GridError> {
     let count = check(images, shape, levels)?;
     if columns == 0 || scale == 0 {
         return Err(GridError::Layout { columns, scale });
@@ -140,11 +186,8 @@ pub fn grid_png(
             }
         }
     }
-    let color = if shape.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-    let mut png = Vec::new();
     // Both sides fit 32 bits: they are at most MAX_BYTES.
-    PngEncoder::new(&mut png).write_image(&pixels, width as u32, height as u32, color)?;
-    Ok(png)
+    Ok(Canvas { pixels, width: width as u32, height: height as u32 })
 }
 
 /// What a PNG has besides its compressed pixels: signature, header, end, and the frame of one chunk of data.

@@ -64,6 +64,10 @@ fn read_whole(path: &Path) -> Result<Vec<u8>> {
     check_bytes(path, "a file", length, MAX_FILE)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|reason| io_error(path, "read", reason))?;
+    // The program writes GIF films, so the decoder is there; but a GIF may hold many images, in colours of a palette.
+    if bytes.starts_with(b"GIF8") {
+        return Err(unreadable(path, "it is a GIF; convert it to PNG".into()));
+    }
     let whole = match bytes.as_slice() {
         [0xff, 0xd8, ..] => jpeg_is_whole(&bytes),
         [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'E', b'B', b'P', ..] => {

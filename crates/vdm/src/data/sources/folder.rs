@@ -594,6 +594,8 @@ mod tests {
         assert_says(&error, &["a.png", "animated"]);
         fs::write(&path, png).unwrap();
         assert!(load_folder(dir.path(), &RGB).is_ok());
+        ramp(4, 4).save_with_format(&path, ImageFormat::Gif).unwrap();
+        assert_says(&load_folder(dir.path(), &RGB).unwrap_err(), &["a.png", "a GIF"]);
     }
 
     /// image-rs/jpeg-decoder#169 and case 3: the lower part was grey.
