@@ -160,7 +160,7 @@ pub fn models() -> Vec<Vec<u8>> {
     let config = small_config();
     let weights = export(&config.init(shape, vocabulary, &device()));
     let about = [("licence".to_string(), "MIT".to_string())].into();
-    let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights };
+    let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights, errors: None };
     vec![file.to_bytes().expect("a model that can be written")]
 }
 
@@ -190,6 +190,7 @@ pub fn containers() -> Vec<Vec<u8>> {
         batch_size: 16,
         seed: 3,
         steps,
+        variance: vdm::diffusion::ReverseVariance::Posterior,
         net_bits: 1234.5,
         initial_bits: 64.0,
         files,

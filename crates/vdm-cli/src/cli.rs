@@ -1,8 +1,8 @@
 //! The command line: which commands there are, and the way to each.
 
 use crate::commands::{
-    bench, compress, decompress, denoise, eval, export, info, inpaint, interpolate, models, overhead, presets, sample,
-    score, train, variance,
+    bench, compress, decompress, denoise, eval, export, fit_errors, info, inpaint, interpolate, models, overhead,
+    presets, sample, score, train, variance,
 };
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -44,6 +44,8 @@ pub enum Command {
     Score(score::Args),
     /// Write a run's model into one file.
     Export(export::Args),
+    /// Fit what a model knows of its own error: its bound, samples and code in few steps become nearly those in many
+    FitErrors(fit_errors::Args),
     /// List the models that come with the program.
     Models(models::Args),
     /// Measure what compression costs above the bound: the bins of the latents.
@@ -73,6 +75,7 @@ impl Command {
             Self::Denoise(args) => denoise::execute(args, json),
             Self::Score(args) => score::execute(args, json),
             Self::Export(args) => export::execute(args, json),
+            Self::FitErrors(args) => fit_errors::execute(args, json),
             Self::Models(args) => models::execute(args, json),
             Self::Overhead(args) => overhead::execute(args, json),
             Self::Compress(args) => compress::execute(args, json),

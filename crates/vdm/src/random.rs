@@ -19,6 +19,9 @@
 //! | evaluation, pass r, image i | seed | [`in_round`]`(r, i)` | [`DRAW_EPS`], [`DRAW_EPS_0`] |
 //! | importance weighting, pass r, draw k of K, image i | seed XOR [`IMPORTANCE`] | [`in_round`]`(r K + k, i)` | T: z_1; s < T: the noise of step s |
 //! | density of the flow, pass r, draw k of K, image i | seed XOR [`ODE`] | [`in_round`]`(r K + k, i)` | 0: z_0; 1, 2, …: the vectors of the trace |
+//! | error model, step s from 1, image i of the step | seed XOR [`ERROR_MODEL`] | [`in_round`]`(s, i)` | 0: which image; [`DRAW_EPS`] |
+//! | error model, step s from 1, times | seed XOR [`ERROR_MODEL`] | [`in_round`]`(s, `[`TIMES`]`)` | 0: u |
+//! | error model, table, image i | seed XOR [`ERROR_MODEL`] | [`in_round`]`(0, i)` | [`DRAW_EPS`] |
 //! | inpainting, draw n | seed XOR [`INPAINTING`] | n | 0: z_1; then the noises in their order |
 //! | denoising, draw n | seed XOR [`DENOISING`] | n | i: the noise of step i |
 //! | evaluation, pass r's shift | seed | [`in_round`]`(r, `[`TIMES`]`)` | 0: u |
@@ -45,6 +48,9 @@ pub const IMPORTANCE: u64 = 0x494d_504f_5254_4e43;
 
 /// What the seed of an evaluation is combined with for the density of the flow.
 pub const ODE: u64 = 0x4f44_455f_464c_4f57;
+
+/// What the seed is combined with for fitting an error model.
+pub const ERROR_MODEL: u64 = 0x4552_524f_525f_4d4f;
 
 /// What the seed is combined with for inpainting.
 pub const INPAINTING: u64 = 0x494e_5041_494e_5421;

@@ -4,12 +4,13 @@ use crate::shared::image_files;
 use crate::shared::model::{ChoiceArgs, DataArgs};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
+use crate::shared::steps::StepsArgs;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::value_parser;
 use std::path::{Path, PathBuf};
 use vdm::VariationalDiffusion;
-use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Steps, choose_steps, compress, decompress};
+use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, choose_steps, compress, decompress};
 use vdm::data::ImageDataset;
 use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
@@ -32,12 +33,11 @@ pub struct Args {
     /// Overwrite that file.
     #[arg(long)]
     pub force: bool,
-    /// Steps T: more of them code better, and take longer in proportion.
-    #[arg(long, value_name = "T", default_value_t = 250, value_parser = value_parser!(u32).range(1..=65_536))]
-    pub timesteps: u32,
-    /// Place the steps where they save most bits, as measured on the first 16 images, in place of evenly in time. The
-    /// file grows by 8 bytes a step.
-    #[arg(long)]
+    #[command(flatten)]
+    pub steps: StepsArgs,
+    /// Place the steps where they save most bits with the posterior's variance, as measured on the first 16 images, for a
+    /// model that does not know its own error. The file grows by 8 bytes a step.
+    #[arg(long, conflicts_with = "grid")]
     pub choose_steps: bool,
     /// Only the first N images of all that are named.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
@@ -84,20 +84,22 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         image_files::read(&args.images, shape, levels, most, args.skip_bad)?
     };
 
-    let steps = args.timesteps as usize;
+    let variance = args.steps.width.variance(model)?;
     let steps = if args.choose_steps {
+        let steps = args.steps.timesteps as usize;
         if steps > MOST_CHOSEN {
             bail!("--choose-steps places at most {MOST_CHOSEN} steps, --timesteps asks for {steps}");
         }
         let some = images.subset(0..images.len().min(CHOOSING_IMAGES))?;
         timed("choosing steps", |progress| choose_steps(model, &some, 2 * steps, steps, device, progress)).0?
     } else {
-        Steps::Uniform(steps)
+        args.steps.steps(model)?
     };
     // A word such as `digits`; the folder of the data is private.
     let source = serde_json::to_value(&opened.config.data)?;
     let options = CodecOptions {
         steps,
+        variance,
         bins_per_sigma: args.bins,
         batch_size: args.batch_size,
         restart_every: args.restart_every as usize,

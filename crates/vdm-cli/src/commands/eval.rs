@@ -3,10 +3,12 @@
 use crate::shared::model::{DataArgs, ModelArgs};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
+use crate::shared::steps::WidthArgs;
 use crate::shared::words::word;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::PathBuf;
+use vdm::codec::with_variance;
 use vdm::data::ImageDataset;
 use vdm::diffusion::MAX_TIMESTEPS;
 use vdm::files::{target, write_bytes};
@@ -56,6 +58,8 @@ pub struct Args {
     /// Images at a time. Changes nothing but speed and memory. Default: the run's eval.batch_size.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
+    #[command(flatten)]
+    pub width: WidthArgs,
     /// Leave the classes out: the bound on p(x) of a model with classes, in place of that on p(x | class).
     #[arg(long)]
     pub without_classes: bool,
@@ -89,7 +93,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         seed: args.seed,
     };
     let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
-    let model = opened.model.with_timesteps((timesteps > 0).then_some(timesteps));
+    let variance = args.width.variance(&opened.model)?;
+    let model = with_variance(&opened.model, variance)?.with_timesteps((timesteps > 0).then_some(timesteps));
     let classes_of = |indices: &[usize]| match args.without_classes {
         true => Conditioning::default(),
         false => classes_of(&model.network, &test, indices),

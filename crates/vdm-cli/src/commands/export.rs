@@ -35,7 +35,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     }
     let weights = checkpoint.ema();
     let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
-    let file = ModelFile { step, shape, vocabulary, data, config, about, weights };
+    let file = ModelFile { step, shape, vocabulary, data, config, about, weights, errors: None };
     file.save(&args.out)?;
     let bytes = file.to_bytes()?.len();
     if json {

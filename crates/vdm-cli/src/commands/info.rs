@@ -110,6 +110,7 @@ fn of_container(path: &Path, json: bool) -> Result<()> {
     }
     let spaced = match container.steps {
         Steps::Uniform(_) => "evenly spaced in time",
+        Steps::Placed(_) => "placed by the model",
         Steps::Listed(_) => "chosen",
     };
     outln!("file        {}, {bytes} bytes", path.display());

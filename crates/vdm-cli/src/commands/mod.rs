@@ -6,6 +6,7 @@ pub mod decompress;
 pub mod denoise;
 pub mod eval;
 pub mod export;
+pub mod fit_errors;
 pub mod info;
 pub mod inpaint;
 pub mod interpolate;

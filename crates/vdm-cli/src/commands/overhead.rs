@@ -3,9 +3,10 @@
 use crate::shared::model::{DataArgs, ModelArgs};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
+use crate::shared::steps::StepsArgs;
 use anyhow::Result;
 use clap::value_parser;
-use vdm::codec::{Plan, Steps, overhead};
+use vdm::codec::{Plan, overhead, with_variance};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -13,9 +14,8 @@ pub struct Args {
     pub model: ModelArgs,
     #[command(flatten)]
     pub data: DataArgs,
-    /// Steps T of the chain and of the bound.
-    #[arg(long, value_name = "T", default_value_t = 250, value_parser = value_parser!(u32).range(1..=65_536))]
-    pub timesteps: u32,
+    #[command(flatten)]
+    pub steps: StepsArgs,
     /// Only the first N images of the test split.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub count: Option<u32>,
@@ -35,16 +35,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     opened.require_no_class()?;
     let test = opened.test_split(&args.data)?;
     let images = test.subset(0..test.len().min(args.count.map_or(usize::MAX, |n| n as usize)))?;
+    let variance = args.steps.width.variance(&opened.model)?;
     let plan = Plan {
-        gammas: Steps::Uniform(args.timesteps as usize).gammas(&opened.model.schedule),
+        gammas: args.steps.steps(&opened.model)?.gammas(&opened.model, variance)?,
         bins_per_sigma: args.bins,
         batch_size: args.batch_size,
         seed: args.seed,
         shape: images.shape(),
         vocabulary: opened.checkpoint.vocabulary,
     };
+    let model = with_variance(&opened.model, variance)?;
     let (found, seconds) =
-        timed("measuring", |progress| overhead(&opened.model, &plan, images.bytes(), &opened.device, progress));
+        timed("measuring", |progress| overhead(&model, &plan, images.bytes(), &opened.device, progress));
     let found = found?;
     if json {
         let mut object = serde_json::to_value(&found)?;

@@ -9,5 +9,6 @@ pub mod output;
 pub mod picked;
 pub mod progress;
 pub mod signals;
+pub mod steps;
 pub mod watch;
 pub mod words;

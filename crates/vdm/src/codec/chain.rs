@@ -132,8 +132,9 @@ pub fn arithmetic_fingerprint<N: ScoreNetwork>(
         let mut z = vec![0f32; images * plan.shape.dims()];
         Philox::new(t as u64, images as u64).uniform(0, &mut z);
         z.iter_mut().for_each(|z| *z = 4.0 * *z - 2.0);
-        for eps_hat in chain.eps_hat(t, z) {
-            hash.update(eps_hat.to_bits().to_le_bytes());
+        let Seen { eps_hat, expected_error } = chain.seen(t, z);
+        for number in eps_hat.into_iter().chain(expected_error.unwrap_or_default()) {
+            hash.update(number.to_bits().to_le_bytes());
         }
     }
     Ok(first_bytes(hash))
@@ -196,9 +197,9 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             let z_t: Result<Vec<i32>, _> =
                 (0..k.len()).map(|i| draw(&mut bits, i, self.up(t, z_s[i]), words[i])).collect();
             let z_t = z_t?;
-            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            let seen = self.seen(t, self.floats(t, &z_t));
             for (i, (&z_s, &z_t)) in z_s.iter().zip(&z_t).enumerate() {
-                bits[i / dims] += self.down(t, z_t, eps_hat[i])?.bits(z_s);
+                bits[i / dims] += self.down(t, z_t, &seen, i)?.bits(z_s);
             }
             z_s = z_t;
             progress(k.len() / dims)?;
@@ -240,9 +241,9 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             for (i, &z_s) in z_s.iter().enumerate() {
                 z_t.push(bits.of(i, stack, |stack| self.up(t, z_s).pop(stack, masks[i]))?);
             }
-            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            let seen = self.seen(t, self.floats(t, &z_t));
             for i in (0..k.len()).rev() {
-                let down = self.down(t, z_t[i], eps_hat[i])?;
+                let down = self.down(t, z_t[i], &seen, i)?;
                 bits.of(i, stack, |stack| down.push(stack, z_s[i]));
             }
             z_s = z_t;
@@ -266,10 +267,10 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         let numbers = images * self.plan.shape.dims();
         let mut z_t = (0..numbers).map(|_| self.prior().pop(stack)).collect::<Result<Vec<i32>, _>>()?;
         for t in (1..self.points.len()).rev() {
-            let eps_hat = self.eps_hat(t, self.floats(t, &z_t));
+            let seen = self.seen(t, self.floats(t, &z_t));
             let mut z_s = Vec::with_capacity(numbers);
-            for (&z_t, eps_hat) in z_t.iter().zip(eps_hat) {
-                z_s.push(self.down(t, z_t, eps_hat)?.pop(stack)?);
+            for (i, &z_t) in z_t.iter().enumerate() {
+                z_s.push(self.down(t, z_t, &seen, i)?.pop(stack)?);
             }
             let masks = self.masks(number, t, numbers);
             for i in (0..numbers).rev() {
@@ -322,14 +323,19 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         })
     }
 
-    /// p(z_s | z_t) = N(alpha_s/alpha_t (z_t - sigma_t c eps_hat), sigma_s² c).
-    fn down(&self, t: usize, z_t: i32, eps_hat: f32) -> Result<Model, CodecError> {
+    /// p(z_s | z_t) = N(alpha_s/alpha_t (z_t - sigma_t c eps_hat), sigma_s² c (1 + r)) of number `i` of the batch, with
+    /// r = expm1(gamma_t - gamma_s) M where the model knows its expected error M, and 0 elsewhere.
+    fn down(&self, t: usize, z_t: i32, seen: &Seen, i: usize) -> Result<Model, CodecError> {
         let step = &self.points[t].step;
-        let mean_in_bins = step.down * f64::from(z_t) - step.noise * f64::from(eps_hat);
-        if !mean_in_bins.is_finite() {
+        let mean_in_bins = step.down * f64::from(z_t) - step.noise * f64::from(seen.eps_hat[i]);
+        let inverse_sigma_in_bins = match &seen.expected_error {
+            Some(expected) => step.down_inverse_sigma / (1.0 + step.widening * f64::from(expected[i])).sqrt(),
+            None => step.down_inverse_sigma,
+        };
+        if !mean_in_bins.is_finite() || inverse_sigma_in_bins.is_nan() {
             return Err(CodecError::NotFinite { what: "the predicted noise", step: t });
         }
-        Ok(Model(QuantizedNormal { mean_in_bins, inverse_sigma_in_bins: step.down_inverse_sigma }))
+        Ok(Model(QuantizedNormal { mean_in_bins, inverse_sigma_in_bins }))
     }
 
     /// p(z_T) = N(0, 1).
@@ -352,15 +358,26 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         z.iter().map(|&z| (f64::from(z) * delta) as f32).collect()
     }
 
-    /// The network's prediction for the images `z`, one after another.
-    fn eps_hat(&self, t: usize, z: Vec<f32>) -> Vec<f32> {
+    /// What the model sees in the images `z`, one after another.
+    fn seen(&self, t: usize, z: Vec<f32>) -> Seen {
         let s = self.plan.shape;
         let images = z.len() / s.dims();
         let z = Tensor::from_data(TensorData::new(z, [images, s.channels, s.height, s.width]), self.device);
-        let gamma = Tensor::full([images], self.points[t].gamma, self.device);
-        let eps_hat = self.model.predict_noise(z, gamma, &Conditioning::default(), Mode::Eval);
-        eps_hat.into_data().iter::<f32>().collect()
+        let gamma = self.points[t].gamma;
+        let gammas = Tensor::full([images], gamma, self.device);
+        let eps_hat = self.model.predict_noise(z.clone(), gammas, &Conditioning::default(), Mode::Eval);
+        let errors = self.model.errors();
+        let expected = errors.map(|errors| errors.expected(z, &vec![gamma; images], eps_hat.clone()));
+        let numbers = |t: Tensor<4>| t.into_data().iter::<f32>().collect();
+        Seen { eps_hat: numbers(eps_hat), expected_error: expected.map(numbers) }
     }
+}
+
+/// What the model says about the numbers of a batch.
+struct Seen {
+    eps_hat: Vec<f32>,
+    /// The expected squared error of each number of eps_hat, where the model knows it.
+    expected_error: Option<Vec<f32>>,
 }
 
 /// The bits of each image.

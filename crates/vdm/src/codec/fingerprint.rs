@@ -19,7 +19,11 @@ pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u
     hash.update([start, end].map(f64::to_le_bytes).concat());
     hash.update(model.schedule.fingerprint());
     let [schedule, network] = [export(&model.schedule), export(&model.network)];
-    for (name, t) in schedule.into_iter().chain(network) {
+    let head = model.errors().and_then(|errors| errors.head.as_ref()).map(export).unwrap_or_default();
+    for point in model.errors().map_or(&[][..], |errors| errors.table.points()) {
+        hash.update([point.gamma, point.mean].map(f64::to_le_bytes).concat());
+    }
+    for (name, t) in schedule.into_iter().chain(network).chain(head) {
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name.as_bytes());
         for side in std::iter::once(t.shape.len()).chain(t.shape) {

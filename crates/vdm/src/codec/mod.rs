@@ -71,7 +71,7 @@ pub use steps::{Steps, cheapest_gammas, choose_steps};
 
 use crate::VariationalDiffusion;
 use crate::data::ImageDataset;
-use crate::diffusion::Vocabulary;
+use crate::diffusion::{ReverseVariance, Vocabulary};
 use crate::math::hex;
 use crate::nn::ScoreNetwork;
 use crate::progress::{Progress, tell};
@@ -86,6 +86,8 @@ use serde::Serialize;
 pub struct CodecOptions {
     /// The steps of the chain: more of them code better, and take longer in proportion.
     pub steps: Steps,
+    /// The width of a step: [`ReverseVariance::Posterior`] for a model that does not know its own error.
+    pub variance: ReverseVariance,
     /// Bins of a latent per standard deviation of a step.
     pub bins_per_sigma: u16,
     /// Most images that go through the network together, when decoding too.
@@ -99,10 +101,11 @@ pub struct CodecOptions {
 }
 
 impl Default for CodecOptions {
-    /// 250 steps evenly spaced in time, two bins, 16 images at a time, one segment.
+    /// 250 steps evenly spaced in time with the posterior's variance, two bins, 16 images at a time, one segment.
     fn default() -> Self {
         Self {
             steps: Steps::Uniform(250),
+            variance: ReverseVariance::Posterior,
             bins_per_sigma: 2,
             batch_size: 16,
             restart_every: 0,
@@ -171,12 +174,14 @@ pub fn compress<N: ScoreNetwork>(
         batch_size: options.batch_size,
         seed: options.seed,
         steps: options.steps.clone(),
+        variance: options.variance,
         net_bits: 0.0,
         initial_bits: 0.0,
         files,
         segments: Vec::new(),
     };
     let plan = plan_of(&container, model)?;
+    let model = &with_variance(model, options.variance)?;
     container.arithmetic = arithmetic_fingerprint(model, &plan, device)?;
 
     let per_segment = if options.restart_every == 0 { n } else { options.restart_every };
@@ -259,6 +264,7 @@ pub fn decompress_range<N: ScoreNetwork>(
         });
     }
     let plan = plan_of(container, model)?;
+    let model = &with_variance(model, container.variance)?;
     let found = arithmetic_fingerprint(model, &plan, device)?;
     if found != container.arithmetic {
         return Err(CodecError::OtherArithmetic {
@@ -296,9 +302,25 @@ pub fn decompress_range<N: ScoreNetwork>(
     Ok(out)
 }
 
+/// The model with steps of this width.
+///
+/// # Errors
+/// [`CodecError::Plan`] if that takes an error model, and it has none.
+pub fn with_variance<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    variance: ReverseVariance,
+) -> Result<VariationalDiffusion<N>, CodecError> {
+    let errors = model.errors().cloned().and_then(|errors| errors.with_variance(variance));
+    if errors.is_none() && variance != ReverseVariance::Posterior {
+        return Err(steps::no_errors());
+    }
+    let same = VariationalDiffusion::new(model.schedule.clone(), model.network.clone(), model.settings().clone());
+    Ok(same.with_errors(errors))
+}
+
 /// The plan that a container describes, for this model.
 fn plan_of<N: ScoreNetwork>(container: &Container, model: &VariationalDiffusion<N>) -> Result<Plan, CodecError> {
-    let gammas = container.steps.gammas(&model.schedule);
+    let gammas = container.steps.gammas(model, container.variance)?;
     let levels = container.levels;
     let vocabulary = Vocabulary::new(levels)
         .ok_or_else(|| CodecError::Plan { reason: format!("{levels} levels, expected 2 to 256") })?;

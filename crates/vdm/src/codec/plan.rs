@@ -99,8 +99,9 @@ impl Plan {
             })
             .collect();
         for t in 0..points.len() {
-            // The deviation of p(z_t | z_{t+1}); at the top, where there is none, that of q(z_T | z_{T-1}).
-            let c = points.get(t + 1).unwrap_or(&points[t]).c;
+            // The smaller of the deviations of q(z_t | z_{t-1}) and of the posterior q(z_t | z_{t+1}, x), which p(z_t | z_{t+1})
+            // is not narrower than.
+            let c = points.get(t + 1).map_or(points[t].c, |above| above.c.min(points[t].c));
             points[t].delta = points[t].sigma * libm::sqrt(c) / bins;
         }
         for t in 1..points.len() {
@@ -111,6 +112,7 @@ impl Plan {
                 up_inverse_sigma: t.delta / (t.sigma * libm::sqrt(t.c)),
                 down: down * t.delta / s.delta,
                 noise: down * t.sigma * t.c / s.delta,
+                widening: libm::expm1(t.gamma - s.gamma),
                 down_inverse_sigma: s.delta / (s.sigma * libm::sqrt(t.c)),
             };
         }
@@ -164,7 +166,9 @@ pub(super) struct Step {
     pub down: f64,
     /// See `down`.
     pub noise: f64,
-    /// One over the standard deviation of p(z_s | z_t).
+    /// c = expm1(gamma_t - gamma_s): with an expected error M, p(z_s | z_t) has 1 + c M times the posterior's variance.
+    pub widening: f64,
+    /// One over the standard deviation of the posterior q(z_s | z_t, x).
     pub down_inverse_sigma: f64,
 }
 

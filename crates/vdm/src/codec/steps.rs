@@ -2,11 +2,12 @@
 
 use super::CodecError;
 use crate::data::ImageDataset;
+use crate::diffusion::error_model::cheapest_path;
 use crate::diffusion::process::diffuse;
-use crate::diffusion::{Noise, VariationalDiffusion};
+use crate::diffusion::{Noise, ReverseVariance, VariationalDiffusion};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::progress::{Progress, tell};
-use crate::schedule::{NoiseSchedule, Schedule};
+use crate::schedule::Schedule;
 use burn::tensor::{Device, Tensor};
 use vdm_kernels::rng::Philox;
 
@@ -15,6 +16,10 @@ use vdm_kernels::rng::Philox;
 pub enum Steps {
     /// This many, evenly spaced in time: gamma_i is the model's gamma(i/T).
     Uniform(usize),
+    /// This many, where the model's table of errors says that they cost least (see
+    /// [`ErrorTable::cheapest_steps`](crate::diffusion::error_model::ErrorTable::cheapest_steps)); evenly spaced in time where
+    /// they are more than half of the table's points, and so closer together than these.
+    Placed(usize),
     /// gamma_0 to gamma_T themselves.
     Listed(Vec<f64>),
 }
@@ -23,20 +28,46 @@ impl Steps {
     /// T.
     pub fn count(&self) -> usize {
         match self {
-            Self::Uniform(steps) => *steps,
+            Self::Uniform(steps) | Self::Placed(steps) => *steps,
             Self::Listed(gammas) => gammas.len().saturating_sub(1),
         }
     }
 
-    /// gamma_0 to gamma_T, in a model with this schedule.
-    pub fn gammas(&self, schedule: &NoiseSchedule) -> Vec<f64> {
+    /// gamma_0 to gamma_T in this model, for steps of this variance.
+    ///
+    /// # Errors
+    /// [`CodecError::Plan`] if the model has no table of errors and one is needed.
+    pub fn gammas<N: ScoreNetwork>(
+        &self,
+        model: &VariationalDiffusion<N>,
+        variance: ReverseVariance,
+    ) -> Result<Vec<f64>, CodecError> {
+        let evenly = |steps: usize| {
+            let schedule = model.schedule.to_host();
+            (0..=steps).map(|i| schedule.gamma(i as f64 / steps.max(1) as f64)).collect()
+        };
         match self {
-            Self::Uniform(steps) => {
-                let schedule = schedule.to_host();
-                (0..=*steps).map(|i| schedule.gamma(i as f64 / (*steps).max(1) as f64)).collect()
+            Self::Uniform(steps) => Ok(evenly(*steps)),
+            Self::Placed(steps) => {
+                let table = &model.errors().ok_or_else(no_errors)?.table;
+                if *steps > table.points().len() / 2 {
+                    return Ok(evenly(*steps));
+                }
+                let placed = table.cheapest_steps(*steps, variance);
+                placed.map_err(|error| CodecError::Plan { reason: error.to_string() })
             }
-            Self::Listed(gammas) => gammas.clone(),
+            Self::Listed(gammas) => Ok(gammas.clone()),
         }
+    }
+}
+
+/// A model that does not know its own error.
+pub(super) fn no_errors() -> CodecError {
+    CodecError::Plan {
+        reason:
+            "the model does not know its own error; run `vdm fit-errors` on it, or use steps evenly spaced in time and \
+                 the posterior's variance"
+                .into(),
     }
 }
 
@@ -60,29 +91,11 @@ pub fn cheapest_gammas(error_at: &[(f64, f64)], steps: usize) -> Result<Vec<f64>
         return Err(CodecError::Plan { reason: "the points must be finite and increase".into() });
     }
     let cost = |from: usize, to: usize| 0.5 * libm::expm1(error_at[to].0 - error_at[from].0) * error_at[to].1;
-    // least[j]: the cost of the best chain of the steps so far from point 0 to point j; before[..][j]: its last but one.
-    let mut least: Vec<f64> = (0..n).map(|j| if j == 0 { 0.0 } else { f64::INFINITY }).collect();
-    let mut before = Vec::with_capacity(steps);
-    for _ in 0..steps {
-        let reachable: Vec<(usize, f64)> =
-            least.iter().copied().enumerate().filter(|(_, total)| total.is_finite()).collect();
-        let best_into = |to: usize| {
-            let ways = reachable.iter().filter(|(from, _)| *from < to);
-            let ways = ways.map(|&(from, total)| (total + cost(from, to), from));
-            ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
-        };
-        let next: Vec<(f64, usize)> = (0..n).map(best_into).collect();
-        least = next.iter().map(|(total, _)| *total).collect();
-        before.push(next.into_iter().map(|(_, from)| from).collect::<Vec<usize>>());
-    }
-    let mut at = n - 1;
-    let mut chosen = vec![error_at[at].0];
-    for before in before.iter().rev() {
-        at = before[at];
-        chosen.push(error_at[at].0);
-    }
-    chosen.reverse();
-    Ok(chosen)
+    // The ends are kept: elsewhere a path may not begin or end.
+    let only = |point: usize| -> Vec<f64> { (0..n).map(|i| if i == point { 0.0 } else { f64::INFINITY }).collect() };
+    let path = cheapest_path(n, steps, &only(0), &only(n - 1), cost);
+    let impossible = || CodecError::Plan { reason: "the errors are so large that no chain has a finite cost".into() };
+    Ok(path.ok_or_else(impossible)?.into_iter().map(|point| error_at[point].0).collect())
 }
 
 /// The `steps` steps that cost least on `images`, among `points` that are evenly spaced in time: see

@@ -88,8 +88,18 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
                 }
             };
             let z_t = diffuse(x, gamma_t.clone(), noise.eps.clone());
-            let eps_hat = self.predict_noise(z_t, gamma_t, conditioning, mode);
-            sum_of_squares(eps_hat - noise.eps) * weight
+            let eps_hat = self.predict_noise(z_t.clone(), gamma_t.clone(), conditioning, mode);
+            match (self.settings().timesteps, self.errors()) {
+                // T steps with wider variances, in evaluation: T times what `error_model` says a step costs.
+                (Some(steps), Some(errors)) if mode == Mode::Eval && !z_t.is_autodiff() => {
+                    let c: Vec<f64> = host(&weight).iter().map(|weight| weight * 2.0 / steps as f64).collect();
+                    let expected = errors.expected(z_t, &host(&gamma_t), eps_hat.clone());
+                    let of_images = wider_step(&c, &(eps_hat - noise.eps), &expected);
+                    let of_images: Vec<f32> = of_images.iter().map(|nats| (nats * steps as f64) as f32).collect();
+                    Tensor::from_data(of_images.as_slice(), &device)
+                }
+                _ => sum_of_squares(eps_hat - noise.eps) * weight,
+            }
         };
 
         LossTerms { prior, reconstruction, diffusion }
@@ -164,6 +174,22 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         let (times, noise) = draw_inputs(&k, seed);
         self.loss_with_tape(k, &times, noise, conditioning, mode)
     }
+}
+
+/// What one step costs each image in nats, with variances 1 + r times the posterior's, r = c M: the sum over an image's numbers
+/// of 1/2 (log(1 + r) + (1 + c m)/(1 + r) - 1), with m the squared error and c = expm1(gamma_t - gamma_s) of each image.
+fn wider_step(c: &[f64], error: &Tensor<4>, expected: &Tensor<4>) -> Vec<f64> {
+    let (error, expected) = (host(error), host(expected));
+    let dims = error.len() / c.len().max(1);
+    let of_image = |(i, &c): (usize, &f64)| -> f64 {
+        let numbers = i * dims..(i + 1) * dims;
+        let of_number = |(error, expected): (&f64, &f64)| {
+            let r = c * expected;
+            0.5 * (libm::log1p(r) + (c * error * error - r) / (1.0 + r))
+        };
+        error[numbers.clone()].iter().zip(&expected[numbers]).map(of_number).sum()
+    };
+    c.iter().enumerate().map(of_image).collect()
 }
 
 /// The noise of one evaluation of the bound. Its times are drawn apart from it, and in training so are dropout and

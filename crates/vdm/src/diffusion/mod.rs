@@ -2,10 +2,11 @@
 //!
 //! Read `bound.rs` first: it has the three losses of the paper on one screen. It takes the formulas of the process from
 //! [`process`], the codes of the pixels from [`Vocabulary`], and the times from [`times`]. `self_conditioning.rs` evaluates
-//! the network.
+//! the network; [`error_model`] says how wrong it is, which makes a model in few steps better.
 
 mod bound;
 mod encoding;
+pub mod error_model;
 pub mod process;
 mod self_conditioning;
 pub mod times;
@@ -13,6 +14,7 @@ pub mod times;
 pub(crate) use bound::draw_inputs;
 pub use bound::{LossTerms, Noise, bits_per_dim};
 pub use encoding::Vocabulary;
+pub use error_model::{ErrorModel, ReverseVariance};
 pub use process::Posterior;
 
 use crate::nn::ScoreNetwork;
@@ -90,12 +92,14 @@ pub struct VariationalDiffusion<N> {
     pub network: N,
     #[module(skip)]
     settings: DiffusionSettings,
+    #[module(skip)]
+    errors: Option<ErrorModel>,
 }
 
 impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// Puts a schedule and a network together.
     pub fn new(schedule: NoiseSchedule, network: N, settings: DiffusionSettings) -> Self {
-        Self { schedule, network, settings }
+        Self { schedule, network, settings, errors: None }
     }
 
     /// The settings that the model was made with.
@@ -114,6 +118,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             schedule: self.schedule.valid().train(),
             network: self.network.valid().train(),
             settings: self.settings.clone(),
+            errors: None,
         }
     }
 
@@ -123,12 +128,24 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             schedule: self.schedule.valid().train().no_grad(),
             network: self.network.valid().train().no_grad(),
             settings: self.settings.clone(),
+            errors: None,
         }
     }
 
     /// The same model with another number of steps in its bound; `None` for continuous time.
     pub fn with_timesteps(mut self, timesteps: Option<usize>) -> Self {
         self.settings.timesteps = timesteps;
+        self
+    }
+
+    /// What widens p(z_s | z_t), if something does: `None` for the paper's variance.
+    pub fn errors(&self) -> Option<&ErrorModel> {
+        self.errors.as_ref()
+    }
+
+    /// The same model with another width of p(z_s | z_t): see [`error_model`]. The bound in continuous time stays the same.
+    pub fn with_errors(mut self, errors: Option<ErrorModel>) -> Self {
+        self.errors = errors;
         self
     }
 }

@@ -97,6 +97,26 @@ impl Posterior {
     /// # Shapes
     /// All `[batch, channels, height, width]`.
     pub fn draw(&self, z_t: Tensor<4>, eps_hat: Tensor<4>, eps: Tensor<4>) -> Tensor<4> {
+        self.draw_wider(z_t, eps_hat, eps, None)
+    }
+
+    /// [`draw`](Self::draw) from a Gaussian that is wider where eps_hat is wrong: its variance is 1 + r times as large, with
+    /// r = expm1(gamma_t - gamma_s) M and M the expected squared error of eps_hat (see
+    /// [`error_model`](crate::diffusion::error_model)).
+    ///
+    /// # Shapes
+    /// All `[batch, channels, height, width]`.
+    pub fn draw_wider(
+        &self,
+        z_t: Tensor<4>,
+        eps_hat: Tensor<4>,
+        eps: Tensor<4>,
+        expected_error: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let eps = match expected_error {
+            Some(error) => eps * (error * libm::expm1(self.gamma_t - self.gamma_s) + 1.0).sqrt(),
+            None => eps,
+        };
         let c = -libm::expm1(self.gamma_s - self.gamma_t);
         let (alpha_t, sigma_t) = (alpha(self.gamma_t), sigma(self.gamma_t));
         let mean = (z_t - eps_hat * (sigma_t * c)) * (alpha(self.gamma_s) / alpha_t);

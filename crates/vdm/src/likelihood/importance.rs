@@ -55,21 +55,32 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
             let of_prior = host(&(sum_of_squares(eps) - sum_of_squares(z.clone())));
             let mut log_weight: Vec<f64> = of_prior.iter().map(|d| 0.5 * d + dims * log_sigma).collect();
 
-            // 2. Every step: z_s from q(z_s | z_t, x), log p(z_s | z_t) - log q(z_s | z_t, x). The two Gaussians have the
-            //    same variance, and in units of its root their means differ by root(expm1(gamma_t - gamma_s)) times the
-            //    network's error.
+            // 2. Every step: z_s from q(z_s | z_t, x), log p(z_s | z_t) - log q(z_s | z_t, x). In units of the deviation of q
+            //    their means differ by root(c) times the network's error, c = expm1(gamma_t - gamma_s); the variance of p is
+            //    that of q, or 1 + c M times as large where the model knows its expected error M.
             for step in (0..steps).rev() {
                 let (gamma_t, gamma_s) = (gammas[step + 1], gammas[step]);
                 let eps = (z.clone() - x.clone() * alpha(gamma_t)) / sigma(gamma_t);
                 let gamma = Tensor::full([images], gamma_t, device);
                 let eps_hat = model.predict_noise(z.clone(), gamma, batch.conditioning, Mode::Eval);
                 let c = libm::expm1(gamma_t - gamma_s);
-                let u = noise(step);
+                let (u, z_t) = (noise(step), z.clone());
                 z = Posterior::new(gamma_t, gamma_s).draw(z, eps.clone(), u.clone());
-                let off = eps - eps_hat;
-                let along = host(&dot(u, off.clone()));
-                for (w, (along, square)) in log_weight.iter_mut().zip(along.iter().zip(host(&sum_of_squares(off)))) {
-                    *w += c.sqrt() * along - 0.5 * c * square;
+                let off = eps - eps_hat.clone();
+                match model.errors() {
+                    Some(errors) => {
+                        let expected = errors.expected(z_t, &vec![gamma_t; images], eps_hat);
+                        for (w, wider) in log_weight.iter_mut().zip(wider_step(c, &u, &off, &expected)) {
+                            *w += wider;
+                        }
+                    }
+                    None => {
+                        let along = host(&dot(u, off.clone()));
+                        let square = host(&sum_of_squares(off));
+                        for (w, (along, square)) in log_weight.iter_mut().zip(along.iter().zip(square)) {
+                            *w += c.sqrt() * along - 0.5 * c * square;
+                        }
+                    }
                 }
                 pulse()?;
             }
@@ -102,6 +113,18 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
     fn draws(&self) -> usize {
         self.draws
     }
+}
+
+/// log p(z_s | z_t) - log q(z_s | z_t, x) of each image, where z_s is drawn from q with the noise `u`, and p is wider.
+fn wider_step(c: f64, u: &Tensor<4>, off: &Tensor<4>, expected: &Tensor<4>) -> Vec<f64> {
+    let [images, ..] = u.dims();
+    let (u, off, expected) = (host(u), host(off), host(expected));
+    let dims = u.len() / images.max(1);
+    let of_number = |i: usize| {
+        let (r, apart) = (c * expected[i], u[i] - c.sqrt() * off[i]);
+        0.5 * (u[i] * u[i] - apart * apart / (1.0 + r) - libm::log1p(r))
+    };
+    (0..images).map(|image| (image * dims..(image + 1) * dims).map(of_number).sum()).collect()
 }
 
 /// Σ a b of each image.

@@ -3,6 +3,7 @@
 use super::{Checkpoint, CheckpointError};
 use crate::config::{Config, ConfigError};
 use crate::diffusion::VariationalDiffusion;
+use crate::diffusion::error_model::TableError;
 use crate::nn::AnyNetwork;
 use crate::weights::{WeightsError, import};
 use burn::tensor::Device;
@@ -29,6 +30,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What does not fit.
         source: WeightsError,
+    },
+    /// A file's table of errors is not one.
+    #[error("{}: {source}", path.display())]
+    Errors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TableError,
     },
 }
 

@@ -2,15 +2,20 @@
 //!
 //! Tensors have the parameters' names. The metadata hold the format, the configuration as TOML, the image shape, the levels,
 //! the step, the fingerprint of the data, a checksum over every bit, and keys `about.…` for people: licence, recipe, bound.
+//! Tensors `errors.…`, where there are some, are the model's [`ErrorModel`]: its table, a row for each noise level, and its
+//! head.
 
 use super::checkpoint::{facts, tensor};
 use super::load::{LoadError, Model};
 use super::{CheckpointError, tensor_file};
 use crate::config::{Config, resolve_run};
-use crate::diffusion::Vocabulary;
+use crate::diffusion::error_model::{ErrorModel, ErrorPoint, ErrorTable, QUANTILES};
+use crate::diffusion::{VariationalDiffusion, Vocabulary};
 use crate::files::write_bytes;
+use crate::nn::ScoreNetwork;
+use crate::schedule::Schedule;
 use crate::shape::ImageShape;
-use crate::weights::{Weights, import};
+use crate::weights::{HostTensor, Weights, WeightsError, export, import};
 use burn::tensor::Device;
 use safetensors::tensor::SafeTensors;
 use std::collections::BTreeMap;
@@ -20,6 +25,11 @@ use std::path::Path;
 const FORMAT: &str = "model-1";
 /// What the keys for people begin with.
 const ABOUT: &str = "about.";
+/// What the names of an error model's tensors begin with, and the name of its table's after that.
+const ERRORS: &str = "errors.";
+const TABLE: &str = "table";
+/// The numbers of a row of the table: the mean error, the two other terms, and the parts of the distribution.
+const ROW: usize = 3 + QUANTILES;
 
 /// A model with all that is needed to work with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +48,8 @@ pub struct ModelFile {
     pub about: BTreeMap<String, String>,
     /// The averaged weights, by parameter.
     pub weights: Weights,
+    /// The tensors of its error model, if it has one: see [`with_errors`](Self::with_errors).
+    pub errors: Option<Weights>,
 }
 
 impl ModelFile {
@@ -56,7 +68,9 @@ impl ModelFile {
         ]);
         metadata.extend(self.data.clone().map(|data| ("data".to_string(), data)));
         metadata.extend(self.about.iter().map(|(key, value)| (format!("{ABOUT}{key}"), value.clone())));
-        let tensors = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        let weights = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor));
+        let errors = self.errors.iter().flatten().map(|(name, tensor)| (format!("{ERRORS}{name}"), tensor));
+        let tensors = weights.chain(errors).collect();
         Ok(tensor_file::write(&metadata, &tensors))
     }
 
@@ -103,9 +117,13 @@ impl ModelFile {
         let text = metadata.get("config").ok_or_else(|| wrong("config", "absent", "present"))?;
         let config = resolve_run(&format!("the configuration in {}", path.display()), text)?;
         config.validate_shape(shape)?;
-        let mut weights = Weights::new();
+        let (mut weights, mut errors) = (Weights::new(), None);
         for (name, view) in SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?.tensors() {
-            weights.insert(name.clone(), tensor(&name, &view, path)?);
+            let tensor = tensor(&name, &view, path)?;
+            match name.strip_prefix(ERRORS) {
+                Some(name) => errors.get_or_insert_with(Weights::new).insert(name.to_string(), tensor),
+                None => weights.insert(name, tensor),
+            };
         }
         let (least, found) =
             (config.model.network.least_parameters(), weights.values().map(|t| t.data.len() as u128).sum::<u128>());
@@ -115,17 +133,70 @@ impl ModelFile {
         }
         let strip = |(key, value): (&String, &String)| Some((key.strip_prefix(ABOUT)?.to_string(), value.clone()));
         let about = metadata.iter().filter_map(strip).collect();
-        Ok(Self { step, shape, vocabulary, data: metadata.get("data").cloned(), config, about, weights })
+        Ok(Self { step, shape, vocabulary, data: metadata.get("data").cloned(), config, about, weights, errors })
     }
 
     /// The model on `device`; errors call the file `path`.
     ///
     /// # Errors
-    /// [`LoadError::Weights`] if the weights are not those of the configuration's network.
+    /// [`LoadError::Weights`] if the weights are not those of the configuration's network, [`LoadError::Errors`] if its
+    /// table of errors is none.
     pub fn model(&self, path: &Path, device: &Device) -> Result<Model, LoadError> {
         let fresh = self.config.init(self.shape, self.vocabulary, device);
-        import(fresh, &self.weights).map_err(|source| LoadError::Weights { path: path.into(), source })
+        let wrong = |source| LoadError::Weights { path: path.into(), source };
+        let model: Model = import(fresh, &self.weights).map_err(wrong)?;
+        let errors = self.errors.as_ref().map(|errors| error_model(errors, &model, path, device)).transpose()?;
+        Ok(model.with_errors(errors))
     }
+
+    /// The same file with this error model.
+    pub fn with_errors(self, errors: &ErrorModel) -> Self {
+        let points = errors.table.points();
+        let row = |point: &ErrorPoint| {
+            let terms = [point.mean, point.reconstruction, point.prior].map(|x| x as f32);
+            terms.into_iter().chain(point.quantiles)
+        };
+        let table = HostTensor { shape: vec![points.len(), ROW], data: points.iter().flat_map(row).collect() };
+        let head = errors.head.as_ref().map(export).unwrap_or_default();
+        let tensors = head.into_iter().map(|(name, tensor)| (format!("head.{name}"), tensor));
+        Self { errors: Some(tensors.chain([(TABLE.to_string(), table)]).collect()), ..self }
+    }
+}
+
+/// The error model of these tensors. Row i of n of the table is at the time i/(n - 1) of the model's schedule.
+fn error_model<N: ScoreNetwork>(
+    errors: &Weights,
+    model: &VariationalDiffusion<N>,
+    path: &Path,
+    device: &Device,
+) -> Result<ErrorModel, LoadError> {
+    let wrong = |source| LoadError::Weights { path: path.into(), source };
+    let name = || format!("{ERRORS}{TABLE}");
+    let table = errors.get(TABLE).ok_or_else(|| wrong(WeightsError::Missing { name: name() }))?;
+    let [rows, ROW] = table.shape[..] else {
+        return Err(wrong(WeightsError::Shape { name: name(), expected: vec![2, ROW], found: table.shape.clone() }));
+    };
+    let schedule = model.schedule.to_host();
+    let point = |(i, row): (usize, &[f32; ROW])| ErrorPoint {
+        gamma: schedule.gamma(i as f64 / (rows.max(2) - 1) as f64),
+        mean: row[0].into(),
+        reconstruction: row[1].into(),
+        prior: row[2].into(),
+        quantiles: std::array::from_fn(|q| row[3 + q]),
+    };
+    let points = table.data.as_chunks::<ROW>().0.iter().enumerate().map(point).collect();
+    let table = ErrorTable::new(points).map_err(|source| LoadError::Errors { path: path.into(), source })?;
+    let head: Weights = errors
+        .iter()
+        .filter(|(name, _)| *name != TABLE)
+        .map(|(name, tensor)| (name.strip_prefix("head.").unwrap_or(name).to_string(), tensor.clone()))
+        .collect();
+    let fresh = ErrorModel::new(table, model.shape(), device);
+    if head.is_empty() {
+        return Ok(ErrorModel { head: None, ..fresh });
+    }
+    let head = fresh.head.map(|fresh| import(fresh, &head)).transpose().map_err(wrong)?;
+    Ok(ErrorModel { head, ..fresh })
 }
 
 #[cfg(test)]
@@ -142,7 +213,16 @@ mod tests {
         let (shape, vocabulary) = (ImageShape { channels: 1, height: 8, width: 8 }, Vocabulary::new(17).unwrap());
         let weights = export(&config.init(shape, vocabulary, &Device::flex()));
         let about = BTreeMap::from([("licence".to_string(), "MIT".to_string())]);
-        ModelFile { step: 7, shape, vocabulary, data: Some("train:1 test:2".into()), config, about, weights }
+        ModelFile {
+            step: 7,
+            shape,
+            vocabulary,
+            data: Some("train:1 test:2".into()),
+            config,
+            about,
+            weights,
+            errors: None,
+        }
     }
 
     static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| file().to_bytes().unwrap());

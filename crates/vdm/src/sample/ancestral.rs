@@ -5,7 +5,8 @@ use crate::diffusion::Posterior;
 use burn::tensor::Tensor;
 
 /// Draws z_s from p(z_s | z_t) at every step: the distribution that the bound in as many steps is about. Use it where
-/// samples are to be the model's own; it wants some hundreds of steps.
+/// samples are to be the model's own; it wants some hundreds of steps, and fewer where the model knows how wrong eps_hat is
+/// ([`error_model`](crate::diffusion::error_model)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ancestral;
 
@@ -15,7 +16,9 @@ impl Sampler for Ancestral {
         for (i, pair) in gammas.windows(2).enumerate() {
             let (gamma_t, gamma_s) = (pair[0], pair[1]);
             let eps_hat = denoiser.eps_hat(z.clone(), gamma_t);
-            z = Posterior::new(gamma_t, gamma_s).draw(z, eps_hat, denoiser.noise(i as u32 + 1));
+            let expected_error = denoiser.expected_error(z.clone(), gamma_t, eps_hat.clone());
+            let noise = denoiser.noise(i as u32 + 1);
+            z = Posterior::new(gamma_t, gamma_s).draw_wider(z, eps_hat, noise, expected_error);
             denoiser.step_done()?;
         }
         Ok(z)

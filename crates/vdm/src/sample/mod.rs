@@ -70,6 +70,12 @@ pub trait Denoiser {
     /// - `z`: `[which.len(), channels, height, width]`; the output has the same
     fn eps_hat_of(&mut self, which: &[usize], z: Tensor<4>, gammas: &[f64]) -> Tensor<4>;
 
+    /// The expected squared error of each number of eps_hat, if the model knows it.
+    ///
+    /// # Shapes
+    /// - `z`, `eps_hat`: `[batch, channels, height, width]`; the output has the same
+    fn expected_error(&self, z: Tensor<4>, gamma: f64, eps_hat: Tensor<4>) -> Option<Tensor<4>>;
+
     /// Standard normal noise for step `step`, counted from 1: each image from its own stream.
     fn noise(&mut self, step: u32) -> Tensor<4>;
 
@@ -273,6 +279,11 @@ impl<N: ScoreNetwork> Denoiser for Batch<'_, N> {
         if self.options.clip { clip(z, gammas, eps_hat) } else { eps_hat }
     }
 
+    fn expected_error(&self, z: Tensor<4>, gamma: f64, eps_hat: Tensor<4>) -> Option<Tensor<4>> {
+        let gammas = vec![gamma; self.streams.len()];
+        self.model.errors().map(|errors| errors.expected(z, &gammas, eps_hat))
+    }
+
     fn noise(&mut self, step: u32) -> Tensor<4> {
         normal(self.streams, step, self.model.shape(), self.device)
     }
@@ -438,6 +449,10 @@ mod tests {
 
         fn eps_hat_of(&mut self, _: &[usize], z: Tensor<4>, gammas: &[f64]) -> Tensor<4> {
             self.eps_hat(z, gammas[0])
+        }
+
+        fn expected_error(&self, _: Tensor<4>, _: f64, _: Tensor<4>) -> Option<Tensor<4>> {
+            None
         }
 
         fn noise(&mut self, step: u32) -> Tensor<4> {

@@ -88,6 +88,10 @@ impl<D: Denoiser> Denoiser for Recorder<D> {
         eps_hat
     }
 
+    fn expected_error(&self, z: Tensor<4>, gamma: f64, eps_hat: Tensor<4>) -> Option<Tensor<4>> {
+        self.inner.expected_error(z, gamma, eps_hat)
+    }
+
     fn noise(&mut self, step: u32) -> Tensor<4> {
         self.inner.noise(step)
     }

@@ -8,6 +8,7 @@
 mod batch;
 mod datasets;
 mod error;
+mod fit_error_model;
 mod gradient;
 mod observer;
 mod optimizer;
@@ -17,6 +18,7 @@ mod trainer;
 pub use batch::Batch;
 pub use datasets::Datasets;
 pub use error::TrainError;
+pub use fit_error_model::{FitError, FitOptions, fit_error_model};
 pub use gradient::{GradientSum, batch_gradients};
 pub use observer::{Observer, Outcome};
 pub use optimizer::Optimizer;

@@ -6,6 +6,7 @@ use crate::codec::chain::Segment;
 use crate::codec::error::CodecError;
 use crate::codec::plan::{MAX_BATCH, MAX_STEPS};
 use crate::codec::steps::Steps;
+use crate::diffusion::ReverseVariance;
 use crate::math::hex;
 use crate::shape::ImageShape;
 
@@ -56,7 +57,12 @@ impl Container {
         put_varint(&mut h, self.bins_per_sigma.into());
         put_varint(&mut h, self.batch_size.into());
         h.extend(self.seed.to_le_bytes());
-        h.push(u8::from(matches!(self.steps, Steps::Listed(_))));
+        h.push(self.variance as u8);
+        h.push(match self.steps {
+            Steps::Uniform(_) => 0,
+            Steps::Listed(_) => 1,
+            Steps::Placed(_) => 2,
+        });
         put_varint(&mut h, self.steps.count() as u64);
         if let Steps::Listed(gammas) = &self.steps {
             h.extend(gammas.iter().flat_map(|gamma| gamma.to_le_bytes()));
@@ -131,6 +137,11 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
     let bins_per_sigma = r.varint("bins per sigma", 1, u16::MAX.into())? as u16;
     let batch_size = r.varint("batch size", 1, MAX_BATCH.into())? as u16;
     let seed = u64::from_le_bytes(r.array("seed")?);
+    let variance = match r.varint("width of a step", 0, 2)? {
+        0 => ReverseVariance::Posterior,
+        1 => ReverseVariance::Step,
+        _ => ReverseVariance::Pixel,
+    };
     let steps = r.steps()?;
     let (net_bits, initial_bits) = (r.finite("net bits")?, r.finite("initial bits")?);
 
@@ -166,6 +177,7 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
         bins_per_sigma,
         batch_size,
         seed,
+        variance,
         steps,
         net_bits,
         initial_bits,
@@ -319,10 +331,12 @@ impl<'a> Reader<'a> {
     }
 
     fn steps(&mut self) -> Result<Steps, CodecError> {
-        let listed = self.varint("kind of steps", 0, 1)? == 1;
+        let kind = self.varint("kind of steps", 0, 2)?;
         let count = self.varint("steps", 1, MAX_STEPS as u64)? as usize;
-        if !listed {
-            return Ok(Steps::Uniform(count));
+        match kind {
+            0 => return Ok(Steps::Uniform(count)),
+            2 => return Ok(Steps::Placed(count)),
+            _ => {}
         }
         let mut gammas = Vec::new();
         for _ in 0..=count {

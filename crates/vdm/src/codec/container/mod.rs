@@ -1,4 +1,4 @@
-//! The file format `.vdmz`, version 1.
+//! The file format `.vdmz`, version 2.
 //!
 //! Numbers of a fixed size are little endian. A *varint* is an unsigned number in base 128, low digits first, with the
 //! top bit set in every byte but the last (LEB128), and no needless zeros. A *text* is a varint, and then so many bytes
@@ -7,7 +7,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 4 | `VDMZ` |
-//! | 4 | 2 | version, 1 |
+//! | 4 | 2 | version, 2 |
 //! | 6 | 4 | H, the bytes of the header |
 //! | 10 | 4 | CRC-32 (IEEE) of the bytes 0 to 9 and of the header |
 //! | 14 | H | the header |
@@ -27,7 +27,8 @@
 //! | varint | bins per sigma |
 //! | varint | images that go through the network together |
 //! | 8 | seed of the bits that the first stream starts with; stream n, from 0, has the seed n more, modulo 2^64 |
-//! | 1 | kind of steps: 0 evenly spaced in time, 1 listed |
+//! | 1 | width of a step: 0 the posterior's, 1 wider by a factor of each step, 2 by a factor of each pixel |
+//! | 1 | kind of steps: 0 evenly spaced in time, 1 listed, 2 placed by the model's table of errors |
 //! | varint | T, the steps |
 //! | 8 each | if listed, the T + 1 values gamma_0, …, gamma_T as doubles |
 //! | 8 | net bits of all images, as a double |
@@ -53,13 +54,14 @@ pub(super) use names::check_files;
 
 use super::chain::Segment;
 use super::steps::Steps;
+use crate::diffusion::ReverseVariance;
 use crate::shape::ImageShape;
 
 /// The first bytes of every file.
 pub const MAGIC: [u8; 4] = *b"VDMZ";
 
 /// The version of the format that this module reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Most bytes of a text other than a name.
 const MAX_TEXT: usize = 256;
@@ -87,6 +89,8 @@ pub struct Container {
     pub batch_size: u16,
     /// Seed of the bits that the first stream starts with; the others count on from it.
     pub seed: u64,
+    /// The width of a step.
+    pub variance: ReverseVariance,
     /// The steps of the chain.
     pub steps: Steps,
     /// Bits of all images, without those that the streams were started with.

@@ -1,0 +1,128 @@
+//! `vdm fit-errors`.
+
+use crate::shared::model::{Which, checkpoint, model_file, open_run};
+use crate::shared::output::outln;
+use crate::shared::progress::timed;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use vdm::data::{Source, Split};
+use vdm::diffusion::ReverseVariance;
+use vdm::diffusion::error_model::ErrorTable;
+use vdm::files::target;
+use vdm::run::{Checkpoint, ModelFile};
+use vdm::train::{FitOptions, fit_error_model};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: folder of a run, a file that `vdm export` wrote, or the name of a shipped model (`vdm models`).
+    pub model: PathBuf,
+    /// The model file to write: the same model, which knows its error.
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Which checkpoint of a run.
+    #[arg(long, value_enum, default_value_t = Which::Last)]
+    pub checkpoint: Which,
+    /// Training steps of the small network that tells each pixel's error; 0 for a table by noise level alone.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub steps: u32,
+    /// Images of a step.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch_size: u32,
+    /// Noise levels of the table.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    pub points: u32,
+    /// Validation images that the table is measured on.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: u32,
+    /// Folder of the data, in place of the model's data.dir.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub device: crate::shared::device::DeviceArgs,
+}
+
+pub fn execute(args: &Args, json: bool) -> Result<()> {
+    let device = args.device.open()?;
+    target(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+    let file = match model_file(&args.model)? {
+        Some(file) => file,
+        None => of_run(&args.model, args.checkpoint)?,
+    };
+    let model = file.model(&args.model, &device)?.with_errors(None);
+    if file.config.model.network.classes() > 0 && file.config.train.label_dropout == 0.0 {
+        bail!(
+            "the model was trained with train.label_dropout = 0, so its network has never seen an image without a class"
+        );
+    }
+    let mut source = file.config.data.source.clone();
+    if let Some(dir) = &args.data_dir {
+        match source.dir_mut() {
+            Some(place) => place.clone_from(dir),
+            None => bail!("--data-dir: the model's images are built into the program"),
+        }
+    }
+    let (train, valid) = (source.load(Split::Train)?, source.load(Split::Valid)?);
+    for data in [&train, &valid] {
+        if (data.shape(), data.levels()) != (file.shape, file.vocabulary.levels()) {
+            bail!("`{}` has images of {}, the model is for images of {}", data.name(), data.shape(), file.shape);
+        }
+    }
+    let options = FitOptions {
+        steps: args.steps as usize,
+        batch_size: args.batch_size as usize,
+        points: args.points as usize,
+        images: args.images as usize,
+        seed: args.seed,
+    };
+    let (errors, seconds) =
+        timed("fitting", |progress| fit_error_model(&model, &train, &valid, &options, &device, progress));
+    let errors = errors?;
+    let file = file.with_errors(&errors);
+    file.save(&args.out)?;
+    let rows = STEPS.map(|steps| (steps, bounds(&errors.table, steps)));
+    if json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(steps, [posterior, step, pixel, placed])| {
+                json!({ "timesteps": steps, "posterior": posterior, "step": step, "pixel": pixel, "placed": placed })
+            })
+            .collect();
+        outln!("{}", json!({ "path": args.out, "seconds": seconds, "predicted_bpd": rows }));
+        return Ok(());
+    }
+    outln!("{}: the model with its error, fitted in {seconds:.1} s", args.out.display());
+    outln!("bits per dimension that the table predicts, on validation images:");
+    outln!("steps  posterior  by step  by pixel  and placed");
+    for (steps, [posterior, step, pixel, placed]) in rows {
+        outln!("{steps:5}  {posterior:9.3}  {step:7.3}  {pixel:8.3}  {placed:10.3}");
+    }
+    Ok(())
+}
+
+/// The file that `vdm export` would write.
+fn of_run(run: &Path, which: Which) -> Result<ModelFile> {
+    let (run, config) = open_run(run)?;
+    let checkpoint = Checkpoint::load(&self::checkpoint(&run, which)?)?;
+    let weights = checkpoint.ema();
+    let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
+    Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, errors: None })
+}
+
+/// Numbers of steps that the prediction is printed for.
+const STEPS: [usize; 6] = [8, 16, 32, 50, 64, 100];
+
+/// The bound that a table predicts in so many steps, in bits per dimension: evenly spaced in time, with each variance, and
+/// placed by the table, by pixel.
+fn bounds(table: &ErrorTable, steps: usize) -> [f64; 4] {
+    let points = table.points();
+    let last = points.len() - 1;
+    let even: Vec<f64> = (0..=steps).map(|i| points[i * last / steps].gamma).collect();
+    let placed = table.cheapest_steps(steps, ReverseVariance::Pixel).unwrap_or_else(|_| even.clone());
+    let of = |gammas: &[f64], variance| table.bound(gammas, variance) / std::f64::consts::LN_2;
+    let [posterior, step, pixel] = [ReverseVariance::Posterior, ReverseVariance::Step, ReverseVariance::Pixel];
+    [of(&even, posterior), of(&even, step), of(&even, pixel), of(&placed, pixel)]
+}

@@ -1,0 +1,82 @@
+//! How wrong eps_hat is: what makes a model in few steps nearly as good as one in many.
+//!
+//! The paper's p(z_s | z_t) has the variance s² of q(z_s | z_t, x), as if x_hat were x. It is not, and with few steps that
+//! is what costs most. With c = e^(gamma_t - gamma_s) - 1 and m the squared error of eps_hat in one number, a step costs
+//! 1/2 c m nats with the variance s², and with s² (1 + r)
+//!
+//! ```text
+//! 1/2 (log(1 + r) + (1 + c m)/(1 + r) - 1),
+//! ```
+//!
+//! which is least, in expectation, at r = c E[m | z_t] (the analytic variances of Bao et al. 2022, arXiv 2201.06503 and
+//! 2206.07309). An [`ErrorModel`] gives that expectation M: either one for each noise level, from a table ([`ErrorTable`]),
+//! or one for each pixel, by a small network that looks at z_t and eps_hat ([`ErrorHead`]). It is fitted after the training
+//! with eps_hat held fixed (`fit_error_model` in `train/`), so the bound in continuous time, where variances do not matter,
+//! stays what it was.
+//!
+//! The same table places the steps: [`ErrorTable::cheapest_steps`].
+
+mod head;
+mod table;
+
+pub use head::ErrorHead;
+pub use table::{ErrorPoint, ErrorTable, QUANTILES, TableError, cheapest_path};
+
+use crate::math::{column, exp_of};
+use crate::shape::ImageShape;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What p(z_s | z_t) has for its variance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReverseVariance {
+    /// That of the posterior q(z_s | z_t, x), as in the paper.
+    Posterior,
+    /// Wider, by one factor for each step.
+    Step,
+    /// Wider, by a factor of each pixel.
+    #[default]
+    Pixel,
+}
+
+/// The expected squared error of eps_hat in every number of an image.
+#[derive(Clone, Debug)]
+pub struct ErrorModel {
+    /// By noise level.
+    pub table: ErrorTable,
+    /// By pixel; `None` where only the noise level counts.
+    pub head: Option<ErrorHead>,
+}
+
+impl ErrorModel {
+    /// M, the expected squared error of each number of eps_hat.
+    ///
+    /// # Shapes
+    /// - `z`, `eps_hat`: `[batch, channels, height, width]`, as the output
+    /// - `gammas`: one per image
+    pub fn expected(&self, z: Tensor<4>, gammas: &[f64], eps_hat: Tensor<4>) -> Tensor<4> {
+        let log_mean: Vec<f32> = gammas.iter().map(|&gamma| self.table.log_mean(gamma) as f32).collect();
+        let log_mean = column(Tensor::<1>::from_data(log_mean.as_slice(), &z.device()));
+        let log = match &self.head {
+            Some(head) => head.forward(z, gammas, eps_hat) + log_mean,
+            None => Tensor::zeros_like(&z) + log_mean,
+        };
+        exp_of(log)
+    }
+
+    /// The same on another variance: without the head for [`ReverseVariance::Step`], nothing for
+    /// [`ReverseVariance::Posterior`].
+    pub fn with_variance(self, variance: ReverseVariance) -> Option<Self> {
+        match variance {
+            ReverseVariance::Posterior => None,
+            ReverseVariance::Step => Some(Self { head: None, ..self }),
+            ReverseVariance::Pixel => Some(self),
+        }
+    }
+
+    /// An error model whose head is untrained, for images of this shape.
+    pub fn new(table: ErrorTable, shape: ImageShape, device: &Device) -> Self {
+        Self { table, head: Some(ErrorHead::new(shape.channels, device)) }
+    }
+}
