@@ -224,35 +224,39 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
         let masks = self.masks(number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
-        for (i, &k) in k.iter().enumerate() {
-            z_s.push(bits.of(i, stack, |stack| self.encoded(k).pop(stack, masks[i]))?);
-        }
+        bits.upwards(stack, |stack, i| {
+            z_s.push(self.encoded(k[i]).pop(stack, masks[i])?);
+            Ok(())
+        })?;
         // 2. Code x given z_0. What is to be popped in ascending order is pushed in descending order.
         let mut levels = self.levels();
-        for i in (0..k.len()).rev() {
+        bits.downwards(stack, |stack, i| {
             levels.set(self.y(z_s[i]));
             let interval = levels.interval(k[i].into()).expect("levels were checked");
-            bits.of(i, stack, |stack| stack.push(interval));
-        }
+            stack.push(interval);
+            Ok(())
+        })?;
         // 3. One step up after the other: draw z_t from q(z_t | z_s), code z_s given z_t.
         for t in 1..self.points.len() {
             let masks = self.masks(number, t, k.len());
             let mut z_t = Vec::with_capacity(k.len());
-            for (i, &z_s) in z_s.iter().enumerate() {
-                z_t.push(bits.of(i, stack, |stack| self.up(t, z_s).pop(stack, masks[i]))?);
-            }
+            bits.upwards(stack, |stack, i| {
+                z_t.push(self.up(t, z_s[i]).pop(stack, masks[i])?);
+                Ok(())
+            })?;
             let seen = self.seen(t, self.floats(t, &z_t));
-            for i in (0..k.len()).rev() {
-                let down = self.down(t, z_t[i], &seen, i)?;
-                bits.of(i, stack, |stack| down.push(stack, z_s[i]));
-            }
+            bits.downwards(stack, |stack, i| {
+                self.down(t, z_t[i], &seen, i)?.push(stack, z_s[i]);
+                Ok(())
+            })?;
             z_s = z_t;
             progress(k.len() / dims)?;
         }
         // 4. Code z_T.
-        for i in (0..k.len()).rev() {
-            bits.of(i, stack, |stack| self.prior().push(stack, z_s[i]));
-        }
+        bits.downwards(stack, |stack, i| {
+            self.prior().push(stack, z_s[i]);
+            Ok(())
+        })?;
         Ok(bits.bits)
     }
 
@@ -387,12 +391,32 @@ struct Tally {
 }
 
 impl Tally {
-    /// Does something with the stack for number `i` of the batch, and charges it to its image.
-    fn of<T>(&mut self, i: usize, stack: &mut BitStack, f: impl FnOnce(&mut BitStack) -> T) -> T {
-        let before = stack.ideal_bits();
-        let out = f(stack);
-        self.bits[i / self.dims] += stack.ideal_bits() - before;
-        out
+    /// Does something with the stack for every number of the batch, first to last, and charges each image its bits.
+    fn upwards(
+        &mut self,
+        stack: &mut BitStack,
+        mut f: impl FnMut(&mut BitStack, usize) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        for image in 0..self.bits.len() {
+            let before = stack.ideal_bits();
+            (image * self.dims..(image + 1) * self.dims).try_for_each(|i| f(stack, i))?;
+            self.bits[image] += stack.ideal_bits() - before;
+        }
+        Ok(())
+    }
+
+    /// The same, last to first.
+    fn downwards(
+        &mut self,
+        stack: &mut BitStack,
+        mut f: impl FnMut(&mut BitStack, usize) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        for image in (0..self.bits.len()).rev() {
+            let before = stack.ideal_bits();
+            (image * self.dims..(image + 1) * self.dims).rev().try_for_each(|i| f(stack, i))?;
+            self.bits[image] += stack.ideal_bits() - before;
+        }
+        Ok(())
     }
 }
 

@@ -31,6 +31,24 @@ static BELOW: LazyLock<Vec<u64>> = LazyLock::new(|| {
     below
 });
 
+/// The bits of a quantile that [`FIRST_CELL`] is looked up by.
+const GUIDE_BITS: u32 = 12;
+
+/// For the quantiles that begin with the bits b: the number of cells whose left edge has at most b 2^20 quantiles below it.
+/// The search for a quantile's cell begins there.
+static FIRST_CELL: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let start = |b: u64| BELOW.partition_point(|&below| below <= b << (32 - GUIDE_BITS)) as u32;
+    (0..=1u64 << GUIDE_BITS).map(start).collect()
+});
+
+/// The cell of a quantile: the last whose left edge has no more quantiles below it.
+fn cell_of(quantile: u32) -> usize {
+    let bits = (quantile >> (32 - GUIDE_BITS)) as usize;
+    let (first, last) = (FIRST_CELL[bits] as usize, FIRST_CELL[bits + 1] as usize);
+    // The table starts at 0 and ends at 2^32, so there is a cell on either side.
+    first + BELOW[first..last].partition_point(|&below| below <= u64::from(quantile)) - 1
+}
+
 /// A Gaussian whose bins are the integers k of an `i32`: bin k reaches from k - 1/2 to k + 1/2, those at the ends
 /// farther.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,10 +78,9 @@ impl QuantizedNormal {
 
     /// The bin of a quantile: `below(k) <= quantile < below(k + 1)`.
     fn bin(&self, quantile: u32) -> i32 {
-        // The guess solves below(k + 1) = quantile + 1 without rounding to whole quantiles. The table starts at 0 and
-        // ends at 2^32, so there is a cell on either side.
+        // The guess solves below(k + 1) = quantile + 1 without rounding to whole quantiles.
+        let cell = cell_of(quantile);
         let quantile = u64::from(quantile);
-        let cell = BELOW.partition_point(|&below| below <= quantile) - 1;
         let (below, above) = (BELOW[cell], BELOW[cell + 1]);
         let edge = cell as f64 + (quantile + 1 - below) as f64 / (above - below) as f64;
         let guess = (edge - CENTRE) / (self.inverse_sigma_in_bins * CELLS_PER_SIGMA) + self.mean_in_bins - 0.5;
@@ -216,6 +233,17 @@ mod tests {
         // A change of any entry is a change of the format.
         let checksum = BELOW.iter().fold(0u64, |sum, &below| sum.wrapping_mul(31).wrapping_add(below));
         assert_eq!(checksum, 0xeea3_f6dc_20d1_3900);
+    }
+
+    #[test]
+    fn the_guide_finds_the_cell_that_a_search_of_all_finds() {
+        let quantiles = (0..=u32::MAX).step_by(65_521).chain([0, 1, u32::MAX - 1, u32::MAX]);
+        for quantile in
+            quantiles.chain(BELOW.iter().flat_map(|&b| [b.saturating_sub(1) as u32, (b as u32).wrapping_add(1)]))
+        {
+            let all = BELOW.partition_point(|&below| below <= u64::from(quantile)) - 1;
+            assert_eq!(cell_of(quantile), all, "{quantile}");
+        }
     }
 
     #[test]

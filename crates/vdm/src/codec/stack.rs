@@ -140,12 +140,43 @@ fn first_state(below: &Philox) -> u128 {
     1 << 96 | u128::from(a) << 64 | u128::from(b) << 32 | u128::from(c)
 }
 
+/// -log2 of the probabilities of many symbols. Logarithms take as long as the coder itself, so probabilities are multiplied
+/// as long as their product is a normal number.
+#[derive(Clone, Copy)]
+struct Information {
+    bits: f64,
+    product: f64,
+}
+
+impl Default for Information {
+    fn default() -> Self {
+        Self { bits: 0.0, product: 1.0 }
+    }
+}
+
+impl Information {
+    /// Below this, a product takes part as its logarithm: the next factor is at least 2^-32.
+    const SMALL: f64 = f64::from_bits(0x0010_0000_0000_0000 + (64 << 52));
+
+    fn add(&mut self, symbol: Interval) {
+        self.product *= symbol.mass as f64 / WHOLE as f64;
+        if self.product < Self::SMALL {
+            *self = Self { bits: self.bits(), product: 1.0 };
+        }
+    }
+
+    fn bits(&self) -> f64 {
+        self.bits - libm::log2(self.product)
+    }
+}
+
 /// A stack onto which symbols of known probability are pushed, and popped in reverse.
 ///
 /// Whatever is pushed and popped, the reverse gives back the same stack, bit for bit.
 pub struct BitStack {
     coder: AnsCoder<u32, u128, Supply>,
-    ideal_bits: f64,
+    pushed: Information,
+    popped: Information,
     first_bits: f64,
 }
 
@@ -155,7 +186,9 @@ impl BitStack {
         let below = Philox::new(seed, FIRST_BITS);
         let state = first_state(&below);
         let supply = Supply { words: Vec::new(), below: Some(below), taken: 0 };
-        Self { coder: AnsCoder::from_raw_parts(supply, state), ideal_bits: 0.0, first_bits: libm::log2(state as f64) }
+        let coder = AnsCoder::from_raw_parts(supply, state);
+        let nothing = Information::default;
+        Self { coder, pushed: nothing(), popped: nothing(), first_bits: libm::log2(state as f64) }
     }
 
     /// The decoder's stack at its start: what [`into_parts`](Self::into_parts) gave.
@@ -171,7 +204,8 @@ impl BitStack {
         }
         let state = u128::from(state) << 64 | u128::from(high) << 32 | u128::from(low);
         let supply = Supply { words, below: None, taken: 0 };
-        Ok(Self { coder: AnsCoder::from_raw_parts(supply, state), ideal_bits: 0.0, first_bits: 0.0 })
+        let coder = AnsCoder::from_raw_parts(supply, state);
+        Ok(Self { coder, pushed: Information::default(), popped: Information::default(), first_bits: 0.0 })
     }
 
     /// The stack's words, the top one last, with the lower half of the state on top of them; and the upper half of the
@@ -185,7 +219,7 @@ impl BitStack {
 
     /// Puts a symbol on the stack.
     pub fn push(&mut self, symbol: Interval) {
-        self.ideal_bits += symbol.bits();
+        self.pushed.add(symbol);
         if let Some(slot) = symbol.slot() {
             let pushed = Encode::<PRECISION>::encode_symbol(&mut self.coder, (), slot);
             debug_assert!(pushed.is_ok(), "no interval is empty, and memory takes every word");
@@ -214,7 +248,7 @@ impl BitStack {
     /// [`CodecError::Stream`] if there are no more words, which happens only to a decoder.
     pub fn pop(&mut self, symbol: Interval) -> Result<(), CodecError> {
         debug_assert!(symbol.contains(self.peek()), "{symbol:?} is not the next symbol");
-        self.ideal_bits -= symbol.bits();
+        self.popped.add(symbol);
         match symbol.slot() {
             None => Ok(()),
             Some(slot) => Decode::<PRECISION>::decode_symbol(&mut self.coder, slot)
@@ -231,7 +265,7 @@ impl BitStack {
 
     /// Bits of all symbols pushed less those of all symbols popped: -log2 of their probabilities.
     pub fn ideal_bits(&self) -> f64 {
-        self.ideal_bits
+        self.pushed.bits() - self.popped.bits()
     }
 
     /// Bits of the encoder's first state, and of the words taken from below the stack.
