@@ -5,7 +5,7 @@ use flate2::write::GzEncoder;
 use image::{ColorType, ExtendedColorType, ImageEncoder};
 use std::io::{Cursor, Write};
 use vdm::ImageShape;
-use vdm::codec::{CodedSegment, Container, FileEntry, FileKind, Segment, Steps};
+use vdm::codec::{Attributes, CodedSegment, Container, FileEntry, FileKind, Packed, Segment, Steps};
 use vdm::config::{Config, resolve};
 use vdm::data::{IdxImages, write_idx_images, write_idx_labels};
 use vdm::diffusion::Vocabulary;
@@ -173,7 +173,7 @@ pub fn old_checkpoints() -> Vec<Vec<u8>> {
 
 /// Containers of every kind of entry and of steps.
 pub fn containers() -> Vec<Vec<u8>> {
-    let entry = |name: &str, kind| FileEntry { name: name.into(), kind };
+    let entry = |name: &str, kind| FileEntry::new(name, kind);
     let segment = |images, words| CodedSegment {
         segment: Segment { images, state: 1 << 40, words: (0..words).collect() },
         pixels: [7; 8],
@@ -194,6 +194,7 @@ pub fn containers() -> Vec<Vec<u8>> {
         net_bits: 1234.5,
         initial_bits: 64.0,
         files,
+        embedded_model: None,
         segments,
     };
     let all = [
@@ -210,6 +211,22 @@ pub fn containers() -> Vec<Vec<u8>> {
             vec![segment(2, 9)],
         ),
         container(3, Steps::Uniform(1), vec![entry("s", FileKind::Series { images: 5 })], vec![segment(5, 1)]),
+        Container {
+            embedded_model: Some(vec![5; 20]),
+            variance: vdm::diffusion::ReverseVariance::Pixel,
+            ..container(
+                1,
+                Steps::Placed(50),
+                vec![
+                    FileEntry {
+                        attributes: Some(Attributes { mode: 0o600, modified: 1_700_000_000 }),
+                        ..entry("notes.txt", FileKind::Stored(Packed::new(vec![b'a'; 50])))
+                    },
+                    entry("wide.png", FileKind::Tiled { channels: 3, width: 20, height: 9, alpha: None }),
+                ],
+                vec![segment(18, 30)],
+            )
+        },
     ];
     all.iter().map(|container| container.to_bytes().expect("it is small")).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::commands::{
     bench, compress, decompress, denoise, eval, export, fit_errors, info, inpaint, interpolate, models, overhead,
-    presets, sample, score, train, variance,
+    presets, sample, score, train, variance, verify,
 };
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -54,6 +54,8 @@ pub enum Command {
     Compress(compress::Args),
     /// Get images back from a file that `vdm compress` wrote.
     Decompress(decompress::Args),
+    /// Decompress a file without writing anything, to see that it is whole
+    Verify(verify::Args),
     /// Show what a run is and how far it got, or what a compressed file holds.
     Info(info::Args),
     /// List the presets, or show one as TOML.
@@ -80,6 +82,7 @@ impl Command {
             Self::Overhead(args) => overhead::execute(args, json),
             Self::Compress(args) => compress::execute(args, json),
             Self::Decompress(args) => decompress::execute(args, json),
+            Self::Verify(args) => verify::execute(args, json),
             Self::Info(args) => info::execute(args, json),
             Self::Presets(args) => presets::execute(args, json),
             Self::Bench(args) => bench::execute(args, json),

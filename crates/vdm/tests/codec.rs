@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use vdm::ImageShape;
 use vdm::codec::container::{MAGIC, VERSION};
 use vdm::codec::{
-    CodecError, CodecOptions, CodedSegment, CompressReport, Container, FileEntry, FileKind, Segment, Steps,
-    choose_steps, compress, decompress, decompress_range,
+    Attributes, CodecError, CodecOptions, CodedSegment, CompressReport, Container, FileEntry, FileKind, Input, Packed,
+    Segment, Steps, choose_steps, compress, compress_files, decompress, decompress_range,
 };
 use vdm::data::ImageDataset;
-use vdm::diffusion::Vocabulary;
+use vdm::diffusion::{ReverseVariance, Vocabulary};
 use vdm::nn::{ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::{Endpoints, ScheduleConfig};
 use vdm::{DiffusionSettings, VariationalDiffusion, unwatched, weights};
@@ -41,11 +41,11 @@ fn images(seed: u64, n: usize) -> ImageDataset {
 }
 
 fn idx(name: &str, images: u32) -> FileEntry {
-    FileEntry { name: name.into(), kind: FileKind::Idx { images } }
+    FileEntry::new(name, FileKind::Idx { images })
 }
 
 fn png(name: &str) -> FileEntry {
-    FileEntry { name: name.into(), kind: FileKind::Png }
+    FileEntry::new(name, FileKind::Png)
 }
 
 fn options(steps: usize, restart_every: usize) -> CodecOptions {
@@ -70,6 +70,11 @@ fn decoded(model: &VariationalDiffusion<ScoreUNet>, container: &Container) -> Re
     decompress(model, container, &Device::flex(), &mut unwatched)
 }
 
+fn tiled(width: u32, height: u32) -> FileKind {
+    let alpha = Some(Packed::new(b"opacity".to_vec()));
+    FileKind::Tiled { channels: 1, width, height, alpha }
+}
+
 /// A container with every kind of file, whose streams nothing could decode.
 fn container() -> Container {
     let segment = |images, words: &[u32]| CodedSegment {
@@ -88,15 +93,25 @@ fn container() -> Container {
         batch_size: 300,
         seed: 1 << 60,
         steps: Steps::Uniform(250),
+        variance: ReverseVariance::Posterior,
         net_bits: 1234.5,
         initial_bits: 96.25,
         files: vec![
             idx("t10k-images-idx3-ubyte", 2),
             png("folder/bäume 1.png"),
-            FileEntry { name: "series".into(), kind: FileKind::Series { images: 3 } },
+            FileEntry::new("series", FileKind::Series { images: 3 }),
             idx("empty", 0),
+            FileEntry {
+                attributes: Some(Attributes { mode: 0o644, modified: 1_700_000_000 }),
+                ..FileEntry::new("notes.txt", FileKind::Stored(Packed::new(b"a a a a a a a a a a a a".to_vec())))
+            },
+            FileEntry {
+                attributes: Some(Attributes { mode: 0, modified: -5 }),
+                ..FileEntry::new("wide.png", tiled(6, 1))
+            },
         ],
-        segments: vec![segment(4, &[1, 2, u32::MAX]), segment(2, &[0, 5])],
+        embedded_model: Some(vec![1, 2, 3]),
+        segments: vec![segment(4, &[1, 2, u32::MAX]), segment(2, &[0, 5]), segment(2, &[9])],
     }
 }
 
@@ -135,7 +150,7 @@ fn containers_come_back() {
         let (header, streams) = parts(&bytes);
         assert_eq!(assemble(&header, &streams), bytes);
     }
-    assert_eq!((container().images(), container().stream_bits()), (6, 2 * 64 + 5 * 32));
+    assert_eq!((container().images(), container().stream_bits()), (8, 3 * 64 + 6 * 32));
 }
 
 #[test]
@@ -474,4 +489,69 @@ fn notes_are_cut_to_a_line() {
     let container = coded(&model(8), &images(8, 1), &CodecOptions { note, ..options(1, 0) });
     assert!(container.note.starts_with("twolines ä") && container.note.len() <= 256);
     assert_eq!(Container::parse(&container.to_bytes().unwrap()).unwrap(), container);
+}
+
+/// A picture larger than the model's images, a tiny one, and files that are none.
+#[test]
+fn files_of_any_kind_come_back() {
+    let model = model(1);
+    let tiles = |width: u32, height: u32, seed: u8| -> Input {
+        let entry = FileEntry::new(
+            format!("{width}x{height}.png"),
+            FileKind::Tiled { channels: 1, width, height, alpha: None },
+        );
+        let pixels: Vec<u8> = (0..width * height).map(|i| (i as u8 ^ seed) % LEVELS as u8).collect();
+        let images = entry.tiling(SHAPE).unwrap().cut(&pixels);
+        Input {
+            entry,
+            images,
+            original: Some(vec![seed; 100_000].into_iter().zip(0u32..).map(|(a, b)| a ^ (b * b >> 3) as u8).collect()),
+        }
+    };
+    let stored = |name: &str, bytes: &[u8]| Input {
+        entry: FileEntry::new(name, FileKind::Stored(Packed::new(bytes.to_vec()))),
+        images: Vec::new(),
+        original: None,
+    };
+    let own = images(3, 2);
+    let exact = Input { entry: idx("idx", 2), images: own.bytes().to_vec(), original: None };
+    let inputs = vec![tiles(9, 5, 1), stored("empty", b""), exact, stored("text", b"words"), tiles(1, 1, 2)];
+    let (container, report) =
+        compress_files(&model, inputs.clone(), &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
+    // The picture is cut into 3 x 2 tiles; each has streams of its own, and so have the two images of the model's shape.
+    assert_eq!((report.images, report.stored, container.segments.len()), (6 + 2 + 1, 2, 3));
+    let container = Container::parse(&container.to_bytes().unwrap()).unwrap();
+    let all: Vec<u8> = inputs.iter().flat_map(|input| input.images.clone()).collect();
+    assert_eq!(decoded(&model, &container).unwrap(), all);
+    // The last tile of all alone.
+    let last = decompress_range(&model, &container, 8, 1, &Device::flex(), &mut unwatched).unwrap();
+    assert_eq!(last, inputs[4].images);
+}
+
+#[test]
+fn a_file_that_the_model_codes_badly_is_kept_as_it_is() {
+    let model = model(1);
+    let own = images(3, 2);
+    let original = vec![7; 500];
+    let input = Input { entry: idx("idx", 2), images: own.bytes().to_vec(), original: Some(original.clone()) };
+    let (container, report) =
+        compress_files(&model, vec![input], &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
+    assert_eq!((report.images, report.stored, container.segments.len()), (0, 1, 0));
+    assert_eq!(report.net_bpd, 0.0);
+    let FileKind::Stored(packed) = &container.files[0].kind else { panic!("it is coded") };
+    assert_eq!(packed.unpack().unwrap(), original);
+    assert_eq!(decoded(&model, &container).unwrap(), []);
+}
+
+#[test]
+fn a_model_that_does_not_know_its_error_has_no_wider_steps() {
+    let (model, images) = (model(1), images(3, 2));
+    for options in [
+        CodecOptions { variance: ReverseVariance::Pixel, ..options(3, 0) },
+        CodecOptions { steps: Steps::Placed(3), ..options(3, 0) },
+    ] {
+        let files = vec![idx("idx", 2)];
+        let error = compress(&model, &images, files, &options, &Device::flex(), &mut unwatched).unwrap_err();
+        assert!(error.to_string().contains("fit-errors"), "{error}");
+    }
 }

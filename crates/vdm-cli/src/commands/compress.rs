@@ -1,19 +1,22 @@
 //! `vdm compress`.
 
-use crate::shared::image_files;
-use crate::shared::model::{ChoiceArgs, DataArgs};
+use crate::shared::archive_input;
+use crate::shared::model::{ChoiceArgs, DataArgs, of_model};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use crate::shared::steps::StepsArgs;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::value_parser;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use vdm::ImageShape;
 use vdm::VariationalDiffusion;
-use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, choose_steps, compress, decompress};
+use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Input, choose_steps, compress_files, decompress};
 use vdm::data::ImageDataset;
 use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
+use vdm::run::shipped;
 
 /// Images that --choose-steps measures, and most steps that it chooses in a reasonable time.
 const CHOOSING_IMAGES: usize = 16;
@@ -21,13 +24,15 @@ const MOST_CHOSEN: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the run whose model codes the images. It is needed again to decompress them, at the same checkpoint: do
-    /// not train it on. Classes are not used.
+    /// The model that codes the images: folder of a run, a file that `vdm export` wrote, or the name of a shipped model
+    /// (`vdm models`). It is needed again to decompress them, unless it is shipped or embedded. Classes are not used.
     pub run: PathBuf,
-    /// Images of the run's shape: folders, IDX files (gzipped or not), and PNG, JPEG or WebP files, recognised by their
-    /// content. The pixels are kept, the metadata are not. Default: the run's test split.
+    /// Files and folders of any kind, or `-` for the standard input. IDX files of the model's shape and PNG files of 8 bits
+    /// are coded by the model, an image of another size in tiles; whatever the model cannot code, or codes in more bytes
+    /// than the file has, is kept as it is. The pixels of images are kept, and each file's name, permissions and time, not
+    /// the metadata inside PNG files. Default: the model's test split.
     pub images: Vec<PathBuf>,
-    /// File to write, .vdmz by custom.
+    /// File to write, .vdmz by custom; `-` for the standard output.
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
     /// Overwrite that file.
@@ -39,10 +44,13 @@ pub struct Args {
     /// model that does not know its own error. The file grows by 8 bytes a step.
     #[arg(long, conflicts_with = "grid")]
     pub choose_steps: bool,
-    /// Only the first N images of all that are named.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    /// Only the first N images of the test split.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..), conflicts_with = "images")]
     pub count: Option<u32>,
-    /// Leave out files that are no images of the run's shape, and say which, instead of failing.
+    /// Put the model into the file, so that nothing else is needed to decompress it.
+    #[arg(long)]
+    pub embed_model: bool,
+    /// Leave out files that cannot be read, and say which, instead of failing.
     #[arg(long)]
     pub skip_bad: bool,
     /// Bins of a latent per standard deviation: finer ones code a little better, and need more bits to start with.
@@ -69,19 +77,28 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
-    check_out(&args.out, args.force)?;
+    let to_standard = args.out.as_os_str() == "-";
+    if to_standard && json {
+        bail!("--json and --out - both write to the standard output; leave one out");
+    }
+    if !to_standard {
+        check_out(&args.out, args.force)?;
+    }
     if args.data.data_dir.is_some() && !args.images.is_empty() {
-        bail!("--data-dir is for the run's test split; leave it or the images out");
+        bail!("--data-dir is for the model's test split; leave it or the images out");
     }
     let opened = args.choice.open(&args.run)?;
     opened.require_no_class()?;
     let (model, device, checkpoint) = (&opened.model, &opened.device, &opened.checkpoint);
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
-    let most = args.count.map(|n| n as usize);
-    let (files, images) = if args.images.is_empty() {
-        test_split(opened.test_split(&args.data)?, most)?
+    let inputs = if args.images.is_empty() {
+        test_split(opened.test_split(&args.data)?, args.count.map(|n| n as usize))?
     } else {
-        image_files::read(&args.images, shape, levels, most, args.skip_bad)?
+        archive_input::read(&args.images, shape, levels, args.skip_bad)?
+    };
+    let embedded_model = match args.embed_model {
+        true => Some(of_model(&args.run, args.choice.checkpoint)?.to_bytes()?),
+        false => None,
     };
 
     let variance = args.steps.width.variance(model)?;
@@ -90,7 +107,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         if steps > MOST_CHOSEN {
             bail!("--choose-steps places at most {MOST_CHOSEN} steps, --timesteps asks for {steps}");
         }
-        let some = images.subset(0..images.len().min(CHOOSING_IMAGES))?;
+        let some = some_images(&inputs, shape, levels)?;
         timed("choosing steps", |progress| choose_steps(model, &some, 2 * steps, steps, device, progress)).0?
     } else {
         args.steps.steps(model)?
@@ -104,13 +121,20 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         batch_size: args.batch_size,
         restart_every: args.restart_every as usize,
         seed: args.seed,
-        note: format!("{} after {} steps", source["source"].as_str().unwrap_or("images"), checkpoint.step),
+        note: note_of(&args.run, source["source"].as_str().unwrap_or("images"), checkpoint.step),
+        embedded_model,
     };
-    let entries = files.len();
-    let (coded, seconds) = timed("compressing", |progress| compress(model, &images, files, &options, device, progress));
+    let entries = inputs.len();
+    let before = if args.no_verify { Vec::new() } else { inputs.clone() };
+    let (coded, seconds) = timed("compressing", |progress| compress_files(model, inputs, &options, device, progress));
     let (container, report) = coded?;
     let bytes = container.to_bytes()?;
-    let verify_seconds = if args.no_verify { None } else { Some(verify(model, &bytes, &images, device)?) };
+    let verify_seconds = if args.no_verify { None } else { Some(verify(model, &bytes, &before, device)?) };
+    if to_standard {
+        let mut out = std::io::stdout().lock();
+        out.write_all(&bytes).and_then(|()| out.flush()).context("cannot write to the standard output")?;
+        return Ok(());
+    }
     write_bytes(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
 
     let (n, segments) = (report.images, container.segments.len());
@@ -118,6 +142,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let mut object = serde_json::to_value(&report)?;
         object["path"] = serde_json::to_value(&args.out)?;
         object["files"] = entries.into();
+        object["embedded_model"] = args.embed_model.into();
         object["segments"] = segments.into();
         object["bytes"] = bytes.len().into();
         object["bins_per_sigma"] = args.bins.into();
@@ -127,7 +152,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         outln!("{object}");
         return Ok(());
     }
-    outln!("{n} images of {shape} in {} bytes: {}", bytes.len(), args.out.display());
+    outln!("{entries} files in {} bytes: {}", bytes.len(), args.out.display());
+    outln!("images        {n} of {shape}; {} files are kept as they are", report.stored);
     match report.net_bpd_stderr {
         Some(e) => outln!("net           {:.4} ± {e:.4} bits per dimension (standard error)", report.net_bpd),
         None => outln!("net           {:.4} bits per dimension", report.net_bpd),
@@ -156,32 +182,58 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
     folder.map_or(Ok(()), create_folders).with_context(|| format!("cannot make the folder of {}", out.display()))
 }
 
-/// The first `most` test images of the run, as the files that they come back as: one of IDX where they are grey, a
-/// folder of PNG files otherwise.
-fn test_split(test: ImageDataset, most: Option<usize>) -> Result<(Vec<FileEntry>, ImageDataset)> {
+/// What the file says of its model: the name of a shipped one, and what it was trained on.
+fn note_of(model: &Path, source: &str, step: u64) -> String {
+    match model.to_str().filter(|name| !model.exists() && shipped::names().any(|shipped| shipped == *name)) {
+        Some(name) => format!("{name}, shipped with the program"),
+        None => format!("{source} after {step} steps"),
+    }
+}
+
+/// The first `most` test images of the model, as the file that they come back as: one of IDX where they are grey, a folder
+/// of PNG files otherwise.
+fn test_split(test: ImageDataset, most: Option<usize>) -> Result<Vec<Input>> {
     let test = test.subset(0..test.len().min(most.unwrap_or(usize::MAX)))?;
     let images = u32::try_from(test.len()).context("the test split has too many images; choose fewer with --count")?;
     // The name comes from that of a folder, which may have characters that no name in a file may have.
     let name = test.name().replace(|c: char| c.is_control() || matches!(c, '/' | '\\'), "_");
-    let file = if test.shape().channels == 1 {
-        FileEntry { name: format!("{name}-images-idx3-ubyte"), kind: FileKind::Idx { images } }
+    let entry = if test.shape().channels == 1 {
+        FileEntry::new(format!("{name}-images-idx3-ubyte"), FileKind::Idx { images })
     } else {
-        FileEntry { name, kind: FileKind::Series { images } }
+        FileEntry::new(name, FileKind::Series { images })
     };
-    Ok((vec![file], test))
+    Ok(vec![Input { entry, images: test.bytes().to_vec(), original: None }])
 }
 
-/// Decompresses a file in memory; the seconds that it took, if the same images come out.
+/// The images that --choose-steps measures.
+fn some_images(inputs: &[Input], shape: ImageShape, levels: usize) -> Result<ImageDataset> {
+    let bytes = inputs.iter().flat_map(|input| input.images.iter().copied()).take(CHOOSING_IMAGES * shape.dims());
+    Ok(ImageDataset::new("images", shape, levels, bytes.collect(), None)?)
+}
+
+/// Decompresses a file in memory; the seconds that it took, if the same images and files come out.
 fn verify<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     bytes: &[u8],
-    images: &ImageDataset,
+    before: &[Input],
     device: &Device,
 ) -> Result<f64> {
     let container = Container::parse(bytes)?;
     let (decoded, seconds) = timed("verifying", |progress| decompress(model, &container, device, progress));
-    if decoded? != images.bytes() {
-        bail!("other images came out than went in, so nothing was written; please report this with run and images");
+    let decoded = decoded?;
+    let mut rest = &decoded[..];
+    let mut same = container.files.len() == before.len();
+    for (file, input) in container.files.iter().zip(before) {
+        let (own, after) = rest.split_at(file.images(container.shape) * container.shape.dims());
+        rest = after;
+        same &= match (&file.kind, &input.entry.kind) {
+            (FileKind::Stored(now), FileKind::Stored(then)) => now == then,
+            (FileKind::Stored(now), _) => Some(now.unpack()?) == input.original,
+            _ => own == input.images,
+        };
+    }
+    if !same || !rest.is_empty() {
+        bail!("other images came out than went in, so nothing was written; please report this with model and images");
     }
     Ok(seconds)
 }

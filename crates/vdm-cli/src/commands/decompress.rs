@@ -1,5 +1,6 @@
 //! `vdm decompress`.
 
+use crate::shared::archive_output::{self, Wanted};
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
 use crate::shared::output::outln;
@@ -8,27 +9,29 @@ use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
-use vdm::codec::{Container, FileKind, decompress_range};
-use vdm::data::{IdxImages, write_idx_images};
-use vdm::files::{create_folders, write_atomic, write_bytes};
-use vdm::picture::grid;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use vdm::codec::{Container, decompress_range};
+use vdm::files::create_folders;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File that `vdm compress` wrote.
+    /// File that `vdm compress` wrote; `-` for the standard input.
     pub file: PathBuf,
-    /// Folder of the run whose model coded the images.
-    #[arg(short, long, value_name = "RUN")]
-    pub model: PathBuf,
-    /// Folder to write the files to; must be empty, or not be there.
+    /// The model that coded the images: folder of a run, or a model file. Default: the one inside the file, or the shipped
+    /// one that coded it.
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Folder to write the files to; must be empty, or not be there. `-` writes a single file to the standard output.
     #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
     /// Write to that folder even if it is not empty, over files of the same names.
     #[arg(long)]
     pub force: bool,
-    /// Number of the first image to write, from 0.
+    /// Only the file of this name.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["first", "count"])]
+    pub name: Option<String>,
+    /// Number of the first image to write, from 0; of a file that was cut, its tiles count.
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub first: u32,
     /// Images to write. Default: all from the first.
@@ -40,62 +43,76 @@ pub struct Args {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let out = &args.out;
-    let filled = match fs::read_dir(out) {
-        Ok(mut entries) => {
-            let filled = entries.next().is_some();
-            if filled && !args.force {
-                bail!("{} is not empty; name another folder with --out, or write into it with --force", out.display());
-            }
-            filled
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Err(error) => return Err(error).with_context(|| format!("cannot write to the folder {}", out.display())),
-    };
-    let container = container::read(&args.file)?;
-    let opened = args.choice.open(&args.model).context("--model must name the run whose model coded the images")?;
-    let checkpoint = &opened.checkpoint;
-    if container.shape != checkpoint.shape {
-        bail!(
-            "{} holds images of {}, the run {} was trained on {}; name the run that coded them ({}) with --model",
-            args.file.display(),
-            container.shape,
-            args.model.display(),
-            checkpoint.shape,
-            container.note
-        );
+    let to_standard = out.as_os_str() == "-";
+    if to_standard && json {
+        bail!("--json and --out - both write to the standard output; leave one out");
     }
-    let first = args.first as usize;
-    let count = args.count.map_or(container.images().saturating_sub(first).max(1), |n| n as usize);
-    let (bytes, seconds) = timed("decompressing", |progress| {
-        decompress_range(&opened.model, &container, first, count, &opened.device, progress)
-    });
+    let filled = !to_standard
+        && match fs::read_dir(out) {
+            Ok(mut entries) => {
+                let filled = entries.next().is_some();
+                if filled && !args.force {
+                    bail!(
+                        "{} is not empty; name another folder with --out, or write into it with --force",
+                        out.display()
+                    );
+                }
+                filled
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(error).with_context(|| format!("cannot write to the folder {}", out.display())),
+        };
+    let container = container::read(&args.file)?;
+    let (wanted, first, count) = match &args.name {
+        Some(name) => {
+            let Some((wanted, first)) = archive_output::of_name(&container, name) else {
+                bail!("{} holds no file of the name {name:?}; `vdm info` lists them", args.file.display());
+            };
+            let count = wanted.images.len();
+            (vec![wanted], first, count)
+        }
+        None => {
+            let first = args.first as usize;
+            let all = container.images().saturating_sub(first);
+            // Past the end there is nothing, which the codec says.
+            let count = args.count.map_or(if first > 0 { all.max(1) } else { all }, |n| n as usize);
+            (archive_output::in_range(&container, first, count), first, count)
+        }
+    };
+    let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
+    let (bytes, seconds) =
+        timed("decompressing", |progress| decompress_range(&model, &container, first, count, &device, progress));
     let bytes = bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?;
+    if to_standard {
+        let [Wanted { entry, .. }] = &wanted[..] else {
+            bail!("--out - writes one file, {} holds {}; choose one with --name", args.file.display(), wanted.len());
+        };
+        let content = archive_output::content(entry, &bytes, container.shape, container.levels)?;
+        let mut out = std::io::stdout().lock();
+        return out.write_all(&content).and_then(|()| out.flush()).context("cannot write to the standard output");
+    }
     let files = if filled {
-        write(out, &container, &bytes, first, true)?
+        archive_output::write(out, &container, &wanted, &bytes, true)?
     } else {
-        write_whole(out, &container, &bytes, first)?
+        write_whole(out, &container, &wanted, &bytes)?
     };
     if json {
         let object = json!({"path": out, "images": count, "first": first, "files": files, "seconds": seconds});
         outln!("{object}");
     } else {
-        outln!(
-            "{count} images in {files} files: {} ({seconds:.1} s, {:.2} images/s)",
-            out.display(),
-            count as f64 / seconds.max(1e-9)
-        );
+        outln!("{count} images in {files} files: {} ({seconds:.1} s)", out.display());
     }
     Ok(())
 }
 
-/// [`write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it, then moved up.
+/// [`archive_output::write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it, then moved up.
 /// A folder that is there is used in place: it may be a link, a mount point or the shell's own.
-fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) -> Result<usize> {
+fn write_whole(out: &Path, container: &Container, wanted: &[Wanted], bytes: &[u8]) -> Result<usize> {
     let failed = || format!("cannot write to the folder {}", out.display());
     let new = !out.exists();
     create_folders(out).with_context(failed)?;
     let temporary = out.join(format!(".vdm-{}.tmp", std::process::id()));
-    let written = write(&temporary, container, bytes, first, false).and_then(|files| {
+    let written = archive_output::write(&temporary, container, wanted, bytes, false).and_then(|files| {
         if files > 0 {
             for entry in fs::read_dir(&temporary).with_context(failed)? {
                 let entry = entry.with_context(failed)?;
@@ -109,47 +126,4 @@ fn write_whole(out: &Path, container: &Container, bytes: &[u8], first: usize) ->
         let _ = fs::remove_dir(out);
     }
     written
-}
-
-/// Writes those files to a folder that have images among `bytes`, which hold the images from number `first` on: a file
-/// that has other images too is written without them. IDX files without any image are written too. The number of entries
-/// written.
-fn write(folder: &Path, container: &Container, bytes: &[u8], first: usize, overwrite: bool) -> Result<usize> {
-    let (shape, levels, dims) = (container.shape, container.levels, container.shape.dims());
-    let last = first + bytes.len() / dims;
-    let (mut start, mut files) = (0, 0);
-    for file in &container.files {
-        let end = start + file.images();
-        let (from, to) = (start.clamp(first, last), end.clamp(first, last));
-        if from < to || start == end {
-            let name = Path::new(&file.name);
-            // What is a plain relative path differs from system to system.
-            if !name.components().all(|part| matches!(part, Component::Normal(_))) {
-                bail!("this system cannot have a file of the name {:?} in a folder", file.name);
-            }
-            let path = folder.join(name);
-            if !overwrite && path.exists() {
-                // Names that differ in the case of a letter, for instance.
-                bail!("this system does not tell the name {:?} from that of another file of the archive", file.name);
-            }
-            let failed = || format!("cannot write {}", path.display());
-            let images = &bytes[(from - first) * dims..(to - first) * dims];
-            match file.kind {
-                FileKind::Idx { .. } => {
-                    let images = IdxImages::new(shape.height, shape.width, images.to_vec())?;
-                    write_atomic(&path, |file| write_idx_images(file, &images)).with_context(failed)?;
-                }
-                FileKind::Png => {
-                    let png = grid::grid_png(images, shape, levels, 1, 1).with_context(failed)?;
-                    write_bytes(&path, &png).with_context(failed)?;
-                }
-                FileKind::Series { .. } => {
-                    grid::save_images(&path, images, shape, levels, (from - start) as u64)?;
-                }
-            }
-            files += 1;
-        }
-        start = end;
-    }
-    Ok(files)
 }

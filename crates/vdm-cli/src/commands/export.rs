@@ -1,16 +1,14 @@
 //! `vdm export`.
 
-use crate::shared::model::{Which, checkpoint, open_run};
+use crate::shared::model::{Which, of_model};
 use crate::shared::output::outln;
 use anyhow::{Result, bail};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use vdm::run::{Checkpoint, ModelFile};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the run.
+    /// Folder of the run, or a model file, to say something else about it.
     pub run: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
@@ -24,18 +22,14 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
-    let (run, config) = open_run(&args.run)?;
-    let checkpoint = Checkpoint::load(&checkpoint(&run, args.checkpoint)?)?;
-    let mut about = BTreeMap::new();
+    let mut file = of_model(&args.run, args.checkpoint)?;
     for text in &args.about {
         let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             bail!("--about {text}: expected KEY=TEXT");
         };
-        about.insert(key.to_string(), value.to_string());
+        file.about.insert(key.to_string(), value.to_string());
     }
-    let weights = checkpoint.ema();
-    let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
-    let file = ModelFile { step, shape, vocabulary, data, config, about, weights, errors: None };
+    let step = file.step;
     file.save(&args.out)?;
     let bytes = file.to_bytes()?.len();
     if json {

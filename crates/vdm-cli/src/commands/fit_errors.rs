@@ -1,17 +1,15 @@
 //! `vdm fit-errors`.
 
-use crate::shared::model::{Which, checkpoint, model_file, open_run};
+use crate::shared::model::{Which, of_model};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use vdm::data::{Source, Split};
 use vdm::diffusion::ReverseVariance;
 use vdm::diffusion::error_model::ErrorTable;
 use vdm::files::target;
-use vdm::run::{Checkpoint, ModelFile};
 use vdm::train::{FitOptions, fit_error_model};
 
 #[derive(Debug, clap::Args)]
@@ -48,10 +46,7 @@ pub struct Args {
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let device = args.device.open()?;
     target(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-    let file = match model_file(&args.model)? {
-        Some(file) => file,
-        None => of_run(&args.model, args.checkpoint)?,
-    };
+    let file = of_model(&args.model, args.checkpoint)?;
     let model = file.model(&args.model, &device)?.with_errors(None);
     if file.config.model.network.classes() > 0 && file.config.train.label_dropout == 0.0 {
         bail!(
@@ -101,15 +96,6 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         outln!("{steps:5}  {posterior:9.3}  {step:7.3}  {pixel:8.3}  {placed:10.3}");
     }
     Ok(())
-}
-
-/// The file that `vdm export` would write.
-fn of_run(run: &Path, which: Which) -> Result<ModelFile> {
-    let (run, config) = open_run(run)?;
-    let checkpoint = Checkpoint::load(&self::checkpoint(&run, which)?)?;
-    let weights = checkpoint.ema();
-    let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
-    Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, errors: None })
 }
 
 /// Numbers of steps that the prediction is printed for.

@@ -17,3 +17,4 @@ pub mod sample;
 pub mod score;
 pub mod train;
 pub mod variance;
+pub mod verify;

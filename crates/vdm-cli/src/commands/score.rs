@@ -143,7 +143,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
 /// The images of these files, and a name for each.
 fn named(args: &Args, opened: &Opened, paths: &[PathBuf]) -> Result<(ImageDataset, Vec<String>)> {
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    let (files, images) = read(paths, shape, levels, None, args.skip_bad)?;
+    let (files, images) = read(paths, shape, levels, args.skip_bad)?;
     let mut names = Vec::with_capacity(images.len());
     for file in files {
         match file.kind {
@@ -151,6 +151,8 @@ fn named(args: &Args, opened: &Opened, paths: &[PathBuf]) -> Result<(ImageDatase
                 names.extend((0..images).map(|i| format!("{} {i}", file.name)))
             }
             FileKind::Png => names.push(file.name),
+            // `read` makes none of these.
+            FileKind::Tiled { .. } | FileKind::Stored(_) => {}
         }
     }
     Ok((images, names))

@@ -11,9 +11,8 @@ use vdm::ImageShape;
 use vdm::codec::{FileEntry, FileKind};
 use vdm::data::{ImageDataset, check_whole, read_idx_images, read_idx_labels};
 
-/// Reads the first `most` images of `paths`, which must have the shape and levels given: IDX files and image files, and
-/// folders of them with all their subfolders, in the order of the names, hidden files left out. Gives the images and
-/// the files that they are to come back as.
+/// Reads the images of `paths`, which must have the shape and levels given: IDX files and image files, and folders of them
+/// with all their subfolders, in the order of the names, hidden files left out. Gives the images and a name for each file.
 ///
 /// A value k of an IDX file is level k. A byte of an image file is the level that `vdm sample --separate` draws as this
 /// byte; with 256 levels that is the byte itself.
@@ -21,9 +20,29 @@ pub fn read(
     paths: &[PathBuf],
     shape: ImageShape,
     levels: usize,
-    most: Option<usize>,
     skip_bad: bool,
 ) -> Result<(Vec<FileEntry>, ImageDataset)> {
+    let (mut files, mut bytes) = (Vec::new(), Vec::new());
+    for (path, name) in found(paths)? {
+        let before = bytes.len();
+        match read_file(&path, name, shape, levels, &mut bytes) {
+            Ok(file) => files.push(file),
+            Err(error) if skip_bad => {
+                bytes.truncate(before);
+                say(&format!("left out: {error:#}"));
+            }
+            Err(error) => return Err(error.context("use --skip-bad to leave out files like this one")),
+        }
+    }
+    if files.is_empty() {
+        bail!("none of the files that were named holds images of {shape}");
+    }
+    let images = ImageDataset::new("images", shape, levels, bytes, None)?;
+    Ok((files, images))
+}
+
+/// The files of `paths`, those of folders with all their subfolders included, and the names that they have from there on.
+pub fn found(paths: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -37,34 +56,14 @@ pub fn read(
             found.push((path.clone(), utf8(path, name.to_str())?.to_string()));
         }
     }
-    let (mut files, mut bytes) = (Vec::new(), Vec::new());
-    let most = most.unwrap_or(usize::MAX);
-    for (path, name) in found {
-        let left = most - bytes.len() / shape.dims();
-        if left == 0 {
-            break;
-        }
-        let before = bytes.len();
-        match read_file(&path, name, shape, levels, left, &mut bytes) {
-            Ok(file) => files.push(file),
-            Err(error) if skip_bad => {
-                bytes.truncate(before);
-                say(&format!("left out: {error:#}"));
-            }
-            Err(error) => return Err(error.context("use --skip-bad to leave out files like this one")),
-        }
-    }
-    if files.is_empty() {
-        bail!("none of the files that were named holds images of {shape}; there is nothing to compress");
-    }
-    let images = ImageDataset::new("images", shape, levels, bytes, None)?;
-    Ok((files, images))
+    Ok(found)
 }
 
 /// The first image of a file, which must have the shape and levels given.
 pub fn read_one(path: &Path, shape: ImageShape, levels: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    read_file(path, String::new(), shape, levels, 1, &mut bytes)?;
+    read_file(path, String::new(), shape, levels, &mut bytes)?;
+    bytes.truncate(shape.dims());
     Ok(bytes)
 }
 
@@ -95,13 +94,12 @@ fn utf8<'a>(path: &Path, name: Option<&'a str>) -> Result<&'a str> {
     name.with_context(|| format!("{}: the name is not UTF-8, in which names are kept; rename the file", path.display()))
 }
 
-/// Appends the first `most` images of a file to `bytes`.
+/// Appends the images of a file to `bytes`.
 fn read_file(
     path: &Path,
     mut name: String,
     shape: ImageShape,
     levels: usize,
-    most: usize,
     bytes: &mut Vec<u8>,
 ) -> Result<FileEntry> {
     let unreadable = || format!("cannot read {}", path.display());
@@ -120,21 +118,21 @@ fn read_file(
             );
         }
         let images = read_idx(path, shape, levels)?;
-        let kept = most.min(images.len() / shape.dims());
-        bytes.extend(&images[..kept * shape.dims()]);
+        let count = images.len() / shape.dims();
+        bytes.extend(images);
         if gzip {
             // It comes back unpacked.
             name = name.strip_suffix(".gz").unwrap_or(&name).to_string();
         }
         // The format counts images with 32 bits.
-        return Ok(FileEntry { name, kind: FileKind::Idx { images: kept as u32 } });
+        return Ok(FileEntry::new(name, FileKind::Idx { images: count as u32 }));
     }
     let (format, image) = read_image(path, shape, levels)?;
     bytes.extend(image);
     if format != ImageFormat::Png {
         name.push_str(".png");
     }
-    Ok(FileEntry { name, kind: FileKind::Png })
+    Ok(FileEntry::new(name, FileKind::Png))
 }
 
 fn read_idx(path: &Path, shape: ImageShape, levels: usize) -> Result<Vec<u8>> {

@@ -1,5 +1,7 @@
 //! What several commands need.
 
+pub mod archive_input;
+pub mod archive_output;
 pub mod container;
 pub mod device;
 pub mod disk;

@@ -5,6 +5,7 @@ use super::words::word;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::config::{Config, resolve_run};
@@ -107,6 +108,18 @@ pub fn model_file(path: &Path) -> Result<Option<ModelFile>> {
         return Ok(None);
     }
     Ok(path.to_str().and_then(shipped::model).transpose()?)
+}
+
+/// The model that `path` names as a file: what `vdm export` writes of a run.
+pub fn of_model(path: &Path, which: Which) -> Result<ModelFile> {
+    if let Some(file) = model_file(path)? {
+        return Ok(file);
+    }
+    let (run, config) = open_run(path)?;
+    let checkpoint = Checkpoint::load(&checkpoint(&run, which)?)?;
+    let weights = checkpoint.ema();
+    let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
+    Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, errors: None })
 }
 
 impl Opened {

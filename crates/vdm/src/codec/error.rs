@@ -114,6 +114,13 @@ pub enum CodecError {
         reason: String,
     },
 
+    /// Bytes that are kept without the model do not come out as they went in.
+    #[error("a file that is kept as it is cannot be read: {reason}; the file is damaged or made up")]
+    Packed {
+        /// What is wrong with them.
+        reason: String,
+    },
+
     /// A stream's checksum is another than its bytes give.
     #[error(
         "segment {segment}: expected the checksum {expected:08x}, found {found:08x}; the file is damaged, copy it again"

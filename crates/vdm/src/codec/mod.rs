@@ -30,7 +30,7 @@
 //! let config = vdm::config::preset("digits").unwrap();
 //! let model = config.init(images.shape(), images.vocabulary(), &device);
 //!
-//! let files = vec![FileEntry { name: "digits-idx3-ubyte".into(), kind: FileKind::Idx { images: 3 } }];
+//! let files = vec![FileEntry::new("digits-idx3-ubyte", FileKind::Idx { images: 3 })];
 //! let options = CodecOptions { steps: Steps::Uniform(4), ..Default::default() };
 //! let (container, report) = compress(&model, &images, files, &options, &device, &mut unwatched)?;
 //! assert!(report.net_bpd > 0.0);
@@ -60,9 +60,10 @@ mod overhead;
 mod plan;
 mod stack;
 mod steps;
+pub mod tiles;
 
 pub use chain::{Segment, SegmentStats, Told, arithmetic_fingerprint, decode_segment, encode_segment};
-pub use container::{CodedSegment, Container, FileEntry, FileKind};
+pub use container::{Attributes, CodedSegment, Container, FileEntry, FileKind, Packed};
 pub use error::CodecError;
 pub use fingerprint::model_fingerprint;
 pub use overhead::{Overhead, overhead};
@@ -75,11 +76,13 @@ use crate::diffusion::{ReverseVariance, Vocabulary};
 use crate::math::hex;
 use crate::nn::ScoreNetwork;
 use crate::progress::{Progress, tell};
+use crate::shape::ImageShape;
 use crate::stats::standard_error;
 use burn::tensor::Device;
-use container::check_files;
+use container::{SEGMENT_BYTES, check_files};
 use fingerprint::{machine, pixel_hash};
 use serde::Serialize;
+use std::ops::Range;
 
 /// How to code.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +101,8 @@ pub struct CodecOptions {
     pub seed: u64,
     /// A word on the model, kept in the file; at most 256 bytes.
     pub note: String,
+    /// A model file to put into the container, so that nothing else is needed to read it.
+    pub embedded_model: Option<Vec<u8>>,
 }
 
 impl Default for CodecOptions {
@@ -111,6 +116,7 @@ impl Default for CodecOptions {
             restart_every: 0,
             seed: 0,
             note: String::new(),
+            embedded_model: None,
         }
     }
 }
@@ -118,8 +124,10 @@ impl Default for CodecOptions {
 /// How well images were coded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompressReport {
-    /// Images.
+    /// Images that were coded: of a file cut into tiles, its tiles.
     pub images: usize,
+    /// Files that are kept as they are, because their images would have taken more.
+    pub stored: usize,
     /// Numbers of an image.
     pub dims: usize,
     /// Steps T.
@@ -146,6 +154,17 @@ pub struct CompressReport {
     pub per_image_bpd: Vec<f64>,
 }
 
+/// A file to code.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// What comes back.
+    pub entry: FileEntry,
+    /// Its images, one after another, channels first: as many as [`FileEntry::images`] says.
+    pub images: Vec<u8>,
+    /// The file itself, which is kept in place of its images where that takes fewer bytes; `None` to keep the images anyway.
+    pub original: Option<Vec<u8>>,
+}
+
 /// Codes `images`, which come back as `files`.
 ///
 /// `progress` is told the network evaluations of single images done and to do.
@@ -160,8 +179,59 @@ pub fn compress<N: ScoreNetwork>(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<(Container, CompressReport), CodecError> {
-    let (shape, n, dims) = (images.shape(), images.len(), images.shape().dims());
+    let (shape, n) = (images.shape(), images.len());
+    if n == 0 {
+        return Err(CodecError::Images { reason: "there are no images".into() });
+    }
     check_files(&files, shape, n as u64).map_err(|reason| CodecError::Images { reason })?;
+    let mut rest = images.bytes();
+    let input = |entry: FileEntry| {
+        let (own, after) = rest.split_at(entry.images(shape) * shape.dims());
+        rest = after;
+        Input { entry, images: own.to_vec(), original: None }
+    };
+    let inputs = files.into_iter().map(input).collect();
+    code(model, inputs, (shape, images.levels()), options, device, progress)
+}
+
+/// Codes files of images of any size: those of the model's own shape together, and those cut into tiles each in streams of
+/// its own, so that they can be decoded, or kept as they are, one by one.
+///
+/// `progress` is told the network evaluations of single images done and to do.
+///
+/// # Errors
+/// See [`CodecError`]; [`CodecError::Images`] if the files do not hold these images.
+pub fn compress_files<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    inputs: Vec<Input>,
+    options: &CodecOptions,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<(Container, CompressReport), CodecError> {
+    let form = (model.shape(), model.settings().vocabulary.levels());
+    code(model, inputs, form, options, device, progress)
+}
+
+/// [`compress_files`], of images of this shape and so many levels.
+fn code<N: ScoreNetwork>(
+    model: &VariationalDiffusion<N>,
+    mut inputs: Vec<Input>,
+    (shape, levels): (ImageShape, usize),
+    options: &CodecOptions,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<(Container, CompressReport), CodecError> {
+    let dims = shape.dims();
+    let wrong = |reason: String| CodecError::Images { reason };
+    for Input { entry, images, .. } in &inputs {
+        let (found, expected) = (images.len(), entry.images(shape).saturating_mul(dims));
+        if found != expected {
+            return Err(wrong(format!("{:?} has {found} numbers, expected {expected}", entry.name)));
+        }
+    }
+    let n: usize = inputs.iter().map(|input| input.images.len() / dims.max(1)).sum();
+    let files = |inputs: &[Input]| -> Vec<FileEntry> { inputs.iter().map(|input| input.entry.clone()).collect() };
+    check_files(&files(&inputs), shape, n as u64).map_err(wrong)?;
     let mut container = Container {
         model: model_fingerprint(model),
         arithmetic: [0; 16],
@@ -169,7 +239,7 @@ pub fn compress<N: ScoreNetwork>(
         program: format!("vdm {}", env!("CARGO_PKG_VERSION")),
         machine: machine(device),
         shape,
-        levels: images.levels(),
+        levels,
         bins_per_sigma: options.bins_per_sigma,
         batch_size: options.batch_size,
         seed: options.seed,
@@ -177,32 +247,54 @@ pub fn compress<N: ScoreNetwork>(
         variance: options.variance,
         net_bits: 0.0,
         initial_bits: 0.0,
-        files,
+        files: Vec::new(),
+        embedded_model: options.embedded_model.clone(),
         segments: Vec::new(),
     };
     let plan = plan_of(&container, model)?;
     let model = &with_variance(model, options.variance)?;
     container.arithmetic = arithmetic_fingerprint(model, &plan, device)?;
 
-    let per_segment = if options.restart_every == 0 { n } else { options.restart_every };
+    let per_segment = if options.restart_every == 0 { n.max(1) } else { options.restart_every };
     let (mut done, total) = (0, n * plan.steps());
+    let mut heard = |images: usize| {
+        done += images;
+        tell(progress, done, total)
+    };
     let (mut ideal_bits, mut per_image_bpd) = (0.0, Vec::with_capacity(n));
-    for (number, bytes) in images.bytes().chunks(per_segment.saturating_mul(dims)).enumerate() {
-        let mut heard = |images: usize| {
-            done += images;
-            tell(progress, done, total)
-        };
-        let (segment, stats) = encode_segment(model, &plan.of_segment(number), bytes, device, &mut heard)?;
-        container.net_bits += stats.net_bits;
-        container.initial_bits += stats.initial_bits;
-        ideal_bits += stats.ideal_bits;
-        per_image_bpd.extend(stats.per_image_bits.iter().map(|bits| bits / dims as f64));
-        container.segments.push(CodedSegment { segment, pixels: pixel_hash(bytes) });
+    for group in groups(&inputs) {
+        let group = &mut inputs[group];
+        let bytes: Vec<u8> = group.iter().flat_map(|input| input.images.iter().copied()).collect();
+        let mut coded = Vec::new();
+        for bytes in bytes.chunks(per_segment.saturating_mul(dims)) {
+            let plan = plan.of_segment(container.segments.len() + coded.len());
+            let (segment, stats) = encode_segment(model, &plan, bytes, device, &mut heard)?;
+            coded.push((CodedSegment { segment, pixels: pixel_hash(bytes) }, stats));
+        }
+        if let Some(kept) = if_smaller(group, &coded) {
+            for (input, packed) in group.iter_mut().zip(kept) {
+                if let Some(packed) = packed {
+                    input.entry.kind = FileKind::Stored(packed);
+                }
+            }
+            continue;
+        }
+        for (segment, stats) in coded {
+            container.net_bits += stats.net_bits;
+            container.initial_bits += stats.initial_bits;
+            ideal_bits += stats.ideal_bits;
+            per_image_bpd.extend(stats.per_image_bits.iter().map(|bits| bits / dims as f64));
+            container.segments.push(segment);
+        }
     }
-    let numbers = (n * dims) as f64;
+    container.files = files(&inputs);
+    // Of no image, all rates are 0.
+    let numbers = (container.images() * dims).max(1) as f64;
     let file_bits = 8 * container.to_bytes()?.len() as u64;
+    let stored = container.files.iter().filter(|file| matches!(file.kind, FileKind::Stored(_))).count();
     let report = CompressReport {
-        images: n,
+        images: container.images(),
+        stored,
         dims,
         steps: plan.steps(),
         file_bits,
@@ -216,6 +308,39 @@ pub fn compress<N: ScoreNetwork>(
         per_image_bpd,
     };
     Ok((container, report))
+}
+
+/// Which files share their streams: those that are cut into tiles have some of their own.
+fn groups(inputs: &[Input]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut open = false;
+    for (i, input) in inputs.iter().enumerate() {
+        let alone = matches!(input.entry.kind, FileKind::Tiled { .. });
+        match groups.last_mut() {
+            Some(last) if open && !alone => last.end = i + 1,
+            _ => groups.push(i..i + 1),
+        }
+        open = !alone;
+    }
+    groups
+}
+
+/// The originals of a group, packed, if all that have images are there, and they are smaller than the coded images.
+fn if_smaller(group: &[Input], coded: &[(CodedSegment, SegmentStats)]) -> Option<Vec<Option<Packed>>> {
+    let pack = |input: &Input| match (&input.original, input.images.is_empty()) {
+        (_, true) => Some(None),
+        (Some(original), false) => Some(Some(Packed::new(original.clone()))),
+        (None, false) => None,
+    };
+    let kept: Vec<Option<Packed>> = group.iter().map(pack).collect::<Option<_>>()?;
+    let kept_bytes: usize = kept.iter().flatten().map(Packed::packed_size).sum();
+    let alpha = |input: &Input| match &input.entry.kind {
+        FileKind::Tiled { alpha: Some(alpha), .. } => alpha.packed_size(),
+        _ => 0,
+    };
+    let coded_bytes = coded.iter().map(|(coded, _)| SEGMENT_BYTES + 4 * coded.segment.words.len()).sum::<usize>()
+        + group.iter().map(alpha).sum::<usize>();
+    (!coded.is_empty() && kept_bytes < coded_bytes).then_some(kept)
 }
 
 /// The bytes of all images of a file, one after another.

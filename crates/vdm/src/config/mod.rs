@@ -287,14 +287,27 @@ impl Config {
         section("train", self.check_times())
     }
 
+    /// How times are drawn: [`TimeSampling::Auto`] is one of the others.
+    pub fn times(&self) -> TimeSampling {
+        match self.train.times {
+            TimeSampling::Auto if self.is_linear() && self.train.timesteps == 0 => TimeSampling::Importance,
+            TimeSampling::Auto => TimeSampling::LowDiscrepancy,
+            times => times,
+        }
+    }
+
+    /// Whether the schedule is linear and stays so.
+    fn is_linear(&self) -> bool {
+        matches!(self.schedule.schedule, ScheduleConfig::FixedLinear(_) | ScheduleConfig::LearnedLinear(_))
+            && self.schedule.objective == ScheduleObjective::Bound
+    }
+
     /// Says why times cannot be drawn by importance, if they are to be.
     fn check_times(&self) -> Result<(), String> {
-        let linear =
-            matches!(self.schedule.schedule, ScheduleConfig::FixedLinear(_) | ScheduleConfig::LearnedLinear(_));
         if self.train.times != TimeSampling::Importance {
             return Ok(());
         }
-        if !linear || self.schedule.objective == ScheduleObjective::Variance {
+        if !self.is_linear() {
             let reason = "times = \"importance\" needs schedule.kind = \"fixed-linear\" or \"learned-linear\" and \
                           schedule.objective = \"bound\": a schedule that is trained for less variance draws its times itself";
             return Err(reason.into());

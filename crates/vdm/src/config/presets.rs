@@ -2,6 +2,7 @@
 
 use super::{Config, DataConfig, EvalConfig, ModelConfig, SampleConfig, ScheduleSection, TrainConfig, VERSION};
 use crate::data::{Cifar10Source, DataSource, DigitsSource, IdxSource, ImagenetSource};
+use crate::diffusion::times::TimeSampling;
 use crate::nn::{AnyNetworkConfig, FourierFeatures, ScoreUNetConfig};
 use crate::schedule::{Endpoints, NetworkScheduleConfig, ScheduleConfig};
 
@@ -77,7 +78,7 @@ fn digits() -> Config {
             batch_size: 32,
             accumulate: 1,
             timesteps: 0,
-            times: Default::default(),
+            times: TimeSampling::Auto,
             lr: 2e-3,
             warmup: 100,
             lr_decay: Default::default(),
@@ -112,7 +113,15 @@ fn fashion_mnist() -> Config {
         data: plain(DataSource::Idx(IdxSource { dir: "/usr/share/datasets/fashion-mnist".into() })),
         model: score(ScoreUNetConfig { norm_groups: 8, ..ScoreUNetConfig::new(1, 32, 4) }),
         schedule: ScheduleSection::default(),
-        train: TrainConfig { steps: 3000, batch_size: 16, lr: 1e-3, eval_every: 500, sample_every: 0, ..base.train },
+        train: TrainConfig {
+            steps: 3000,
+            batch_size: 16,
+            lr: 1e-3,
+            times: TimeSampling::LowDiscrepancy,
+            eval_every: 500,
+            sample_every: 0,
+            ..base.train
+        },
         eval: EvalConfig { images: 1000, repeats: 1, ..base.eval },
         ..base
     }
@@ -130,6 +139,7 @@ fn cifar10() -> Config {
         schedule: ScheduleSection::default(),
         train: TrainConfig {
             steps: 10_000_000,
+            times: TimeSampling::LowDiscrepancy,
             batch_size: 128,
             lr: 2e-4,
             ema_decay: 0.9999,

@@ -15,13 +15,18 @@ pub enum TimeSampling {
     Independent,
     /// Spread evenly as the first, and then moved to where a linear schedule's loss is large: see [`importance_times`].
     Importance,
+    /// By importance where that is possible (a linear schedule that is trained by the bound, in continuous time), spread evenly
+    /// elsewhere.
+    Auto,
 }
 
 /// Draws the times of a batch of `batch` images, each in [0, 1), from the stream `rng`; those of
 /// [`TimeSampling::Importance`] before they are moved.
 pub fn draw_times(sampling: TimeSampling, batch: usize, rng: &Philox, draw: u32) -> Vec<f64> {
     match sampling {
-        TimeSampling::LowDiscrepancy | TimeSampling::Importance => low_discrepancy(rng.uniform_f64(draw), batch),
+        TimeSampling::LowDiscrepancy | TimeSampling::Importance | TimeSampling::Auto => {
+            low_discrepancy(rng.uniform_f64(draw), batch)
+        }
         TimeSampling::Independent => {
             let mut u = vec![0f32; batch];
             rng.uniform(draw, &mut u);

@@ -252,7 +252,7 @@ fn check(images: &[u8], shape: ImageShape, levels: usize) -> Result<usize, GridE
 }
 
 /// The byte that draws a value below `levels`.
-fn brightness(value: u8, levels: usize) -> u8 {
+pub fn brightness(value: u8, levels: usize) -> u8 {
     (usize::from(value) * 255 / (levels - 1)) as u8
 }
 

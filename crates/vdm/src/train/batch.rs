@@ -72,14 +72,15 @@ impl Batches {
         let first = (pass * batch) as u64;
         let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, in_round(step, first + i))).collect();
         let of_step = |stream: u64| Philox::new(seed, in_round(step, stream));
-        let times = draw_times(train.times, batch, &of_step(TIMES), pass as u32);
-        let (times, weights) = match train.times {
+        let sampling = self.config.times();
+        let times = draw_times(sampling, batch, &of_step(TIMES), pass as u32);
+        let (times, weights) = match sampling {
             TimeSampling::Importance => {
                 let (gamma_0, gamma_1) = ends();
                 let (times, weights) = importance_times(&times, gamma_0, gamma_1);
                 (times, Some(weights))
             }
-            TimeSampling::LowDiscrepancy | TimeSampling::Independent => (times, None),
+            TimeSampling::LowDiscrepancy | TimeSampling::Independent | TimeSampling::Auto => (times, None),
         };
         let dropout_seed = of_step(DROPOUT).next_u64(pass as u32);
         let noise = Noise::draw(&streams, shape, &self.device);

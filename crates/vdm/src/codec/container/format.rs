@@ -1,11 +1,12 @@
 //! Writing and reading the bytes of a container.
 
 use super::names::{MAX_NAME, check_files};
-use super::{CodedSegment, Container, FileEntry, FileKind, MAGIC, MAX_TEXT, VERSION};
+use super::{Attributes, CodedSegment, Container, FileEntry, FileKind, MAGIC, MAX_TEXT, Packed, VERSION};
 use crate::codec::chain::Segment;
 use crate::codec::error::CodecError;
 use crate::codec::plan::{MAX_BATCH, MAX_STEPS};
 use crate::codec::steps::Steps;
+use crate::codec::tiles::MAX_SIDE as MAX_TILED_SIDE;
 use crate::diffusion::ReverseVariance;
 use crate::math::hex;
 use crate::shape::ImageShape;
@@ -17,8 +18,8 @@ const MAX_SIDE: u64 = 4096;
 /// Most numbers of an image.
 const MAX_DIMS: usize = 1 << 24;
 /// Fewest bytes of an entry in the table of files, and of one in that of segments.
-const FILE_BYTES: usize = 3;
-const SEGMENT_BYTES: usize = 22;
+const FILE_BYTES: usize = 4;
+pub(in crate::codec) const SEGMENT_BYTES: usize = 22;
 /// Most bytes of pixels for a byte of a stream, so that a small file cannot claim to hold more images than memory can.
 /// That is 0.002 bits per dimension; a stream of fewer would be of images that hold nothing.
 const MAX_EXPANSION: u64 = 4096;
@@ -70,18 +71,40 @@ impl Container {
         h.extend(self.net_bits.to_le_bytes());
         h.extend(self.initial_bits.to_le_bytes());
         put_varint(&mut h, self.files.len() as u64);
+        let mut modified = 0;
         for file in &self.files {
-            let (kind, images) = match file.kind {
-                FileKind::Idx { images } => (0, Some(images)),
-                FileKind::Png => (1, None),
-                FileKind::Series { images } => (2, Some(images)),
-            };
-            h.push(kind);
+            h.push(match file.kind {
+                FileKind::Idx { .. } => 0,
+                FileKind::Png => 1,
+                FileKind::Series { .. } => 2,
+                FileKind::Tiled { .. } => 3,
+                FileKind::Stored(_) => 4,
+            });
             put_text(&mut h, &file.name);
-            if let Some(images) = images {
-                put_varint(&mut h, images.into());
+            match file.attributes {
+                None => put_varint(&mut h, 0),
+                Some(Attributes { mode, modified: now }) => {
+                    put_varint(&mut h, 1 + u64::from(mode));
+                    put_varint(&mut h, zigzag(now.wrapping_sub(modified)));
+                    modified = now;
+                }
+            }
+            match &file.kind {
+                FileKind::Idx { images } | FileKind::Series { images } => put_varint(&mut h, (*images).into()),
+                FileKind::Png => {}
+                FileKind::Tiled { channels, width, height, alpha } => {
+                    for number in [(*channels).into(), *width, *height] {
+                        put_varint(&mut h, number.into());
+                    }
+                    h.push(alpha.is_some().into());
+                    alpha.iter().for_each(|alpha| put_packed(&mut h, alpha));
+                }
+                FileKind::Stored(bytes) => put_packed(&mut h, bytes),
             }
         }
+        let model = self.embedded_model.as_deref().unwrap_or_default();
+        put_varint(&mut h, model.len() as u64);
+        h.extend(model);
         put_varint(&mut h, self.segments.len() as u64);
         for CodedSegment { segment, pixels } in &self.segments {
             put_varint(&mut h, segment.images.into());
@@ -146,10 +169,12 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
     let (net_bits, initial_bits) = (r.finite("net bits")?, r.finite("initial bits")?);
 
     let files_at = r.at;
-    let mut files = Vec::new();
+    let (mut files, mut modified) = (Vec::new(), 0);
     for _ in 0..r.count("number of files", FILE_BYTES)? {
-        files.push(r.file()?);
+        files.push(r.file(&mut modified)?);
     }
+    let model_bytes = r.count("bytes of the model", 1)? as usize;
+    let embedded_model = if model_bytes == 0 { None } else { Some(r.take("model", model_bytes)?.to_vec()) };
     let count = r.count("number of segments", SEGMENT_BYTES)?;
     let mut table = Vec::new();
     for _ in 0..count {
@@ -182,6 +207,7 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
         net_bits,
         initial_bits,
         files,
+        embedded_model,
         segments,
     })
 }
@@ -246,6 +272,22 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 fn put_text(out: &mut Vec<u8>, text: &str) {
     put_varint(out, text.len() as u64);
     out.extend(text.as_bytes());
+}
+
+fn put_packed(out: &mut Vec<u8>, packed: &Packed) {
+    put_varint(out, packed.size);
+    put_varint(out, packed.bytes.len() as u64);
+    out.extend(packed.checksum.to_le_bytes());
+    out.extend(&packed.bytes);
+}
+
+/// Small numbers of both signs as small numbers.
+fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63) as u64
+}
+
+fn unzigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
 }
 
 /// A place in the bytes of a file.
@@ -345,16 +387,47 @@ impl<'a> Reader<'a> {
         Ok(Steps::Listed(gammas))
     }
 
-    fn file(&mut self) -> Result<FileEntry, CodecError> {
-        let kind = self.varint("kind of file", 0, 2)?;
+    /// An entry; `modified` is when the file of the one before was changed.
+    fn file(&mut self, modified: &mut i64) -> Result<FileEntry, CodecError> {
+        let kind = self.varint("kind of file", 0, 4)?;
         let name = self.text("name of a file", MAX_NAME)?;
+        let mode = self.varint("permissions of a file", 0, 0o777 + 1)?;
+        let attributes = if mode == 0 {
+            None
+        } else {
+            *modified = modified.wrapping_add(unzigzag(self.varint("time of a file", 0, u64::MAX)?));
+            Some(Attributes { mode: mode as u32 - 1, modified: *modified })
+        };
         let mut images = || self.varint("images of a file", 0, u32::MAX.into()).map(|images| images as u32);
         let kind = match kind {
             0 => FileKind::Idx { images: images()? },
             1 => FileKind::Png,
-            _ => FileKind::Series { images: images()? },
+            2 => FileKind::Series { images: images()? },
+            3 => {
+                let channels = self.varint("channels of a file", 1, 3)? as u8;
+                let mut side = |field| self.varint(field, 1, MAX_TILED_SIDE.into()).map(|side| side as u32);
+                let (width, height) = (side("width of a file")?, side("height of a file")?);
+                let alpha = match self.varint("opacity of a file", 0, 1)? {
+                    0 => None,
+                    _ => Some(self.packed()?),
+                };
+                FileKind::Tiled { channels, width, height, alpha }
+            }
+            _ => FileKind::Stored(self.packed()?),
         };
-        Ok(FileEntry { name, kind })
+        Ok(FileEntry { name, kind, attributes })
+    }
+
+    fn packed(&mut self) -> Result<Packed, CodecError> {
+        let offset = self.at;
+        let size = self.varint("size of kept bytes", 0, u64::MAX)?;
+        let count = self.count("number of kept bytes", 1)? as usize;
+        if !Packed::is_possible(count, size) {
+            let reason = format!("found {size} bytes kept in {count}");
+            return Err(CodecError::Header { field: "kept bytes", offset, reason });
+        }
+        let checksum = u32::from_le_bytes(self.array("checksum of kept bytes")?);
+        Ok(Packed { bytes: self.take("kept bytes", count)?.to_vec(), size, checksum })
     }
 
     fn segment(&mut self, shape: ImageShape) -> Result<SegmentRow, CodecError> {

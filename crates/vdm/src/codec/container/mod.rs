@@ -34,9 +34,16 @@
 //! | 8 | net bits of all images, as a double |
 //! | 8 | bits that the streams were started with, as a double |
 //! | varint | entries that follow, one for each file that comes back |
-//! | 1 | of each entry: kind, 0 an IDX file, 1 a PNG file, 2 a folder of numbered PNG files |
+//! | 1 | of each entry: kind, 0 an IDX file, 1 a PNG file, 2 a folder of numbered PNG files, 3 a PNG file cut into tiles, 4 a file kept as it is |
 //! | text | of each entry: its name, a relative path with `/` between folders |
+//! | varint | of each entry: 0, or 1 and the file's permissions, at most 0o777 |
+//! | varint | where that is not 0: the seconds from the entry's before with a time, or from 1970, to its last change: twice that number, or one less than twice its negative |
 //! | varint | of each entry of kind 0 or 2: its images |
+//! | 3 varints | of each entry of kind 3: channels, width and height |
+//! | 1 | of each entry of kind 3: 1 if *kept bytes* follow, a PNG file of its opacity, or 0 |
+//! | kept bytes | of each entry of kind 4: the file |
+//! | varint | bytes of a model file that follow, with which the images were coded; 0 for none |
+//! | … | the model file |
 //! | varint | segments that follow |
 //! | varint | of each segment: its images |
 //! | varint | of each segment: words of its stream |
@@ -44,16 +51,23 @@
 //! | 4 | of each segment: CRC-32 (IEEE) of its words |
 //! | 8 | of each segment: the first bytes of the SHA-256 of its pixels |
 //!
+//! *Kept bytes* are a varint, how many there are; a varint, how many follow; their CRC-32 in 4 bytes; and those that follow,
+//! which are the bytes themselves if they are as many, and else compressed with DEFLATE (RFC 1951).
+//!
 //! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
 //! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
 
 mod format;
 mod names;
+mod packed;
 
+pub(super) use format::SEGMENT_BYTES;
 pub(super) use names::check_files;
+pub use packed::Packed;
 
 use super::chain::Segment;
 use super::steps::Steps;
+use super::tiles::Tiling;
 use crate::diffusion::ReverseVariance;
 use crate::shape::ImageShape;
 
@@ -99,6 +113,8 @@ pub struct Container {
     pub initial_bits: f64,
     /// The files that come back, in the order of their images.
     pub files: Vec<FileEntry>,
+    /// The model file that the images were coded with, if it is here; its bytes are not trusted.
+    pub embedded_model: Option<Vec<u8>>,
     /// The coded images.
     pub segments: Vec<CodedSegment>,
 }
@@ -110,10 +126,21 @@ pub struct FileEntry {
     pub name: String,
     /// What comes back.
     pub kind: FileKind,
+    /// What else is kept of a file.
+    pub attributes: Option<Attributes>,
+}
+
+/// What is kept of a file besides its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its permissions, as on Unix: at most 0o777.
+    pub mode: u32,
+    /// When it was last changed, in seconds after the start of 1970.
+    pub modified: i64,
 }
 
 /// What comes back under a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// An uncompressed IDX file of grey images: of the values themselves, in 0 .. levels.
     Idx {
@@ -127,14 +154,44 @@ pub enum FileKind {
         /// Its images.
         images: u32,
     },
+    /// A PNG file of an image of any size, of which each tile is an image of the model: see [`Tiling`].
+    Tiled {
+        /// 1 for grey or 3 for RGB; one more in the file where there is opacity.
+        channels: u8,
+        /// Pixels of a line.
+        width: u32,
+        /// Lines.
+        height: u32,
+        /// A PNG file of its opacity, grey and as large, if it is not opaque.
+        alpha: Option<Packed>,
+    },
+    /// A file as it is, without images.
+    Stored(Packed),
 }
 
 impl FileEntry {
-    /// Images of the file.
-    pub fn images(&self) -> usize {
-        match self.kind {
+    /// An entry of a file of which no more is kept.
+    pub fn new(name: impl Into<String>, kind: FileKind) -> Self {
+        Self { name: name.into(), kind, attributes: None }
+    }
+
+    /// Images of the file, in a container of images of `shape`.
+    pub fn images(&self, shape: ImageShape) -> usize {
+        match &self.kind {
             FileKind::Png => 1,
-            FileKind::Idx { images } | FileKind::Series { images } => images as usize,
+            FileKind::Idx { images } | FileKind::Series { images } => *images as usize,
+            FileKind::Tiled { .. } => self.tiling(shape).map_or(0, |tiling| tiling.tiles() as usize),
+            FileKind::Stored(_) => 0,
+        }
+    }
+
+    /// How its image is cut, if it is and can be.
+    pub fn tiling(&self, shape: ImageShape) -> Option<Tiling> {
+        match self.kind {
+            FileKind::Tiled { channels, width, height, .. } => {
+                Tiling::new(shape, channels.into(), width as usize, height as usize)
+            }
+            _ => None,
         }
     }
 }

@@ -10,8 +10,9 @@ const MAX_PART: usize = 255;
 
 /// Says what is wrong with a list of files that are to hold `images` images of `shape`, if anything.
 pub(in crate::codec) fn check_files(files: &[FileEntry], shape: ImageShape, images: u64) -> Result<(), String> {
-    let listed: u64 = files.iter().map(|file| file.images() as u64).sum();
-    if images == 0 {
+    let of = |file: &FileEntry| file.images(shape) as u64;
+    let listed = files.iter().fold(0u64, |sum, file| sum.saturating_add(of(file)));
+    if files.is_empty() {
         return Err("there are no images".into());
     }
     if listed != images {
@@ -20,11 +21,21 @@ pub(in crate::codec) fn check_files(files: &[FileEntry], shape: ImageShape, imag
     for file in files {
         check_name(&file.name)?;
         let idx = matches!(file.kind, FileKind::Idx { .. });
+        match &file.kind {
+            FileKind::Stored(_) => continue,
+            FileKind::Tiled { .. } if file.tiling(shape).is_none() => {
+                return Err(format!("{:?} has a size or channels that cannot be cut into tiles of {shape}", file.name));
+            }
+            _ => {}
+        }
+        if file.attributes.is_some_and(|attributes| attributes.mode > 0o777) {
+            return Err(format!("{:?} has permissions beyond 0o777", file.name));
+        }
         if shape.channels != 1 && (idx || shape.channels != 3) {
             let kind = if idx { "an IDX file" } else { "a PNG file" };
             return Err(format!("{:?} is {kind}, which cannot hold images of {} channels", file.name, shape.channels));
         }
-        if !idx && file.images() == 0 {
+        if !idx && of(file) == 0 {
             return Err(format!("{:?} is a folder of no images", file.name));
         }
     }

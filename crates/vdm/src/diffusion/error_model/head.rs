@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 /// Channels of the hidden layers: the head is to take a few percent of the time of the network whose error it predicts.
-const HIDDEN: usize = 24;
+const HIDDEN: usize = 32;
 /// Sines and cosines of gamma, and gamma itself.
 const WAVES: usize = 4;
 const FEATURES: usize = 2 * WAVES + 1;
@@ -16,7 +16,7 @@ const RANGE: f64 = 40.0;
 /// The logarithm of the ratio to the mean error is kept between these.
 const LOG_RATIO: (f64, f64) = (-12.0, 6.0);
 
-/// Three convolutions on z_t, eps_hat and x_hat; the output is log(M / mean of M at this noise level) for each number.
+/// Four convolutions on z_t, eps_hat and x_hat; the output is log(M / mean of M at this noise level) for each number.
 #[derive(Module, Debug)]
 pub struct ErrorHead {
     /// From the three images.
@@ -27,6 +27,8 @@ pub struct ErrorHead {
     pub conv_mid: Conv,
     /// What gamma adds to its channels.
     pub shift_mid: Dense,
+    /// Once more.
+    pub conv_last: Conv,
     /// To the logarithms, zero at first.
     pub conv_out: Conv,
 }
@@ -39,6 +41,7 @@ impl ErrorHead {
             shift_in: Dense::new(FEATURES, HIDDEN, device),
             conv_mid: Conv::new(HIDDEN, HIDDEN, 3, device),
             shift_mid: Dense::new(FEATURES, HIDDEN, device),
+            conv_last: Conv::new(HIDDEN, HIDDEN, 3, device),
             conv_out: Conv::zeros(HIDDEN, channels, 3, device),
         }
     }
@@ -61,6 +64,7 @@ impl ErrorHead {
         let x = Tensor::cat(vec![z, eps_hat, x_hat], 1);
         let x = silu(self.conv_in.forward_shifted(x, self.shift_in.forward(features.clone())));
         let x = silu(self.conv_mid.forward_shifted(x, self.shift_mid.forward(features)));
+        let x = silu(self.conv_last.forward(x));
         self.conv_out.forward(x).clamp(LOG_RATIO.0, LOG_RATIO.1)
     }
 }

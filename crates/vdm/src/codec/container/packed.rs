@@ -1,0 +1,95 @@
+//! Bytes that a container keeps without the model: compressed by `flate2` (RFC 1951) where that makes them fewer.
+
+use crate::codec::error::CodecError;
+use flate2::Compression;
+use flate2::read::{DeflateDecoder, DeflateEncoder};
+use std::io::Read;
+
+/// A byte of DEFLATE holds at most so many.
+const MAX_RATIO: u64 = 1032;
+
+/// Kept bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// As many as [`size`](Self::size) if they are the bytes themselves, and fewer if they are compressed.
+    pub(super) bytes: Vec<u8>,
+    pub(super) size: u64,
+    pub(super) checksum: u32,
+}
+
+impl Packed {
+    /// Packs bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let (size, checksum) = (bytes.len() as u64, crc32fast::hash(&bytes));
+        let mut smaller = Vec::new();
+        // Reading from memory cannot fail.
+        let packed = DeflateEncoder::new(&bytes[..], Compression::best()).read_to_end(&mut smaller);
+        let bytes = if packed.is_ok() && smaller.len() < bytes.len() { smaller } else { bytes };
+        Self { bytes, size, checksum }
+    }
+
+    /// Whether bytes of this number can be so many unpacked.
+    pub(super) fn is_possible(bytes: usize, size: u64) -> bool {
+        bytes as u64 <= size && size <= (bytes as u64).saturating_mul(MAX_RATIO).max(bytes as u64)
+    }
+
+    /// How many bytes come out.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How many are kept.
+    pub fn packed_size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The bytes that went in.
+    ///
+    /// # Errors
+    /// [`CodecError::Packed`] if they do not come out.
+    pub fn unpack(&self) -> Result<Vec<u8>, CodecError> {
+        let bytes = if self.bytes.len() as u64 == self.size {
+            self.bytes.clone()
+        } else {
+            let mut bytes = Vec::new();
+            let wrong = |error: std::io::Error| CodecError::Packed { reason: error.to_string() };
+            // One more than there should be shows that there are too many.
+            DeflateDecoder::new(&self.bytes[..]).take(self.size + 1).read_to_end(&mut bytes).map_err(wrong)?;
+            bytes
+        };
+        if bytes.len() as u64 != self.size || crc32fast::hash(&bytes) != self.checksum {
+            let reason = format!("{} bytes came out, or others than the {} that went in", bytes.len(), self.size);
+            return Err(CodecError::Packed { reason });
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back() {
+        for bytes in [vec![], vec![7], vec![0; 10_000], (0..=255).collect()] {
+            let packed = Packed::new(bytes.clone());
+            assert!(packed.packed_size() <= bytes.len() && Packed::is_possible(packed.packed_size(), packed.size()));
+            assert_eq!(packed.unpack().unwrap(), bytes);
+        }
+        assert!(Packed::new(vec![0; 10_000]).packed_size() < 100);
+    }
+
+    #[test]
+    fn damaged_bytes_are_errors() {
+        let packed = Packed::new((0..200u8).chain(0..200).collect());
+        assert!(packed.packed_size() < 400);
+        for at in 0..packed.bytes.len() {
+            let mut bytes = packed.bytes.clone();
+            bytes[at] ^= 4;
+            assert!(Packed { bytes, ..packed.clone() }.unpack().is_err(), "{at}");
+        }
+        assert!(Packed { size: packed.size - 1, ..packed.clone() }.unpack().is_err());
+        assert!(Packed { size: packed.size + 1, ..packed.clone() }.unpack().is_err());
+        assert!(!Packed::is_possible(3, 1 << 20) && !Packed::is_possible(3, 2));
+    }
+}
