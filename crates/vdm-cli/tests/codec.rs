@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Run, vdm};
-use image::{GrayImage, ImageFormat, Luma, RgbImage};
+use image::{GrayImage, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -101,7 +101,7 @@ fn the_test_split_comes_back_byte_for_byte() {
 
     // The same again is the same file, byte for byte, and what is written is IDX that can be compressed itself.
     let (again, last) = (dir.path().join("again.vdmz"), dir.path().join("last"));
-    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify"]).succeeds();
+    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify", "--no-attributes", "--no-fallback"]).succeeds();
     assert!(fs::read(&again).unwrap() == bytes, "another file");
     let text = decompress(&run, &again, &last).succeeds();
     assert!(String::from_utf8(text).unwrap().starts_with("299 images in 1 files"));
@@ -124,7 +124,12 @@ fn images_come_back_with_their_names_and_pixels() {
     digit(4).save(&single).unwrap();
 
     let file = dir.path().join("images.vdmz");
-    let report = json(compress(&run, &[&images, &single], &file).args(["--restart-every", "2", "--choose-steps"]));
+    let report = json(compress(&run, &[&images, &single], &file).args([
+        "--restart-every",
+        "2",
+        "--choose-steps",
+        "--no-fallback",
+    ]));
     assert_eq!((&report["images"], &report["files"], &report["segments"]), (&5.into(), &5.into(), &3.into()));
     decompress(&run, &file, &out).succeeds();
     let expected = [&expected[..], &["z.png"]].concat();
@@ -191,8 +196,6 @@ fn nothing_is_written_but_the_right_images() {
     assert!(error.contains("truncated"), "{error}");
     assert!(!out.exists());
 
-    let error = stderr(vdm().arg("decompress").arg(&file).arg("-o").arg(&out));
-    assert!(error.contains("--model"), "{error}");
     let error = stderr(&mut decompress(&dir.path().join("nowhere"), &file, &out));
     assert!(error.contains("--model") && error.contains("holds no run"), "{error}");
 
@@ -206,8 +209,113 @@ fn nothing_is_written_but_the_right_images() {
     assert_eq!(names(&out), ["digits-test-images-idx3-ubyte", "mine"]);
 }
 
+/// What the model cannot code comes back byte for byte, and images of other sizes pixel for pixel, with their attributes.
 #[test]
-fn images_that_do_not_fit_are_named() {
+fn any_file_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, folder, file, out] = ["run", "odd", "odd.vdmz", "out"].map(|name| dir.path().join(name));
+    train(&run, 0);
+    fs::create_dir_all(folder.join("sub")).unwrap();
+    let path = |name: &str| folder.join(name);
+    let levels = |x: u32, y: u32| ((x * 3 + y * y) % 17 * 255 / 16) as u8;
+    GrayImage::from_fn(1, 1, |x, y| Luma([levels(x, y)])).save(path("1x1.png")).unwrap();
+    GrayImage::from_fn(3000, 1, |x, y| Luma([levels(x, y)])).save(path("3000x1.png")).unwrap();
+    GrayImage::from_fn(19, 21, |x, y| Luma([levels(x, y)])).save(path("sub/tall.png")).unwrap();
+    RgbImage::from_fn(20, 9, |x, y| Rgb([levels(x, y), levels(y, x), 0])).save(path("colour.png")).unwrap();
+    let clear = |x: u32, y: u32| Rgba([levels(x, y), 255, levels(y, x), (x * y) as u8]);
+    RgbaImage::from_fn(12, 11, clear).save(path("clear.png")).unwrap();
+    let deep = ImageBuffer::<Luma<u16>, Vec<u16>>::from_fn(8, 8, |x, _| Luma([x as u16 * 999]));
+    deep.save(path("deep.png")).unwrap();
+    GrayImage::from_pixel(8, 8, Luma([100])).save(path("between.png")).unwrap();
+    digit(0).save_with_format(path("lossy.jpg"), ImageFormat::Jpeg).unwrap();
+    RgbaImage::new(8, 8).save_with_format(path("film.gif"), ImageFormat::Gif).unwrap();
+    fs::write(path("words.txt"), "no image").unwrap();
+    fs::write(path("empty.png"), "").unwrap();
+    fs::write(path("half.png"), &fs::read(path("sub/tall.png")).unwrap()[..60]).unwrap();
+    let mut wide = Vec::new();
+    write_idx_images(&mut wide, &IdxImages::new(8, 9, vec![1; 72]).unwrap()).unwrap();
+    fs::write(path("wide-idx"), &wide).unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_007);
+    fs::File::options().write(true).open(path("words.txt")).unwrap().set_modified(old).unwrap();
+
+    let report = json(&mut compress(&run, &[&folder], &file));
+    assert_eq!(report["files"], 13);
+    let own: u64 = names(&folder).iter().map(|name| fs::metadata(path(name)).unwrap().len()).sum();
+    let overhead = report["bytes"].as_u64().unwrap().saturating_sub(own);
+    assert!(overhead < 150 + 13 * 40, "{overhead} bytes more than the files");
+    json(decompress(&run, &file, &out).args(["--threads", "1"]));
+    assert_eq!(names(&out), names(&folder));
+    for name in names(&folder) {
+        let [before, after] = [&folder, &out].map(|folder| fs::read(folder.join(&name)).unwrap());
+        let pixels = |bytes: &[u8]| image::load_from_memory(bytes).ok();
+        let same = before == after || pixels(&before).is_some() && pixels(&before) == pixels(&after);
+        assert!(same, "{name}");
+    }
+    let time = fs::metadata(out.join("words.txt")).unwrap().modified().unwrap();
+    assert_eq!(time, old);
+
+    // One of them alone, through the standard output.
+    let mut one = vdm();
+    one.arg("decompress").arg(&file).arg("-m").arg(&run).args(["-o", "-", "--name", "sub/tall.png"]);
+    let bytes = one.succeeds();
+    assert_eq!(image::load_from_memory(&bytes).unwrap(), image::open(path("sub/tall.png")).unwrap());
+    let error = stderr(vdm().arg("decompress").arg(&file).arg("-m").arg(&run).args(["-o", "-", "--name", "nothing"]));
+    assert!(error.contains("no file of the name") && error.contains("vdm info"), "{error}");
+}
+
+/// `vdm decompress FILE` finds its model by itself: inside the file, or among the shipped ones.
+#[test]
+fn a_file_finds_its_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, image, file, out] = ["run", "image.png", "a.vdmz", "out"].map(|name| dir.path().join(name));
+    train(&run, 0);
+    digit(3).save(&image).unwrap();
+    let alone = |file: &Path, out: &Path| {
+        let mut command = vdm();
+        command.arg("decompress").arg(file).arg("-o").arg(out);
+        command
+    };
+    compress(&run, &[&image], &file).arg("--no-fallback").succeeds();
+    let error = stderr(&mut alone(&file, &out));
+    assert!(error.contains("neither in it nor shipped") && error.contains("digits after 2 steps"), "{error}");
+    assert!(error.contains("--model") && !out.exists(), "{error}");
+
+    let embedded = dir.path().join("embedded.vdmz");
+    compress(&run, &[&image], &embedded).args(["--embed-model", "--no-fallback"]).succeeds();
+    fs::remove_dir_all(&run).unwrap();
+    alone(&embedded, &out).succeeds();
+    assert_eq!(image::open(out.join("image.png")).unwrap().as_luma8().unwrap(), &digit(3));
+    assert!(fs::metadata(&embedded).unwrap().len() > 10 * fs::metadata(&file).unwrap().len());
+
+    let shipped = dir.path().join("shipped.vdmz");
+    compress(Path::new("digits"), &[&image], &shipped).arg("--no-fallback").succeeds();
+    alone(&shipped, &dir.path().join("from shipped")).succeeds();
+    let verified = json(vdm().arg("verify").arg(&shipped));
+    assert_eq!((&verified["files"], &verified["images"]), (&1.into(), &1.into()));
+    let mut damaged = fs::read(&shipped).unwrap();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fs::write(&shipped, damaged).unwrap();
+    assert!(stderr(vdm().arg("verify").arg(&shipped)).contains("damaged"));
+}
+
+#[test]
+fn files_go_through_pipes() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image.png");
+    digit(3).save(&image).unwrap();
+    let compressed = vdm()
+        .args(["compress", "--timesteps", "3", "digits", "-", "-o", "-"])
+        .stdin(fs::File::open(&image).unwrap())
+        .succeeds();
+    let file = dir.path().join("a.vdmz");
+    fs::write(&file, compressed).unwrap();
+    let png = vdm().args(["decompress", "-", "-o", "-"]).stdin(fs::File::open(&file).unwrap()).succeeds();
+    assert_eq!(image::load_from_memory(&png).unwrap().as_luma8().unwrap(), &digit(3));
+}
+
+#[test]
+fn what_cannot_be_compressed_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (run, file) = (dir.path().join("run"), dir.path().join("x.vdmz"));
     train(&run, 0);
@@ -218,25 +326,9 @@ fn images_that_do_not_fit_are_named() {
         assert!(error.contains(name) && error.contains(why), "{name}: {error}");
         assert!(!file.exists());
     };
-    GrayImage::new(8, 9).save(path("tall.png")).unwrap();
-    refused(&path("tall.png"), "found 8 and 9");
-    RgbImage::new(8, 8).save(path("colour.png")).unwrap();
-    refused(&path("colour.png"), "expected 1 channels");
-    GrayImage::from_pixel(8, 8, Luma([100])).save(path("between.png")).unwrap();
-    refused(&path("between.png"), "brightness 100");
-    fs::write(path("words.txt"), "no image").unwrap();
-    refused(&path("words.txt"), "no whole PNG");
-    fs::write(path("half.png"), &fs::read(path("tall.png")).unwrap()[..20]).unwrap();
-    refused(&path("half.png"), "no whole PNG");
     refused(&path("nothing-there.png"), "cannot read");
     fs::create_dir(path("empty")).unwrap();
     refused(&path("empty"), "holds no files");
-    let mut bytes = Vec::new();
-    write_idx_images(&mut bytes, &IdxImages::new(8, 8, vec![17; 64]).unwrap()).unwrap();
-    fs::write(path("bright-idx"), &bytes).unwrap();
-    refused(&path("bright-idx"), "found the value 17");
-    write_idx_images(fs::File::create(path("wide-idx")).unwrap(), &IdxImages::new(8, 9, vec![1; 72]).unwrap()).unwrap();
-    refused(&path("wide-idx"), "found 1x8x9");
 
     // The same of the file to write.
     let error = stderr(&mut compress(&run, &[], dir.path()));
@@ -250,6 +342,10 @@ fn images_that_do_not_fit_are_named() {
     let many = ["compress", "--choose-steps", "--timesteps", "2000", "-o"];
     let error = stderr(vdm().args(many).arg(path("y.vdmz")).arg(&run));
     assert!(error.contains("--choose-steps"), "{error}");
+    for wider in [["--grid", "placed"], ["--reverse-variance", "pixel"]] {
+        let error = stderr(vdm().args(["compress", "-o"]).arg(path("y.vdmz")).arg(&run).args(wider));
+        assert!(error.contains(wider[0]) && error.contains("fit-errors"), "{error}");
+    }
 }
 
 /// The file is written when it is whole and verified; whenever the process is killed before, there is none.
@@ -275,32 +371,19 @@ fn a_kill_leaves_no_file() {
 
 /// A folder as data sets come, with labels beside the images and a file of another kind.
 #[test]
-fn labels_and_other_files_in_a_folder_are_named_or_left_out() {
+fn labels_and_other_files_in_a_folder_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let [run, folder, file] = ["run", "data", "data.vdmz"].map(|name| dir.path().join(name));
+    let [run, folder, file, out] = ["run", "data", "data.vdmz", "out"].map(|name| dir.path().join(name));
     train(&run, 0);
     fs::create_dir(&folder).unwrap();
     let idx = idx(&digits(Split::Test).unwrap().subset(0..2).unwrap());
     fs::write(folder.join("images-idx3-ubyte"), &idx).unwrap();
     fs::write(folder.join("labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 1, 5]).unwrap();
-    let error = compress(&run, &[&folder], &file).fails();
-    assert!(error.contains("labels-idx1-ubyte holds labels") && error.contains("--skip-bad"), "{error}");
-
     fs::write(folder.join("LICENSE.txt"), "free").unwrap();
-    let error = compress(&run, &[&folder], &file).fails();
-    assert!(error.contains("LICENSE.txt is no whole PNG"), "{error}");
-    let done = compress(&run, &[&folder], &file).arg("--skip-bad").output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
-    assert!(
-        said.contains("left out: ") && said.contains("LICENSE.txt") && said.contains("labels-idx1-ubyte"),
-        "{said}"
-    );
-    let out = dir.path().join("out");
-    assert!(decompress(&run, &file, &out).output().unwrap().status.success());
-    assert_eq!(fs::read(out.join("images-idx3-ubyte")).unwrap(), idx);
-
-    fs::remove_file(folder.join("images-idx3-ubyte")).unwrap();
-    let error = compress(&run, &[&folder], &dir.path().join("b.vdmz")).arg("--skip-bad").fails();
-    assert!(error.contains("none of the files"), "{error}");
+    compress(&run, &[&folder], &file).succeeds();
+    decompress(&run, &file, &out).succeeds();
+    assert_eq!(names(&out), names(&folder));
+    for name in names(&folder) {
+        assert_eq!(fs::read(out.join(&name)).unwrap(), fs::read(folder.join(&name)).unwrap(), "{name}");
+    }
 }

@@ -47,6 +47,12 @@ pub struct Args {
     /// Only the first N images of the test split.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..), conflicts_with = "images")]
     pub count: Option<u32>,
+    /// Code images by the model even where their files are smaller.
+    #[arg(long)]
+    pub no_fallback: bool,
+    /// Keep no permissions and times, so that the same files with other times are the same file.
+    #[arg(long)]
+    pub no_attributes: bool,
     /// Put the model into the file, so that nothing else is needed to decompress it.
     #[arg(long)]
     pub embed_model: bool,
@@ -91,11 +97,19 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     opened.require_no_class()?;
     let (model, device, checkpoint) = (&opened.model, &opened.device, &opened.checkpoint);
     let (shape, levels) = (checkpoint.shape, checkpoint.vocabulary.levels());
-    let inputs = if args.images.is_empty() {
+    let mut inputs = if args.images.is_empty() {
         test_split(opened.test_split(&args.data)?, args.count.map(|n| n as usize))?
     } else {
         archive_input::read(&args.images, shape, levels, args.skip_bad)?
     };
+    for input in &mut inputs {
+        if args.no_fallback {
+            input.original = None;
+        }
+        if args.no_attributes {
+            input.entry.attributes = None;
+        }
+    }
     let embedded_model = match args.embed_model {
         true => Some(of_model(&args.run, args.choice.checkpoint)?.to_bytes()?),
         false => None,

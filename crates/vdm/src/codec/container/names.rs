@@ -13,10 +13,7 @@ pub(in crate::codec) fn check_files(files: &[FileEntry], shape: ImageShape, imag
     let of = |file: &FileEntry| file.images(shape) as u64;
     let listed = files.iter().fold(0u64, |sum, file| sum.saturating_add(of(file)));
     if files.is_empty() {
-        return Err("there are no images".into());
-    }
-    if listed != images {
-        return Err(format!("the files are said to hold {listed} images, but there are {images}"));
+        return Err("there are no files".into());
     }
     for file in files {
         check_name(&file.name)?;
@@ -38,6 +35,9 @@ pub(in crate::codec) fn check_files(files: &[FileEntry], shape: ImageShape, imag
         if !idx && of(file) == 0 {
             return Err(format!("{:?} is a folder of no images", file.name));
         }
+    }
+    if listed != images {
+        return Err(format!("the files are said to hold {listed} images, but there are {images}"));
     }
     // Folder by folder, so that a file and whatever lies "below" it are neighbours.
     let mut names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
