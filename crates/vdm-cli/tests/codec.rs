@@ -101,7 +101,9 @@ fn the_test_split_comes_back_byte_for_byte() {
 
     // The same again is the same file, byte for byte, and what is written is IDX that can be compressed itself.
     let (again, last) = (dir.path().join("again.vdmz"), dir.path().join("last"));
-    compress(&run, &[&out], &again).args(["--threads", "2", "--no-verify", "--no-attributes", "--no-fallback"]).succeeds();
+    compress(&run, &[&out], &again)
+        .args(["--threads", "2", "--no-verify", "--no-attributes", "--no-fallback"])
+        .succeeds();
     assert!(fs::read(&again).unwrap() == bytes, "another file");
     let text = decompress(&run, &again, &last).succeeds();
     assert!(String::from_utf8(text).unwrap().starts_with("299 images in 1 files"));

@@ -1,0 +1,202 @@
+"""Variational diffusion models: a density model of images with a bound on their bits, a sampler and a lossless codec.
+
+    >>> import vdm
+    >>> m = vdm.load("digits")
+    >>> images = m.sample(4, seed=1)
+    >>> m.bits_per_dim(images).shape
+    (4,)
+
+Images are NumPy arrays of uint8 with values below the model's `levels`: ``[n, channels, height, width]``, or
+``[n, height, width, channels]`` where ``layout="NHWC"`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Optional, Sequence
+
+import numpy as np
+
+from . import _vdm
+from ._vdm import Error, __version__, models
+
+__all__ = ["Error", "Model", "Schedule", "__version__", "load", "models"]
+
+LAYOUTS = ("NCHW", "NHWC")
+
+
+def load(path: str | os.PathLike) -> Model:
+    """Opens a model: the name of a shipped one (see `models()`), a file that `vdm export` wrote, or a run's folder.
+
+    Raises `vdm.Error`, a `ValueError`, if it is none of these or damaged.
+    """
+    return Model(_vdm.load(os.fspath(path)))
+
+
+class Schedule:
+    """A noise schedule, of time t in [0, 1]."""
+
+    def __init__(self, schedule: _vdm.Schedule) -> None:
+        self._schedule = schedule
+
+    @classmethod
+    def linear(cls, gamma_0: float, gamma_1: float) -> Schedule:
+        """A straight line from gamma_0 to gamma_1."""
+        return cls(_vdm.Schedule.linear(gamma_0, gamma_1))
+
+    def gamma(self, t) -> np.ndarray:
+        """gamma(t), minus the logarithm of the signal-to-noise ratio; in the shape of `t`."""
+        t = np.asarray(t, dtype=np.float64)
+        return np.array(self._schedule.gamma(t.ravel().tolist())).reshape(t.shape)
+
+    def alpha(self, t) -> np.ndarray:
+        """The factor of the image in z_t."""
+        return np.sqrt(1.0 / (1.0 + np.exp(self.gamma(t))))
+
+    def sigma(self, t) -> np.ndarray:
+        """The factor of the noise in z_t."""
+        return np.sqrt(1.0 / (1.0 + np.exp(-self.gamma(t))))
+
+    def snr(self, t) -> np.ndarray:
+        """The signal-to-noise ratio alpha² / sigma²."""
+        return np.exp(-self.gamma(t))
+
+
+class Model:
+    """A trained model; make one with `load`."""
+
+    def __init__(self, model: _vdm.Model) -> None:
+        self._model = model
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self._model.shape
+
+    @property
+    def levels(self) -> int:
+        """Levels of a pixel: values are below this."""
+        return self._model.levels
+
+    @property
+    def classes(self) -> int:
+        """Classes that the model knows, 0 for none."""
+        return self._model.classes
+
+    @property
+    def step(self) -> int:
+        """Training steps."""
+        return self._model.step
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What is said about the model: its licence, recipe and bound."""
+        return dict(self._model.about)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule that it learned."""
+        return Schedule(self._model.schedule)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint by which compressed files name their model."""
+        return self._model.fingerprint()
+
+    def bits_per_dim(
+        self,
+        images: np.ndarray,
+        *,
+        layout: str = "NCHW",
+        labels: Optional[Sequence[int]] = None,
+        estimator: str = "bound",
+        repeats: int = 1,
+        draws: int = 1,
+        timesteps: int = 0,
+        seed: int = 0,
+        batch_size: int = 64,
+        return_stderr: bool = False,
+    ):
+        """An upper bound on -log2 p(x) of each image, divided by its numbers: a float64 array, one per image.
+
+        With `labels` it bounds -log2 p(x | class). `estimator` is ``bound``, ``importance`` (wants `timesteps`) or ``ode``.
+        The estimate of one pass is noisy, so average over `repeats`; `return_stderr=True` gives its standard error over them,
+        too (NaN for one pass). The times of an image depend on how many images there are, and nothing depends on
+        `batch_size`.
+        """
+        pixels = self._pixels(images, layout)
+        labels = None if labels is None else [int(label) for label in labels]
+        bits, errors = self._model.bits_per_dim(
+            pixels, labels, estimator, repeats, draws, timesteps, seed, batch_size
+        )
+        bits = np.array(bits)
+        if not return_stderr:
+            return bits
+        return bits, np.array([np.nan if error is None else error for error in errors])
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        class_: Optional[int] = None,
+        steps: int = 250,
+        sampler: str = "ancestral",
+        grid: str = "time",
+        guidance: float = 1.0,
+        layout: str = "NCHW",
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Draws images number `first` to `first + n`: a uint8 array.
+
+        Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
+        ``ode``. Without `class_`, a model with classes draws them in turn.
+        """
+        self._check_layout(layout)
+        pixels = self._model.sample(n, first, seed, class_, steps, sampler, grid, guidance, batch_size)
+        return self._array(pixels, layout)
+
+    def compress(
+        self, images: np.ndarray, *, layout: str = "NCHW", steps: int = 100, seed: int = 0, embed_model: Optional[bytes] = None
+    ) -> bytes:
+        """Codes images without loss, as a `.vdmz` file that `vdm decompress` and `decompress` read.
+
+        More `steps` code better and take longer in proportion. `embed_model` is the content of a model file to put into it.
+        """
+        return self._model.compress(self._pixels(images, layout), steps, seed, embed_model)
+
+    def decompress(self, data: bytes, *, layout: str = "NCHW") -> np.ndarray:
+        """The images of a file that this model coded: a uint8 array. Raises `vdm.Error` if it is damaged or of another model."""
+        self._check_layout(layout)
+        return self._array(self._model.decompress(bytes(data)), layout)
+
+    def with_reverse_variance(self, which: str) -> Model:
+        """The same model with the variance ``posterior``, ``step`` or ``pixel`` of its reverse steps."""
+        return Model(self._model.with_reverse_variance(which))
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"<vdm.Model of {shape} images with {self.levels} levels, {self.classes} classes, step {self.step}>"
+
+    @staticmethod
+    def _check_layout(layout: str) -> None:
+        if layout not in LAYOUTS:
+            raise Error(f"layout: expected NCHW or NHWC, found {layout!r}")
+
+    def _pixels(self, images: np.ndarray, layout: str) -> bytes:
+        self._check_layout(layout)
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            raise Error(f"images: expected uint8, found {images.dtype}; values are 0 to {self.levels - 1}")
+        channels, height, width = self.shape
+        expected = (channels, height, width) if layout == "NCHW" else (height, width, channels)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise Error(f"images: expected an array [n, {', '.join(map(str, expected))}], found {list(images.shape)}")
+        if layout == "NHWC":
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images).tobytes()
+
+    def _array(self, pixels: bytes, layout: str) -> np.ndarray:
+        images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, *self.shape).copy()
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == "NHWC" else images

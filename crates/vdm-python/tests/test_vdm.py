@@ -1,0 +1,109 @@
+"""The package against the program: `VDM=target/release/vdm pytest crates/vdm-python/tests`."""
+
+import csv
+import json
+import os
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+
+import vdm
+
+PROGRAM = os.environ.get("VDM", "target/release/vdm")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return vdm.load("digits")
+
+
+def run(*args):
+    return subprocess.run([PROGRAM, *map(str, args)], check=True, capture_output=True).stdout
+
+
+def test_what_a_model_says(digits):
+    assert digits.shape == (1, 8, 8) and digits.levels == 17 and digits.classes == 0
+    assert "licence" in digits.about and digits.step > 0
+    assert "digits" in vdm.models() and "1x8x8" in repr(digits)
+
+
+def test_samples_are_those_of_the_program(digits, tmp_path):
+    images = digits.sample(5, seed=3, steps=20)
+    assert images.dtype == np.uint8 and images.shape == (5, 1, 8, 8)
+    run("sample", "digits", "--count", 5, "--seed", 3, "--steps", 20, "--separate", "-o", tmp_path / "images")
+    data = run("compress", "digits", tmp_path / "images", "--no-fallback", "--timesteps", 3, "-o", "-")
+    assert (digits.decompress(data) == images).all()
+    one = digits.sample(1, seed=3, first=4, steps=20, batch_size=1)
+    assert (one[0] == images[4]).all()
+    assert (digits.sample(5, seed=3, steps=20, layout="NHWC") == images.transpose(0, 2, 3, 1)).all()
+
+
+def test_bits_are_those_of_the_program(digits, tmp_path):
+    table = tmp_path / "rows.csv"
+    report = json.loads(run("eval", "digits", "--repeats", 2, "--per-image", table, "--json"))
+    rows = list(csv.DictReader(table.open()))
+    run("compress", "digits", "--timesteps", 1, "--no-verify", "-o", tmp_path / "test.vdmz")
+    images = digits.decompress((tmp_path / "test.vdmz").read_bytes())
+    bits, errors = digits.bits_per_dim(images, repeats=2, return_stderr=True)
+    assert bits.tolist() == [float(row["bpd"]) for row in rows]
+    assert errors.tolist() == [float(row["bpd_stderr"]) for row in rows]
+    assert abs(bits.mean() - report["bpd"]) < 1e-9
+    assert (digits.bits_per_dim(images, repeats=2, batch_size=7) == bits).all()
+    in_steps = digits.bits_per_dim(images, repeats=2, timesteps=20)
+    paper = digits.with_reverse_variance("posterior").bits_per_dim(images, repeats=2, timesteps=20)
+    assert bits.mean() < in_steps.mean() < paper.mean()
+
+
+def test_files_are_those_of_the_program(digits, tmp_path):
+    images = digits.sample(6, steps=10)
+    data = digits.compress(images, steps=8)
+    assert (digits.decompress(data) == images).all()
+    (tmp_path / "a.vdmz").write_bytes(data)
+    idx = run("decompress", tmp_path / "a.vdmz", "-o", "-")
+    assert idx[16:] == images.tobytes()
+
+
+def test_schedules(digits):
+    linear = vdm.Schedule.linear(-8, 5)
+    assert np.allclose(linear.gamma([0, 0.5, 1]), [-8, -1.5, 5])
+    t = np.linspace(0, 1, 11).reshape(1, 11)
+    assert np.allclose(linear.alpha(t) ** 2 + linear.sigma(t) ** 2, 1)
+    assert (np.diff(digits.schedule.gamma(t)) > 0).all() and (np.diff(digits.schedule.snr(t)) < 0).all()
+
+
+def test_errors_are_exceptions(digits):
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    for call, words in [
+        (lambda: vdm.load("nothing"), "shipped models: digits"),
+        (lambda: digits.bits_per_dim(images + 17), "17"),
+        (lambda: digits.bits_per_dim(images.astype(float)), "uint8"),
+        (lambda: digits.bits_per_dim(images[:, :, :7]), "expected an array"),
+        (lambda: digits.bits_per_dim(images, layout="CHW"), "NHWC"),
+        (lambda: digits.bits_per_dim(images[:0]), ""),
+        (lambda: digits.bits_per_dim(images, labels=[0, 1]), "no classes"),
+        (lambda: digits.bits_per_dim(images, estimator="best"), "estimator"),
+        (lambda: digits.bits_per_dim(images, estimator="importance"), "timesteps"),
+        (lambda: digits.sample(1, steps=0), "steps"),
+        (lambda: digits.sample(1, sampler="fast"), "sampler"),
+        (lambda: digits.sample(1, class_=1), "classes"),
+        (lambda: digits.decompress(b"VDMZ"), "truncated"),
+        (lambda: digits.decompress(vdm.load("fashion-mnist").compress(np.zeros((1, 1, 28, 28), np.uint8), steps=1)), ""),
+        (lambda: vdm.Schedule.linear(1, 0), "below"),
+        (lambda: digits.schedule.gamma([1.5]), "[0, 1]"),
+    ]:
+        with pytest.raises(vdm.Error) as error:
+            call()
+        assert words in str(error.value), str(error.value)
+    assert issubclass(vdm.Error, ValueError)
+
+
+def test_other_threads_run_meanwhile(digits):
+    ticks, done = 0, threading.Event()
+    worker = threading.Thread(target=lambda: (digits.sample(64, steps=100), done.set()))
+    worker.start()
+    while not done.wait(0.001):
+        ticks += 1
+    worker.join()
+    assert ticks > 20
