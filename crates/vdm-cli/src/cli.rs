@@ -1,8 +1,8 @@
 //! The command line: which commands there are, and the way to each.
 
 use crate::commands::{
-    bench, compress, decompress, denoise, eval, export, fit_errors, info, inpaint, interpolate, models, overhead,
-    presets, sample, score, train, variance, verify,
+    bench, completions, compress, data, decompress, denoise, devices, doctor, eval, export, fit_errors, info, inpaint,
+    interpolate, man, models, overhead, presets, sample, score, train, variance, verify,
 };
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -44,7 +44,7 @@ pub enum Command {
     Score(score::Args),
     /// Write a run's model into one file.
     Export(export::Args),
-    /// Fit what a model knows of its own error: its bound, samples and code in few steps become nearly those in many
+    /// Fit what a model knows of its own error: its bound, samples and code in few steps become nearly those in many.
     FitErrors(fit_errors::Args),
     /// List the models that come with the program.
     Models(models::Args),
@@ -54,12 +54,22 @@ pub enum Command {
     Compress(compress::Args),
     /// Get images back from a file that `vdm compress` wrote.
     Decompress(decompress::Args),
-    /// Decompress a file without writing anything, to see that it is whole
+    /// Decompress a file without writing anything, to see that it is whole.
     Verify(verify::Args),
     /// Show what a run is and how far it got, or what a compressed file holds.
     Info(info::Args),
     /// List the presets, or show one as TOML.
     Presets(presets::Args),
+    /// Say what this program finds on this machine: threads, instructions, memory, disk, devices, models, data.
+    Doctor(doctor::Args),
+    /// List the devices that `--device` takes, and why others are missing.
+    Devices(devices::Args),
+    /// List the data sets that presets are for, or say where one comes from and where to put it.
+    Data(data::Args),
+    /// Print a shell's completions of this program's commands.
+    Completions(completions::Args),
+    /// Write this program's manual pages.
+    Man(man::Args),
     /// Measure the time of a training step or of a network evaluation.
     Bench(bench::Args),
 }
@@ -85,6 +95,11 @@ impl Command {
             Self::Verify(args) => verify::execute(args, json),
             Self::Info(args) => info::execute(args, json),
             Self::Presets(args) => presets::execute(args, json),
+            Self::Doctor(args) => doctor::execute(args, json),
+            Self::Devices(args) => devices::execute(args, json),
+            Self::Data(args) => data::execute(args, json),
+            Self::Completions(args) => completions::execute(args, json),
+            Self::Man(args) => man::execute(args, json),
             Self::Bench(args) => bench::execute(args, json),
         }?;
         Ok(ExitCode::SUCCESS)

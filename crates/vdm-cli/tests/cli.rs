@@ -245,3 +245,61 @@ fn a_run_without_checkpoint_starts_from_the_beginning() {
     let result = json(&stdout(vdm().args(["train", "--json", "--resume"]).arg(&run)));
     assert_eq!((&result["finished"], &result["step"]), (&true.into(), &2.into()));
 }
+
+/// What a person asks a program first.
+#[test]
+fn the_machine_the_data_and_the_manual_are_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&vdm().arg("--json").args(args).succeeds()).unwrap()
+    };
+    let found = json(&["doctor"])["findings"].clone();
+    let has = |name: &str, text: &str| {
+        let all = found.as_array().unwrap().iter();
+        all.filter(|f| f["name"] == name).any(|f| f["found"].as_str().unwrap().contains(text))
+    };
+    assert!(has("model", "digits: can be opened") && has("data", "digits: built in") && has("device", "cpu: there"));
+    assert_eq!(json(&["devices"])["devices"][0], serde_json::json!({"device": "cpu", "missing": null}));
+    let cifar = json(&["data", "cifar10"]);
+    assert!(cifar["data"][0]["md5"][0][1].as_str().is_some_and(|sum| sum.len() == 32));
+    assert!(vdm().args(["data", "nothing"]).fails().contains("data.source=folder"));
+    for (device, why) in
+        [("gpu", "expected one of cpu"), ("cuda:x", "no number"), ("cpu:1", "one CPU"), ("cuda", "--features cuda")]
+    {
+        assert!(vdm().args(["eval", "digits", "--device", device]).fails().contains(why), "{device}");
+    }
+    let script = String::from_utf8(vdm().args(["completions", "bash"]).succeeds()).unwrap();
+    assert!(script.contains("fit-errors") && script.contains("complete -F"));
+    let pages = json(&["man", "-o", dir.path().join("man").to_str().unwrap()])["pages"].as_array().unwrap().len();
+    assert!(pages > 20, "{pages}");
+    let page = std::fs::read_to_string(dir.path().join("man/vdm-compress.1")).unwrap();
+    assert!(page.contains("embed") && page.contains(".TH"), "{page}");
+}
+
+#[test]
+fn plain_flags_of_train_are_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let flags = ["--steps", "3", "--batch-size", "4", "--lr", "0.003", "--seed", "9", "--set", "sample.count=1"];
+    vdm()
+        .args([
+            "train",
+            "--set",
+            "model.n_layer=1",
+            "--set",
+            "eval.repeats=1",
+            "--set",
+            "train.sample_every=0",
+            "--json",
+        ])
+        .args(flags)
+        .arg("--out")
+        .arg(&run)
+        .succeeds();
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    for line in ["steps = 3", "batch_size = 4", "lr = 0.003", "seed = 9"] {
+        assert!(config.lines().any(|found| found == line), "{line}: {config}");
+    }
+    vdm().args(["train", "--steps", "5", "--json", "--resume"]).arg(&run).succeeds();
+    assert!(vdm().args(["train", "--lr", "1", "--resume"]).arg(&run).fails().contains("--resume"));
+}

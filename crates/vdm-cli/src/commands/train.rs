@@ -31,6 +31,18 @@ pub struct Args {
     /// With --resume, only train.steps, data.dir and data.cache may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Training steps in all: --set train.steps=N.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Images of a pass: --set train.batch_size=N.
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    pub batch_size: Option<u32>,
+    /// Learning rate: --set train.lr=RATE.
+    #[arg(long, value_name = "RATE", conflicts_with = "resume")]
+    pub lr: Option<f64>,
+    /// Seed of everything that is random: --set seed=N.
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    pub seed: Option<u64>,
     /// Tell the network the class of each image: sets model.classes to the number of classes of the data, which must
     /// have labels. The class of every tenth image is left out (train.label_dropout), so that the model knows images
     /// without a class too, and `vdm sample --guidance` works.
@@ -52,13 +64,26 @@ pub struct Args {
     pub device: DeviceArgs,
 }
 
+impl Args {
+    /// The keys of --set, and those that have flags of their own.
+    fn all_sets(&self) -> Vec<String> {
+        let flags = [
+            self.steps.map(|n| format!("train.steps={n}")),
+            self.batch_size.map(|n| format!("train.batch_size={n}")),
+            self.lr.map(|rate| format!("train.lr={rate:?}")),
+            self.seed.map(|n| format!("seed={n}")),
+        ];
+        self.sets.iter().cloned().chain(flags.into_iter().flatten()).collect()
+    }
+}
+
 pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     let device = args.device.open()?;
     let started = Instant::now();
     let (mut trainer, run, config) = match &args.resume {
         Some(path) => {
             let (run, config) = open_run(path)?;
-            let config = with_changes(config, &args.sets)?;
+            let config = with_changes(config, &args.all_sets())?;
             let data = Datasets::load(&config)?;
             (Trainer::resume(config.clone(), run.clone(), data, args.other_data, &device)?, run, config)
         }
@@ -155,7 +180,7 @@ fn configuration(args: &Args) -> Result<Config> {
         }
         None => None,
     };
-    Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.sets)?)
+    Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.all_sets())?)
 }
 
 /// A resumed run is the same run: only its length and the place of its data may change.

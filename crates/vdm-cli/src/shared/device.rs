@@ -2,26 +2,74 @@
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
-use clap::ValueEnum;
+use std::str::FromStr;
 
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// Device to compute on.
-    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
-    pub device: DeviceKind,
+    /// Device to compute on: `cpu`, `cuda`, `wgpu`, `metal` or `rocm`, the latter with the number of one of several after a
+    /// colon (`cuda:1`). `vdm devices` lists what there is.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Choice,
     /// Threads on the CPU; 0 for one per core. Changes nothing but speed.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
 }
 
+/// A device, and which of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    kind: Kind,
+    index: usize,
+}
+
 /// Devices; each but the CPU needs the cargo feature of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceKind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     Cpu,
     Cuda,
     Wgpu,
     Metal,
     Rocm,
+}
+
+const KINDS: [(&str, Kind, bool); 5] = [
+    ("cpu", Kind::Cpu, true),
+    ("cuda", Kind::Cuda, cfg!(feature = "cuda")),
+    ("wgpu", Kind::Wgpu, cfg!(feature = "wgpu")),
+    ("metal", Kind::Metal, cfg!(feature = "metal")),
+    ("rocm", Kind::Rocm, cfg!(feature = "rocm")),
+];
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || KINDS.map(|(name, ..)| name).join(", ");
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => {
+                let wrong = || format!("{index:?} is no number of a device; write, for instance, {name}:0");
+                (name, index.parse().map_err(|_| wrong())?)
+            }
+            None => (text, 0),
+        };
+        match KINDS.iter().find(|(known, ..)| *known == name) {
+            Some((_, Kind::Cpu, _)) if index > 0 => Err("there is one CPU; choose its threads with --threads".into()),
+            Some((_, kind, _)) => Ok(Self { kind: *kind, index }),
+            None => Err(format!("expected one of {}, found {name:?}", names())),
+        }
+    }
+}
+
+/// Every device with the reason why it is missing, if it is.
+pub fn devices() -> Vec<(&'static str, Option<&'static str>)> {
+    let reason = |kind| match kind {
+        Kind::Cpu => "",
+        Kind::Cuda => "not built in; `cargo build --release --features cuda` takes NVIDIA's cards",
+        Kind::Wgpu => "not built in; `cargo build --release --features wgpu` takes cards with a Vulkan driver",
+        Kind::Metal => "not built in; `cargo build --release --features metal` takes Apple's processors",
+        Kind::Rocm => "not built in; `cargo build --release --features rocm` takes AMD's cards",
+    };
+    KINDS.iter().map(|&(name, kind, built)| (name, (!built).then(|| reason(kind)))).collect()
 }
 
 impl DeviceArgs {
@@ -30,16 +78,16 @@ impl DeviceArgs {
         if self.threads > 0 {
             rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
         }
-        match self.device {
-            DeviceKind::Cpu => Ok(Device::flex()),
+        match self.device.kind {
+            Kind::Cpu => Ok(Device::flex()),
             #[cfg(feature = "cuda")]
-            DeviceKind::Cuda => Ok(Device::cuda(0)),
+            Kind::Cuda => Ok(Device::cuda(self.device.index)),
             #[cfg(feature = "wgpu")]
-            DeviceKind::Wgpu => Ok(Device::wgpu(Default::default())),
+            Kind::Wgpu => Ok(Device::wgpu(of_index(self.device.index))),
             #[cfg(feature = "metal")]
-            DeviceKind::Metal => Ok(Device::metal(Default::default())),
+            Kind::Metal => Ok(Device::metal(of_index(self.device.index))),
             #[cfg(feature = "rocm")]
-            DeviceKind::Rocm => Ok(Device::rocm(0)),
+            Kind::Rocm => Ok(Device::rocm(self.device.index)),
             #[allow(unreachable_patterns)]
             kind => {
                 let name = format!("{kind:?}").to_lowercase();
@@ -49,4 +97,10 @@ impl DeviceArgs {
             }
         }
     }
+}
+
+/// The first device that there is, or one of several discrete cards.
+#[cfg(any(feature = "wgpu", feature = "metal"))]
+fn of_index(index: usize) -> burn::tensor::DeviceKind {
+    if index == 0 { Default::default() } else { burn::tensor::DeviceKind::DiscreteGpu(index) }
 }
