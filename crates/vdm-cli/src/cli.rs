@@ -2,7 +2,7 @@
 
 use crate::commands::{
     bench, completions, compress, data, decompress, denoise, devices, doctor, eval, export, fit_errors, info, inpaint,
-    interpolate, man, models, overhead, presets, sample, score, train, variance, verify,
+    interpolate, man, models, overhead, presets, report, sample, score, train, variance, verify,
 };
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -60,6 +60,8 @@ pub enum Command {
     Info(info::Args),
     /// List the presets, or show one as TOML.
     Presets(presets::Args),
+    /// Write a page about a run or a model: curves, schedule, likelihood, samples.
+    Report(report::Args),
     /// Say what this program finds on this machine: threads, instructions, memory, disk, devices, models, data.
     Doctor(doctor::Args),
     /// List the devices that `--device` takes, and why others are missing.
@@ -95,6 +97,7 @@ impl Command {
             Self::Verify(args) => verify::execute(args, json),
             Self::Info(args) => info::execute(args, json),
             Self::Presets(args) => presets::execute(args, json),
+            Self::Report(args) => report::execute(args, json),
             Self::Doctor(args) => doctor::execute(args, json),
             Self::Devices(args) => devices::execute(args, json),
             Self::Data(args) => data::execute(args, json),

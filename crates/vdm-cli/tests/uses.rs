@@ -148,3 +148,20 @@ fn an_exported_model_is_the_run_and_codes_the_same() {
     }
     assert!(error(&["export", "run", "-o", "b", "--about", "licence"], dir.path()).contains("KEY=TEXT"));
 }
+
+#[test]
+fn a_report_is_one_page_that_needs_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["--images", "20", "--samples", "4", "--steps", "5", "-o", "report.html"];
+    let found = json(&[&["report", "digits"], &more[..]].concat(), dir.path());
+    assert!(found["parts"].as_u64().unwrap() >= 7, "{found}");
+    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    for part in
+        ["Noise schedule", "Likelihood", "Bits of single images", "Compression", "Samples", "source = \\\"digits\\\""]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    let links = page.matches("http").count() - page.matches("http://www.w3.org/2000/svg").count();
+    assert_eq!(links, 0, "it loads something");
+    assert!(error(&["report", "digits", "-o", "."], dir.path()).contains("cannot write"));
+}

@@ -18,6 +18,7 @@ pub mod man;
 pub mod models;
 pub mod overhead;
 pub mod presets;
+pub mod report;
 pub mod sample;
 pub mod score;
 pub mod train;
