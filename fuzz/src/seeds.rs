@@ -10,7 +10,7 @@ use vdm::config::{Config, resolve};
 use vdm::data::{IdxImages, write_idx_images, write_idx_labels};
 use vdm::diffusion::Vocabulary;
 use vdm::run::{Checkpoint, ModelFile, Window};
-use vdm::weights::{Weights, export};
+use vdm::weights::{HostTensor, Weights, export};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -161,7 +161,11 @@ pub fn models() -> Vec<Vec<u8>> {
     let weights = export(&config.init(shape, vocabulary, &device()));
     let about = [("licence".to_string(), "MIT".to_string())].into();
     let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights, errors: None };
-    vec![file.to_bytes().expect("a model that can be written")]
+    // Two noise levels, each with its mean error, two terms and 32 parts of the distribution.
+    let table = HostTensor { shape: vec![2, 35], data: vec![0.5; 70] };
+    let errors = Some([("table".to_string(), table)].into());
+    let knowing = ModelFile { errors, ..file.clone() };
+    [file, knowing].iter().map(|file| file.to_bytes().expect("a model that can be written")).collect()
 }
 
 /// Checkpoints of the first format, which had no checksum.
