@@ -165,3 +165,17 @@ fn a_report_is_one_page_that_needs_nothing_else() {
     assert_eq!(links, 0, "it loads something");
     assert!(error(&["report", "digits", "-o", "."], dir.path()).contains("cannot write"));
 }
+
+#[test]
+fn a_model_goes_out_to_pytorch() {
+    let dir = tempfile::tempdir().unwrap();
+    json(&["export", "digits", "--layout", "pytorch", "-o", "model.safetensors"], dir.path());
+    let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    // Dense layers are [out, in], normalisations have weight and bias, and the metadata say how to use them.
+    assert_eq!(header["dense0.weight"]["shape"], serde_json::json!([128, 33]));
+    assert_eq!(header["down.0.norm1.weight"]["shape"], serde_json::json!([32]));
+    let about = &header["__metadata__"];
+    assert!(about["network"].as_str().unwrap().contains("\"kind\":\"score\"") && about["time"] == "[-8, 5]", "{about}");
+}

@@ -3,7 +3,7 @@
 //! Images go in and out as bytes, channels first; `python/vdm/__init__.py` makes arrays of them. Every function that computes
 //! lets other Python threads run.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
@@ -23,7 +23,7 @@ use vdm::diffusion::ReverseVariance;
 use vdm::flow::Tolerance;
 use vdm::flow::divergence::Trace;
 use vdm::likelihood::{EstimatorKind, EstimatorSettings, EvalOptions, classes_of, evaluate_conditioned};
-use vdm::nn::Conditioning;
+use vdm::nn::{Conditioning, Mode};
 use vdm::run::{ModelFile, RunDir, WhichWeights, load_model, shipped};
 use vdm::sample::{Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned};
 use vdm::schedule::{HostSchedule, Schedule as _};
@@ -251,6 +251,32 @@ impl Model {
         let container = Container::parse(file).map_err(error)?;
         let pixels = detached(py, |progress| decompress(&self.model, &container, &Device::flex(), progress))?;
         Ok(PyBytes::new(py, &pixels))
+    }
+
+    /// eps_hat of latents z, one after another, each at its gamma; the numbers as bytes of f32.
+    fn eps_hat<'py>(
+        &self,
+        py: Python<'py>,
+        z: &[u8],
+        gammas: Vec<f64>,
+        classes: Option<Vec<u32>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (numbers, rest) = z.as_chunks::<4>();
+        let numbers: Vec<f32> = numbers.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect();
+        let (shape, n) = (self.model.shape(), gammas.len());
+        if !rest.is_empty() || numbers.len() != n * shape.dims() || n == 0 {
+            return Err(error(format!("z: expected {n} latents of {shape}, and at least one")));
+        }
+        let given = classes.map_or(Conditioning::default(), |all| Conditioning::of_classes(all.into_iter().map(Some)));
+        given.check(self.classes(), n).map_err(error)?;
+        let found: Vec<f32> = py.detach(|| {
+            let device = Device::flex();
+            let z = Tensor::<4>::from_data(TensorData::new(numbers, shape.batch(n)), &device);
+            let gammas: Vec<f32> = gammas.iter().map(|&gamma| gamma as f32).collect();
+            let gamma = Tensor::<1>::from_data(gammas.as_slice(), &device);
+            self.model.predict_noise(z, gamma, &given, Mode::Eval).into_data().iter::<f32>().collect()
+        });
+        Ok(PyBytes::new(py, &found.into_iter().flat_map(f32::to_ne_bytes).collect::<Vec<u8>>()))
     }
 
     /// The fingerprint that compressed files name their model by.

@@ -107,3 +107,16 @@ def test_other_threads_run_meanwhile(digits):
         ticks += 1
     worker.join()
     assert ticks > 20
+
+
+def test_eps_hat_is_the_noise_where_there_is_nothing_else(digits):
+    z = np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
+    gamma = digits.schedule.gamma(1.0).item()
+    eps_hat = digits.eps_hat(z, gamma)
+    assert eps_hat.shape == z.shape and np.abs(eps_hat - z).mean() < 0.1
+    each = digits.eps_hat(z, [gamma, -5, 0])
+    assert (each[0] == eps_hat[0]).all() and not (each[1] == eps_hat[1]).all()
+    with pytest.raises(vdm.Error, match="expected an array"):
+        digits.eps_hat(z[0], gamma)
+    with pytest.raises(vdm.Error, match="class"):
+        digits.eps_hat(z, gamma, classes=[0, 1, 2])

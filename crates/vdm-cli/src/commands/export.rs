@@ -2,9 +2,12 @@
 
 use crate::shared::model::{Which, of_model};
 use crate::shared::output::outln;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::ValueEnum;
 use serde_json::json;
 use std::path::PathBuf;
+use vdm::files::write_bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,9 +19,18 @@ pub struct Args {
     /// Which checkpoint.
     #[arg(long, value_enum, default_value_t = Which::Last)]
     pub checkpoint: Which,
+    /// What the file is for: `vdm` for this program, or `pytorch` for the network alone with the names and shapes of torch.nn.
+    #[arg(long, value_enum, default_value_t = Layout::Vdm)]
+    pub layout: Layout,
     /// Something to say about the model: `licence`, `recipe`, `bound`, or any other key. May be repeated.
     #[arg(long, value_name = "KEY=TEXT")]
     pub about: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    Vdm,
+    Pytorch,
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
@@ -30,8 +42,12 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         file.about.insert(key.to_string(), value.to_string());
     }
     let step = file.step;
-    file.save(&args.out)?;
-    let bytes = file.to_bytes()?.len();
+    let bytes = match args.layout {
+        Layout::Vdm => file.to_bytes()?,
+        Layout::Pytorch => file.to_pytorch_bytes(&args.run, &Device::flex())?,
+    };
+    write_bytes(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
+    let bytes = bytes.len();
     if json {
         outln!("{}", json!({ "path": args.out, "bytes": bytes, "step": step }));
     } else {

@@ -171,6 +171,19 @@ class Model:
         self._check_layout(layout)
         return self._array(self._model.decompress(bytes(data)), layout)
 
+    def eps_hat(self, z: np.ndarray, gamma, *, classes: Optional[Sequence[int]] = None) -> np.ndarray:
+        """The predicted noise of latents z_t = alpha x + sigma eps, ``[n, channels, height, width]``, in float32.
+
+        `gamma` is minus the logarithm of their signal-to-noise ratio: one number, or one for each. x is in [-1, 1]: level k
+        of V is (2 k + 1)/V - 1.
+        """
+        z = np.ascontiguousarray(z, dtype=np.float32)
+        if z.ndim != 4 or z.shape[1:] != self.shape:
+            raise Error(f"z: expected an array [n, {', '.join(map(str, self.shape))}], found {list(z.shape)}")
+        gammas = np.broadcast_to(np.asarray(gamma, dtype=np.float64), (len(z),)).tolist()
+        classes = None if classes is None else [int(c) for c in classes]
+        return np.frombuffer(self._model.eps_hat(z.tobytes(), gammas, classes), np.float32).reshape(z.shape).copy()
+
     def with_reverse_variance(self, which: str) -> Model:
         """The same model with the variance ``posterior``, ``step`` or ``pixel`` of its reverse steps."""
         return Model(self._model.with_reverse_variance(which))

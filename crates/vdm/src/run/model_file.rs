@@ -10,12 +10,12 @@ use super::load::{LoadError, Model};
 use super::{CheckpointError, tensor_file};
 use crate::config::{Config, resolve_run};
 use crate::diffusion::error_model::{ErrorModel, ErrorPoint, ErrorTable, QUANTILES};
-use crate::diffusion::{VariationalDiffusion, Vocabulary};
+use crate::diffusion::{TimeNormalization, VariationalDiffusion, Vocabulary};
 use crate::files::write_bytes;
 use crate::nn::ScoreNetwork;
 use crate::schedule::Schedule;
 use crate::shape::ImageShape;
-use crate::weights::{HostTensor, Weights, WeightsError, export, import};
+use crate::weights::{HostTensor, Weights, WeightsError, export, import, to_pytorch};
 use burn::tensor::Device;
 use safetensors::tensor::SafeTensors;
 use std::collections::BTreeMap;
@@ -81,6 +81,39 @@ impl ModelFile {
     pub fn save(&self, path: &Path) -> Result<(), LoadError> {
         let io = |source| LoadError::Checkpoint(CheckpointError::Io { path: path.into(), source });
         write_bytes(path, &self.to_bytes()?).map_err(io)
+    }
+
+    /// The bytes of a safetensors file of the network alone, in the layout of PyTorch's `torch.nn` (see
+    /// [`to_pytorch`]), with all that is needed to compute eps_hat in its metadata: `network`, its configuration as JSON;
+    /// `time`, the two gammas between which the network's time is gamma's share of the way; `prediction`, `shape`, `levels`.
+    ///
+    /// # Errors
+    /// As of [`model`](Self::model).
+    pub fn to_pytorch_bytes(&self, path: &Path, device: &Device) -> Result<Vec<u8>, LoadError> {
+        let model = self.model(path, device)?;
+        let (start, end) = match model.settings().time_normalization {
+            TimeNormalization::Configured => model.settings().configured_endpoints,
+            TimeNormalization::Current => {
+                let schedule = model.schedule.to_host();
+                (schedule.gamma(0.0), schedule.gamma(1.0))
+            }
+        };
+        let json = |value: serde_json::Result<serde_json::Value>| value.unwrap_or_default();
+        let s = self.shape;
+        let metadata = BTreeMap::from([
+            ("network".to_string(), json(serde_json::to_value(&self.config.model.network)).to_string()),
+            ("prediction".into(), json(serde_json::to_value(self.config.model.prediction)).to_string()),
+            ("time".into(), format!("[{start}, {end}]")),
+            ("shape".into(), format!("[{}, {}, {}]", s.channels, s.height, s.width)),
+            ("levels".into(), self.vocabulary.levels().to_string()),
+        ]);
+        // `network.KIND.` comes before every name.
+        let of_network = |(name, tensor): (&String, &HostTensor)| {
+            let name = name.strip_prefix("network.")?.split_once('.')?.1;
+            Some((name.to_string(), tensor.clone()))
+        };
+        let weights = to_pytorch(&self.weights.iter().filter_map(of_network).collect());
+        Ok(tensor_file::write(&metadata, &weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect()))
     }
 
     /// Reads the file in `path`; the bytes are not trusted.

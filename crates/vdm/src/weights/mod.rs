@@ -3,7 +3,10 @@
 //! Names are the module's field names joined by dots (`network.down.0.conv1.weight`). Importing is strict: a missing,
 //! an unknown and a wrongly shaped tensor are each an error.
 
+mod layout;
 mod pytorch;
+
+pub use layout::to_pytorch;
 
 pub use pytorch::{PytorchError, load_pytorch};
 
