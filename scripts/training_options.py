@@ -37,7 +37,8 @@ args = parser.parse_args()
 def validation_bound(folder, settings):
     """The validation bound after the last step, in bits per dimension, and the seconds of the whole run."""
     command = [args.vdm, "train", "--out", str(folder)]
-    for setting in [f"train.steps={args.steps}", f"train.eval_every={args.steps}", "train.sample_every=0", *settings]:
+    given = [f"train.steps={args.steps}", f"train.eval_every={args.steps}", "train.sample_every=0"]
+    for setting in [*given, "train.times=low-discrepancy", *settings]:
         command += ["--set", setting]
     subprocess.run(command, check=True, capture_output=True)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
