@@ -81,12 +81,15 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_errors() {
-        let packed = Packed::new((0..200u8).chain(0..200).collect());
+        let own: Vec<u8> = (0..200u8).chain(0..200).collect();
+        let packed = Packed::new(own.clone());
         assert!(packed.packed_size() < 400);
         for at in 0..packed.bytes.len() {
             let mut bytes = packed.bytes.clone();
             bytes[at] ^= 4;
-            assert!(Packed { bytes, ..packed.clone() }.unpack().is_err(), "{at}");
+            // The last bits of the stream mean nothing.
+            let found = Packed { bytes, ..packed.clone() }.unpack();
+            assert!(found.is_err() || found.is_ok_and(|found| found == own), "{at}");
         }
         assert!(Packed { size: packed.size - 1, ..packed.clone() }.unpack().is_err());
         assert!(Packed { size: packed.size + 1, ..packed.clone() }.unpack().is_err());
