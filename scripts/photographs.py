@@ -6,8 +6,8 @@
 Downloads the packages (`apt-get download`, no root needed), takes the photographs among their pictures, shrinks each by
 a whole number of at least 3, so that what JPEG did to the originals averages out, and cuts patches. The split is by
 photograph: no photograph gives patches to two splits. The training patches are taken at four scales, half a patch
-apart, and half of them are mirrored; those of validation and test are taken at one scale and do not overlap. A few
-photographs are saved whole, shrunk, in `whole`, for `vdm compress`.
+apart, and half of them are mirrored; those of validation and test are taken at one scale and do not overlap. The
+test photographs are saved whole, shrunk, in FOLDER-whole, for `vdm compress`.
 
 Licences, from the packages' copyright files: lomiri-wallpapers-16.04 CC-BY-4.0, CC-BY-SA-4.0 and CC0-1.0;
 mate-backgrounds GPL-2+; plasma-workspace-wallpapers LGPL-3 and GPL-2+.
@@ -71,10 +71,11 @@ def patches(image, apart):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=pathlib.Path, help="the folder to make, with train, valid, test and whole in it")
+    parser.add_argument("out", type=pathlib.Path, help="the folder to make, with train, valid and test in it")
     out = parser.parse_args().out
-    for split in ("train", "valid", "test", "whole"):
-        (out / split).mkdir(parents=True)
+    whole = out.with_name(out.name + "-whole")
+    for folder in (out / "train", out / "valid", out / "test", whole):
+        folder.mkdir(parents=True)
     counts = {"train": 0, "valid": 0, "test": 0}
     with tempfile.TemporaryDirectory() as folder:
         for name, image in photographs(folder):
@@ -88,7 +89,7 @@ def main():
                     patch.save(out / split / f"{name}-{scale}-{i:05}.png", compress_level=1)
                     counts[split] += 1
                 if split == "test":
-                    shrunk.save(out / "whole" / f"{name}.png")
+                    shrunk.save(whole / f"{name}.png")
     print(", ".join(f"{split}: {count} patches" for split, count in counts.items()))
 
 

@@ -292,6 +292,20 @@ pub enum DataError {
         reason: String,
     },
 
+    /// A folder has subfolders for splits, and others.
+    #[error(
+        "{path}: it has the subfolders {splits}, which are taken for the splits of a data set, and `{other}` beside them; \
+         move that elsewhere"
+    )]
+    SplitsAndOthers {
+        /// The folder.
+        path: PathBuf,
+        /// The subfolders for splits.
+        splits: String,
+        /// One of the others.
+        other: String,
+    },
+
     /// An image lets the background through, so its colours are not defined.
     #[error(
         "{path}: alpha: expected a fully opaque image (255 everywhere), found {found} at column \

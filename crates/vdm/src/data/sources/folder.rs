@@ -15,7 +15,7 @@
 //! by name, or skipped where bad files are.
 //!
 //! A folder that brings subfolders `train` and `test`, and `valid` or `val`, is
-//! taken at its word. Otherwise the name of each file, and nothing else,
+//! taken at its word; further subfolders beside these are an error. Otherwise the name of each file, and nothing else,
 //! decides its split, so that adding files moves no other: one in ten is for
 //! the test, one in twenty for validation.
 //!
@@ -137,6 +137,14 @@ fn brought_splits(dir: &Path) -> Result<Vec<&'static str>> {
     let (_, folders) = scan(dir)?;
     let known = ["train", "valid", "val", "test"];
     let brought: Vec<&str> = known.into_iter().filter(|name| folders.iter().any(|folder| folder == name)).collect();
+    if brought.contains(&"train") && brought.len() > 1 {
+        // Taken for classes, the splits would be mixed: trained on and tested with the same.
+        let other = folders.iter().find(|folder| known.iter().all(|name| folder != name));
+        if let Some(other) = other {
+            let other = other.to_string_lossy().into_owned();
+            return Err(DataError::SplitsAndOthers { path: dir.to_owned(), splits: brought.join(", "), other });
+        }
+    }
     Ok(if brought.contains(&"train") && brought.len() == folders.len() { brought } else { Vec::new() })
 }
 
@@ -575,6 +583,20 @@ mod tests {
         let images = load_folder(dir.path(), &RGB).unwrap();
         assert_eq!(images.dataset.labels().unwrap(), [0, 1]);
         assert!(images.skipped[0].reason.contains("aaa"));
+    }
+
+    /// A folder `whole` beside `train`, `valid` and `test` made classes of all four, and mixed the splits.
+    #[test]
+    fn a_folder_beside_those_of_the_splits_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        for (i, folder) in ["train", "valid", "test", "whole"].into_iter().enumerate() {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+            ramp(4, 4).save(dir.path().join(folder).join(format!("{i}.png"))).unwrap();
+        }
+        let error = load_folder_split(dir.path(), &RGB, Split::Train).unwrap_err();
+        assert_says(&error, &["train, valid, test", "`whole`", "move"]);
+        fs::remove_dir_all(dir.path().join("whole")).unwrap();
+        assert_eq!(load_folder_split(dir.path(), &RGB, Split::Train).unwrap().dataset.len(), 1);
     }
 
     /// The first picture was taken for the whole.
