@@ -5,7 +5,7 @@ use crate::commands::{
     interpolate, man, models, overhead, presets, report, sample, score, train, variance, verify,
 };
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Variational diffusion models: train, evaluate, sample.
@@ -101,8 +101,8 @@ impl Command {
             Self::Doctor(args) => doctor::execute(args, json),
             Self::Devices(args) => devices::execute(args, json),
             Self::Data(args) => data::execute(args, json),
-            Self::Completions(args) => completions::execute(args, json),
-            Self::Man(args) => man::execute(args, json),
+            Self::Completions(args) => completions::execute(args, Cli::command(), json),
+            Self::Man(args) => man::execute(args, Cli::command(), json),
             Self::Bench(args) => bench::execute(args, json),
         }?;
         Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 
 use crate::shared::output::outln;
 use anyhow::{Result, bail};
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 
 #[derive(Debug, clap::Args)]
@@ -11,12 +11,13 @@ pub struct Args {
     pub shell: Shell,
 }
 
-pub fn execute(args: &Args, json: bool) -> Result<()> {
+/// Completions of `program`.
+pub fn execute(args: &Args, mut program: Command, json: bool) -> Result<()> {
     if json {
         bail!("--json: a script for a shell is no JSON object");
     }
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut crate::cli::Cli::command(), "vdm", &mut script);
+    clap_complete::generate(args.shell, &mut program, "vdm", &mut script);
     outln!("{}", String::from_utf8_lossy(&script).trim_end());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::shared::output::outln;
 use anyhow::{Context, Result};
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_mangen::Man;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ pub struct Args {
     pub out: PathBuf,
 }
 
-pub fn execute(args: &Args, json: bool) -> Result<()> {
-    let mut program = crate::cli::Cli::command();
+/// The pages of `program`.
+pub fn execute(args: &Args, mut program: Command, json: bool) -> Result<()> {
     program.build();
     let mut pages = vec![page(&args.out, "vdm", &program)?];
     for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
