@@ -4,7 +4,7 @@ use super::{GradientSum, Optimizer};
 use crate::VariationalDiffusion;
 use crate::config::{LrDecay, TrainConfig};
 use crate::data::ImageDataset;
-use crate::diffusion::error_model::{ErrorHead, ErrorModel, ErrorPoint, ErrorTable, QUANTILES, TableError};
+use crate::diffusion::error_model::{ErrorHead, ErrorModel, ErrorPoint, ErrorTable, MAX_POINTS, QUANTILES, TableError};
 use crate::diffusion::process::{alpha, diffuse};
 use crate::diffusion::times::low_discrepancy;
 use crate::initial::seeded;
@@ -24,7 +24,7 @@ pub struct FitOptions {
     pub steps: usize,
     /// Images of a step, and of a pass through the network.
     pub batch_size: usize,
-    /// Noise levels of the table, at least 2: evenly spaced in the schedule's time.
+    /// Noise levels of the table, 2 to [`MAX_POINTS`]: evenly spaced in the schedule's time.
     pub points: usize,
     /// Most images that the table is measured on.
     pub images: usize,
@@ -78,6 +78,9 @@ pub fn fit_error_model<N: ScoreNetwork>(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<ErrorModel, FitError> {
+    if options.points > MAX_POINTS {
+        return Err(TableError::Point { point: options.points, reason: "there are more than 1024" }.into());
+    }
     for (what, found, least) in [
         ("points", options.points, 2),
         ("the batch size", options.batch_size, 1),

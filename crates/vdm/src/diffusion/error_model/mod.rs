@@ -20,7 +20,7 @@ mod head;
 mod table;
 
 pub use head::ErrorHead;
-pub use table::{ErrorPoint, ErrorTable, QUANTILES, TableError, cheapest_path};
+pub use table::{ErrorPoint, ErrorTable, MAX_POINTS, QUANTILES, TableError, cheapest_path};
 
 use crate::math::{column, exp_of};
 use crate::shape::ImageShape;

@@ -5,6 +5,9 @@ use super::ReverseVariance;
 /// Parts of the distribution of M that a table keeps for each noise level.
 pub const QUANTILES: usize = 32;
 
+/// Most noise levels of a table: placing steps takes time and memory in proportion to their square, and a file says how many.
+pub const MAX_POINTS: usize = 1024;
+
 /// What is known of one noise level, in nats per number of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ErrorPoint {
@@ -24,7 +27,7 @@ pub struct ErrorPoint {
 /// The error of eps_hat at increasing noise levels.
 ///
 /// # Invariants
-/// At least two points; gamma is finite and increases; errors are positive and finite, the other terms finite.
+/// Two to [`MAX_POINTS`] points; gamma is finite and increases; errors are positive and finite, the other terms finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ErrorTable {
     points: Vec<ErrorPoint>,
@@ -63,6 +66,9 @@ impl ErrorTable {
         let wrong = |point, reason| Err(TableError::Point { point, reason });
         if points.len() < 2 {
             return wrong(points.len(), "there must be at least two");
+        }
+        if points.len() > MAX_POINTS {
+            return wrong(points.len(), "there are more than 1024");
         }
         for (i, point) in points.iter().enumerate() {
             if !point.gamma.is_finite() || i > 0 && points[i - 1].gamma >= point.gamma {
@@ -243,6 +249,8 @@ mod tests {
             assert!(matches!(with(change), Err(TableError::Point { point: 2, .. })));
         }
         assert!(ErrorTable::new(points[..1].to_vec()).is_err());
+        let many = (0..=MAX_POINTS).map(|i| ErrorPoint { gamma: i as f64, ..points[0].clone() }).collect();
+        assert!(ErrorTable::new(many).is_err());
         let table = table(5);
         assert!(table.cheapest_steps(5, ReverseVariance::Step).is_err());
         assert!(table.cheapest_steps(0, ReverseVariance::Step).is_err());
