@@ -41,6 +41,9 @@ fn named<T: DeserializeOwned>(what: &str, name: &str) -> PyResult<T> {
     T::deserialize(word).map_err(|reason| error(format!("{what}: {reason}")))
 }
 
+/// Most images of one call, which all are in memory.
+const MOST_SAMPLES: u64 = 1 << 20;
+
 /// How often a computation looks for Ctrl-C.
 const PULSE: Duration = Duration::from_millis(100);
 
@@ -196,6 +199,11 @@ impl Model {
         }
         if steps == 0 {
             return Err(error("steps must be at least 1"));
+        }
+        if count > MOST_SAMPLES {
+            return Err(error(format!(
+                "n: {count}, but at most {MOST_SAMPLES} are drawn at once; draw more with `first`"
+            )));
         }
         let end = first.checked_add(count).ok_or_else(|| error("first: there are not so many images"))?;
         let default = &self.config.sample;

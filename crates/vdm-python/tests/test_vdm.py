@@ -86,6 +86,7 @@ def test_errors_are_exceptions(digits):
         (lambda: digits.bits_per_dim(images, estimator="best"), "estimator"),
         (lambda: digits.bits_per_dim(images, estimator="importance"), "timesteps"),
         (lambda: digits.sample(1, steps=0), "steps"),
+        (lambda: digits.sample(10**12), "at most"),
         (lambda: digits.sample(1, sampler="fast"), "sampler"),
         (lambda: digits.sample(1, class_=1), "classes"),
         (lambda: digits.decompress(b"VDMZ"), "truncated"),
