@@ -14,9 +14,8 @@ use std::fmt::Display;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vdm::codec::{
-    CodecOptions, Container, FileEntry, FileKind, Steps, compress, decompress, model_fingerprint, with_variance,
-};
+use vdm::ImageShape;
+use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Steps, compress, decompress, model_fingerprint};
 use vdm::config::Config;
 use vdm::data::ImageDataset;
 use vdm::diffusion::ReverseVariance;
@@ -27,7 +26,6 @@ use vdm::nn::{Conditioning, Mode};
 use vdm::run::{ModelFile, RunDir, WhichWeights, load_model, shipped};
 use vdm::sample::{Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned};
 use vdm::schedule::{HostSchedule, Schedule as _};
-use vdm::{ImageShape, VariationalDiffusion};
 
 create_exception!(_vdm, VdmError, PyValueError, "What vdm says to input that it cannot work with.");
 
@@ -295,7 +293,7 @@ impl Model {
     /// The same model with another variance of its reverse steps.
     fn with_reverse_variance(&self, which: &str) -> PyResult<Self> {
         let variance: ReverseVariance = named("variance", which)?;
-        let model: VariationalDiffusion<_> = with_variance(&self.model, variance).map_err(error)?;
+        let model = self.model.with_reverse_variance(variance).map_err(error)?;
         Ok(Self { model, config: self.config.clone(), about: self.about.clone(), step: self.step })
     }
 }

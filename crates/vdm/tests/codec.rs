@@ -529,8 +529,7 @@ fn files_of_any_kind_come_back() {
     let own = images(3, 2);
     let exact = Input { entry: idx("idx", 2), images: own.bytes().to_vec(), original: None };
     let inputs = vec![tiles(9, 5, 1), stored("empty", b""), exact, stored("text", b"words"), tiles(1, 1, 2)];
-    let (container, report) =
-        compress_files(&model, inputs.clone(), &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
+    let (container, report) = compress_files(&model, &inputs, &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
     // The picture is cut into 3 x 2 tiles; each has streams of its own, and so have the two images of the model's shape.
     assert_eq!((report.images, report.stored, container.segments.len()), (6 + 2 + 1, 2, 3));
     let container = Container::parse(&container.to_bytes().unwrap()).unwrap();
@@ -548,7 +547,7 @@ fn a_file_that_the_model_codes_badly_is_kept_as_it_is() {
     let original = vec![7; 500];
     let input = Input { entry: idx("idx", 2), images: own.bytes().to_vec(), original: Some(original.clone()) };
     let (container, report) =
-        compress_files(&model, vec![input], &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
+        compress_files(&model, &[input], &options(4, 0), &Device::flex(), &mut unwatched).unwrap();
     assert_eq!((report.images, report.stored, container.segments.len()), (0, 1, 0));
     assert_eq!(report.net_bpd, 0.0);
     let FileKind::Stored(packed) = &container.files[0].kind else { panic!("it is coded") };

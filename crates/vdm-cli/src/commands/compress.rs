@@ -2,13 +2,12 @@
 
 use crate::shared::archive_input;
 use crate::shared::model::{ChoiceArgs, DataArgs, of_model};
-use crate::shared::output::outln;
+use crate::shared::output::{is_standard, outln, write_all};
 use crate::shared::progress::timed;
 use crate::shared::steps::StepsArgs;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::value_parser;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::VariationalDiffusion;
@@ -27,10 +26,10 @@ pub struct Args {
     /// The model that codes the images: folder of a run, a file that `vdm export` wrote, or the name of a shipped model
     /// (`vdm models`). It is needed again to decompress them, unless it is shipped or embedded. Classes are not used.
     pub run: PathBuf,
-    /// Files and folders of any kind, or `-` for the standard input. IDX files of the model's shape and PNG files of 8 bits
-    /// are coded by the model, an image of another size in tiles; whatever the model cannot code, or codes in more bytes
-    /// than the file has, is kept as it is. The pixels of images are kept, and each file's name, permissions and time, not
-    /// the metadata inside PNG files. Default: the model's test split.
+    /// Files and folders of any kind, or `-` for the standard input. IDX files of the model's shape and PNG files of at
+    /// most 8 bits a channel are coded by the model, an image of another size in tiles; whatever the model cannot code, or codes in more bytes
+    /// than the file has, is kept as it is. The pixels of images are kept, and each file's name, permissions and time; what
+    /// a PNG file holds besides its pixels is not. Default: the model's test split.
     pub images: Vec<PathBuf>,
     /// File to write, .vdmz by custom; `-` for the standard output.
     #[arg(short, long, value_name = "FILE")]
@@ -83,10 +82,7 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
-    let to_standard = args.out.as_os_str() == "-";
-    if to_standard && json {
-        bail!("--json and --out - both write to the standard output; leave one out");
-    }
+    let to_standard = is_standard(&args.out, json)?;
     if !to_standard {
         check_out(&args.out, args.force)?;
     }
@@ -139,15 +135,12 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         embedded_model,
     };
     let entries = inputs.len();
-    let before = if args.no_verify { Vec::new() } else { inputs.clone() };
-    let (coded, seconds) = timed("compressing", |progress| compress_files(model, inputs, &options, device, progress));
+    let (coded, seconds) = timed("compressing", |progress| compress_files(model, &inputs, &options, device, progress));
     let (container, report) = coded?;
     let bytes = container.to_bytes()?;
-    let verify_seconds = if args.no_verify { None } else { Some(verify(model, &bytes, &before, device)?) };
+    let verify_seconds = if args.no_verify { None } else { Some(verify(model, &bytes, &inputs, device)?) };
     if to_standard {
-        let mut out = std::io::stdout().lock();
-        out.write_all(&bytes).and_then(|()| out.flush()).context("cannot write to the standard output")?;
-        return Ok(());
+        return write_all(&bytes);
     }
     write_bytes(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
 
@@ -235,18 +228,17 @@ fn verify<N: ScoreNetwork>(
     let container = Container::parse(bytes)?;
     let (decoded, seconds) = timed("verifying", |progress| decompress(model, &container, device, progress));
     let decoded = decoded?;
-    let mut rest = &decoded[..];
     let mut same = container.files.len() == before.len();
-    for (file, input) in container.files.iter().zip(before) {
-        let (own, after) = rest.split_at(file.images(container.shape) * container.shape.dims());
-        rest = after;
+    let mut compared = 0;
+    for ((file, own), input) in container.split(&decoded).zip(before) {
+        compared += own.len();
         same &= match (&file.kind, &input.entry.kind) {
             (FileKind::Stored(now), FileKind::Stored(then)) => now == then,
             (FileKind::Stored(now), _) => Some(now.unpack()?) == input.original,
             _ => own == input.images,
         };
     }
-    if !same || !rest.is_empty() {
+    if !same || compared != decoded.len() {
         bail!("other images came out than went in, so nothing was written; please report this with model and images");
     }
     Ok(seconds)

@@ -3,13 +3,13 @@
 use crate::shared::archive_output::{self, Wanted};
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
-use crate::shared::output::outln;
+use crate::shared::output::{is_standard, outln, write_all};
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vdm::codec::{Container, decompress_range};
 use vdm::files::create_folders;
@@ -31,7 +31,7 @@ pub struct Args {
     /// Only the file of this name.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["first", "count"])]
     pub name: Option<String>,
-    /// Number of the first image to write, from 0; of a file that was cut, its tiles count.
+    /// Number of the first image to write, from 0. Each tile of an image that was cut counts as one.
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub first: u32,
     /// Images to write. Default: all from the first.
@@ -43,10 +43,7 @@ pub struct Args {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let out = &args.out;
-    let to_standard = out.as_os_str() == "-";
-    if to_standard && json {
-        bail!("--json and --out - both write to the standard output; leave one out");
-    }
+    let to_standard = is_standard(out, json)?;
     let filled = !to_standard
         && match fs::read_dir(out) {
             Ok(mut entries) => {
@@ -87,9 +84,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let [Wanted { entry, .. }] = &wanted[..] else {
             bail!("--out - writes one file, {} holds {}; choose one with --name", args.file.display(), wanted.len());
         };
-        let content = archive_output::content(entry, &bytes, container.shape, container.levels)?;
-        let mut out = std::io::stdout().lock();
-        return out.write_all(&content).and_then(|()| out.flush()).context("cannot write to the standard output");
+        return write_all(&archive_output::content(entry, &bytes, container.shape, container.levels)?);
     }
     let files = if filled {
         archive_output::write(out, &container, &wanted, &bytes, true)?
@@ -105,7 +100,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// [`archive_output::write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it, then moved up.
+/// [`archive_output::write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it,
+/// then moved up.
 /// A folder that is there is used in place: it may be a link, a mount point or the shell's own.
 fn write_whole(out: &Path, container: &Container, wanted: &[Wanted], bytes: &[u8]) -> Result<usize> {
     let failed = || format!("cannot write to the folder {}", out.display());

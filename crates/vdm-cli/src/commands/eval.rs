@@ -8,7 +8,6 @@ use crate::shared::words::word;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::PathBuf;
-use vdm::codec::with_variance;
 use vdm::data::ImageDataset;
 use vdm::diffusion::MAX_TIMESTEPS;
 use vdm::files::{target, write_bytes};
@@ -94,7 +93,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
     let variance = args.width.variance(&opened.model)?;
-    let model = with_variance(&opened.model, variance)?.with_timesteps((timesteps > 0).then_some(timesteps));
+    let model = opened.model.with_reverse_variance(variance)?.with_timesteps((timesteps > 0).then_some(timesteps));
     let classes_of = |indices: &[usize]| match args.without_classes {
         true => Conditioning::default(),
         false => classes_of(&model.network, &test, indices),

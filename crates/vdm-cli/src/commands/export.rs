@@ -11,7 +11,7 @@ use vdm::files::write_bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the run, or a model file, to say something else about it.
+    /// The model: folder of a run, a model file, or the name of a shipped model.
     pub run: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]

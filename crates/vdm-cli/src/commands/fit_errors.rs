@@ -1,11 +1,13 @@
 //! `vdm fit-errors`.
 
-use crate::shared::model::{Which, of_model};
+use crate::shared::device::DeviceArgs;
+use crate::shared::model::{Which, of_model, require_no_class, source};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::PathBuf;
+use vdm::bits_per_dim;
 use vdm::data::{Source, Split};
 use vdm::diffusion::ReverseVariance;
 use vdm::diffusion::error_model::ErrorTable;
@@ -37,10 +39,11 @@ pub struct Args {
     /// Folder of the data, in place of the model's data.dir.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Seed of the small network's weights and of all noise.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
-    pub device: crate::shared::device::DeviceArgs,
+    pub device: DeviceArgs,
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
@@ -48,18 +51,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     target(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let file = of_model(&args.model, args.checkpoint)?;
     let model = file.model(&args.model, &device)?.with_errors(None);
-    if file.config.model.network.classes() > 0 && file.config.train.label_dropout == 0.0 {
-        bail!(
-            "the model was trained with train.label_dropout = 0, so its network has never seen an image without a class"
-        );
-    }
-    let mut source = file.config.data.source.clone();
-    if let Some(dir) = &args.data_dir {
-        match source.dir_mut() {
-            Some(place) => place.clone_from(dir),
-            None => bail!("--data-dir: the model's images are built into the program"),
-        }
-    }
+    require_no_class(&file.config)?;
+    let source = source(&file.config, args.data_dir.as_deref())?;
     let (train, valid) = (source.load(Split::Train)?, source.load(Split::Valid)?);
     for data in [&train, &valid] {
         if (data.shape(), data.levels()) != (file.shape, file.vocabulary.levels()) {
@@ -108,7 +101,7 @@ fn bounds(table: &ErrorTable, steps: usize) -> [f64; 4] {
     let last = points.len() - 1;
     let even: Vec<f64> = (0..=steps).map(|i| points[i * last / steps].gamma).collect();
     let placed = table.cheapest_steps(steps, ReverseVariance::Pixel).unwrap_or_else(|_| even.clone());
-    let of = |gammas: &[f64], variance| table.bound(gammas, variance) / std::f64::consts::LN_2;
+    let of = |gammas: &[f64], variance| bits_per_dim(table.bound(gammas, variance), 1);
     let [posterior, step, pixel] = [ReverseVariance::Posterior, ReverseVariance::Step, ReverseVariance::Pixel];
     [of(&even, posterior), of(&even, step), of(&even, pixel), of(&placed, pixel)]
 }

@@ -6,7 +6,7 @@ use crate::shared::progress::timed;
 use crate::shared::steps::StepsArgs;
 use anyhow::Result;
 use clap::value_parser;
-use vdm::codec::{Plan, overhead, with_variance};
+use vdm::codec::{Plan, overhead};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -44,7 +44,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         shape: images.shape(),
         vocabulary: opened.checkpoint.vocabulary,
     };
-    let model = with_variance(&opened.model, variance)?;
+    let model = opened.model.with_reverse_variance(variance)?;
     let (found, seconds) =
         timed("measuring", |progress| overhead(&model, &plan, images.bytes(), &opened.device, progress));
     let found = found?;

@@ -28,10 +28,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let damaged = || format!("{} is damaged", args.file.display());
     let bytes = bytes.with_context(damaged)?;
     // What each file would be written from; of those that are kept as they are, the checksums.
-    let mut rest = &bytes[..];
-    for entry in &container.files {
-        let (own, after) = rest.split_at(entry.images(container.shape) * container.shape.dims());
-        rest = after;
+    for (entry, own) in container.split(&bytes) {
         if !matches!(entry.kind, FileKind::Series { .. }) {
             archive_output::content(entry, own, container.shape, container.levels).with_context(damaged)?;
         }

@@ -1,8 +1,8 @@
 //! Any files that a user wants to compress.
 //!
-//! What the model can code becomes images: IDX files of its shape, and PNG files of 8 bits a channel, grey or RGB, with or
-//! without opacity. An image of the model's own shape is one image, any other is cut into tiles. All else is kept as it is:
-//! files of other kinds, and of images that were compressed with losses, which take fewer bytes as they are.
+//! What the model can code becomes images: IDX files of its shape, and PNG files of at most 8 bits a channel, grey or RGB,
+//! with or without opacity; palettes and fewer bits become 8 bits. An image of the model's own shape is one image, any other is cut into tiles. All else is kept as it is:
+//! files of other kinds, and images that were compressed with losses, which take fewer bytes as they are.
 
 use super::image_files::found;
 use super::watch::say;
@@ -17,6 +17,7 @@ use vdm::ImageShape;
 use vdm::codec::tiles::{MAX_SIDE, Tiling};
 use vdm::codec::{Attributes, FileEntry, FileKind, Input, Packed};
 use vdm::data::read_idx_images;
+use vdm::picture::grid::value_of;
 
 /// Most bytes of a file.
 const MAX_FILE: u64 = 1 << 30;
@@ -120,7 +121,7 @@ fn idx(path: &Path, bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Kn
     fits.then_some((FileKind::Idx { images: count }, bytes))
 }
 
-/// The image, or the tiles, of a PNG file of 8 bits a channel.
+/// The image, or the tiles, of a PNG file of at most 8 bits a channel.
 fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     let decoder = PngDecoder::new(Cursor::new(bytes)).ok()?;
     let (width, height) = decoder.dimensions();
@@ -141,9 +142,9 @@ fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     let stride = usize::from(color.channel_count());
     let plane = |channel: usize| pixels.iter().skip(channel).step_by(stride);
     let opacity: Vec<u8> = if opaque { Vec::new() } else { plane(channels).copied().collect() };
-    // An opaque image with opacity comes back with it, too.
+    // A file with opacity comes back with it, even where all of it is opaque.
     let alpha = if opaque { None } else { Some(Packed::new(grey_png(&opacity, width, height)?)) };
-    let planes: Option<Vec<u8>> = (0..channels).flat_map(plane).map(|&byte| level(byte, levels)).collect();
+    let planes: Option<Vec<u8>> = (0..channels).flat_map(plane).map(|&byte| value_of(byte, levels)).collect();
     let planes = planes?;
     let own = ImageShape { channels, height: height as usize, width: width as usize };
     if own == shape && alpha.is_none() {
@@ -151,12 +152,6 @@ fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     }
     let tiling = Tiling::new(shape, channels, own.width, own.height)?;
     Some((FileKind::Tiled { channels: channels as u8, width, height, alpha }, tiling.cut(&planes)))
-}
-
-/// The level that is drawn as this byte, if one is: the inverse of k * 255 / (levels - 1), rounded down.
-fn level(byte: u8, levels: usize) -> Option<u8> {
-    let level = (usize::from(byte) * (levels - 1)).div_ceil(255);
-    (level * 255 / (levels - 1) == usize::from(byte)).then_some(level as u8)
 }
 
 fn grey_png(pixels: &[u8], width: u32, height: u32) -> Option<Vec<u8>> {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// Device to compute on: `cpu`, `cuda`, `wgpu`, `metal` or `rocm`, the latter with the number of one of several after a
-    /// colon (`cuda:1`). `vdm devices` lists what there is.
+    /// Device to compute on: `cpu`, `cuda`, `wgpu`, `metal` or `rocm`. Where there are several of a kind, a number
+    /// after a colon chooses one (`cuda:1`). `vdm devices` lists what there is.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: Choice,
     /// Threads on the CPU; 0 for one per core. Changes nothing but speed.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::{FileEntry, FileKind};
 use vdm::data::{ImageDataset, check_whole, read_idx_images, read_idx_labels};
+use vdm::picture::grid::value_of;
 
 /// Reads the images of `paths`, which must have the shape and levels given: IDX files and image files, and folders of them
 /// with all their subfolders, in the order of the names, hidden files left out. Gives the images and a name for each file.
@@ -193,12 +194,10 @@ fn read_image(path: &Path, shape: ImageShape, levels: usize) -> Result<(ImageFor
     let mut image = Vec::with_capacity(shape.dims());
     for channel in 0..channels {
         for &byte in pixels.iter().skip(channel).step_by(stride) {
-            // The inverse of how an image of few levels is drawn, k * 255 / (levels - 1) rounded down.
-            let level = (usize::from(byte) * (levels - 1)).div_ceil(255);
-            if level * 255 / (levels - 1) != usize::from(byte) {
+            let Some(value) = value_of(byte, levels) else {
                 bail!("{at}: found the brightness {byte}, which is none of the {levels} levels of the run's model");
-            }
-            image.push(level as u8);
+            };
+            image.push(value);
         }
     }
     Ok((format, image))

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::config::{Config, resolve_run};
-use vdm::data::{ImageDataset, Source, Split};
+use vdm::data::{DataSource, ImageDataset, Source, Split};
 use vdm::diffusion::Vocabulary;
 use vdm::run::{Checkpoint, Model, ModelFile, RunDir, WhichWeights, load_model, shipped};
 
@@ -125,14 +125,7 @@ pub fn of_model(path: &Path, which: Which) -> Result<ModelFile> {
 impl Opened {
     /// The run's test split, which must still be of the images that it was trained on.
     pub fn test_split(&self, data: &DataArgs) -> Result<ImageDataset> {
-        let mut source = self.config.data.source.clone();
-        if let Some(dir) = &data.data_dir {
-            match source.dir_mut() {
-                Some(place) => place.clone_from(dir),
-                None => bail!("--data-dir: the run's images are built into the program"),
-            }
-        }
-        let test = source.load(Split::Test)?;
+        let test = source(&self.config, data.data_dir.as_deref())?.load(Split::Test)?;
         let (shape, levels) = (self.checkpoint.shape, self.checkpoint.vocabulary.levels());
         if (test.shape(), test.levels()) != (shape, levels) {
             bail!(
@@ -157,13 +150,30 @@ impl Opened {
 
     /// Refuses a run whose network never saw an image without its class, where it is to work without one.
     pub fn require_no_class(&self) -> Result<()> {
-        if self.config.model.network.classes() > 0 && self.config.train.label_dropout == 0.0 {
-            bail!(
-                "the run was trained with train.label_dropout = 0, so its network has never seen an image without a class"
-            );
-        }
-        Ok(())
+        require_no_class(&self.config)
     }
+}
+
+/// Refuses a configuration whose network never saw an image without its class, where it is to work without one.
+pub fn require_no_class(config: &Config) -> Result<()> {
+    if config.model.network.classes() > 0 && config.train.label_dropout == 0.0 {
+        bail!(
+            "the run was trained with train.label_dropout = 0, so its network has never seen an image without a class"
+        );
+    }
+    Ok(())
+}
+
+/// Where a run's data are: in the folder `dir` if one is named, in place of the run's own.
+pub fn source(config: &Config, dir: Option<&Path>) -> Result<DataSource> {
+    let mut source = config.data.source.clone();
+    if let Some(dir) = dir {
+        match source.dir_mut() {
+            Some(place) => *place = dir.to_owned(),
+            None => bail!("--data-dir: the run's images are built into the program"),
+        }
+    }
+    Ok(source)
 }
 
 /// The run in `path` and its configuration.

@@ -1,13 +1,28 @@
 //! Standard output, where a closed pipe or a full disk is an error like any other and not a panic.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Prints a line on standard output.
 pub fn line(text: fmt::Arguments<'_>) -> Result<()> {
+    write_all(format!("{text}\n").as_bytes())
+}
+
+/// Writes bytes to standard output.
+pub fn write_all(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Whether `--out` names standard output; refuses that beside `--json`, which writes there too.
+pub fn is_standard(out: &Path, json: bool) -> Result<bool> {
+    let standard = out.as_os_str() == "-";
+    if standard && json {
+        bail!("--json and --out - both write to the standard output; leave one out");
+    }
+    Ok(standard)
 }
 
 /// `println!` that gives an error where that would panic.

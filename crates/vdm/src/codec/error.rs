@@ -1,6 +1,13 @@
 //! Why images cannot be coded, or a file not be decoded.
 
+use crate::diffusion::error_model::ErrorsUnknown;
 use crate::progress::Stopped;
+
+impl From<ErrorsUnknown> for CodecError {
+    fn from(error: ErrorsUnknown) -> Self {
+        Self::Plan { reason: error.to_string() }
+    }
+}
 
 /// What can go wrong with coding, with a `.vdmz` file, or with the two together.
 ///

@@ -34,8 +34,8 @@ static BELOW: LazyLock<Vec<u64>> = LazyLock::new(|| {
 /// The bits of a quantile that [`FIRST_CELL`] is looked up by.
 const GUIDE_BITS: u32 = 12;
 
-/// For the quantiles that begin with the bits b: the number of cells whose left edge has at most b 2^20 quantiles below it.
-/// The search for a quantile's cell begins there.
+/// For each value b of a quantile's first bits, the number of cells whose left edge has at most b 2^20 quantiles below it. The
+/// search for the cell of such a quantile begins there.
 static FIRST_CELL: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let start = |b: u64| BELOW.partition_point(|&below| below <= b << (32 - GUIDE_BITS)) as u32;
     (0..=1u64 << GUIDE_BITS).map(start).collect()

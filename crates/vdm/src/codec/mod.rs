@@ -9,11 +9,13 @@
 //! - *Order.* q is a chain from x upwards, q(z_0|x) q(z_1|z_0) … q(z_T|z_{T-1}). So a latent can be coded as soon as the
 //!   next one is drawn (Bit-Swap, Kingma, Abbeel and Ho 2019, arXiv 1905.06845): the stream must hold the bits of about
 //!   two latents at the start, not of T + 1.
-//! - *Bins.* z_t is a whole number of bins, which are as wide as the standard deviation of p(z_s|z_t), one step's noise,
-//!   divided by [`CodecOptions::bins_per_sigma`]. Rounding costs almost nothing: the widths cancel between drawing and coding,
+//! - *Bins.* z_t is a whole number of bins, which are as wide as one step's noise, the smaller standard deviation of the steps
+//!   above and below, divided by [`CodecOptions::bins_per_sigma`]. Rounding costs almost nothing: the widths cancel between drawing and coding,
 //!   and the masses of whole bins are exact under both. Two bins to a deviation cost less than 0.001 bits per dimension
 //!   against far finer ones (in a Gaussian model where both can be computed), and each halving of the width wants two
 //!   bits more per dimension to start with.
+//! - *Variance.* A model that knows its own error ([`error_model`](crate::diffusion::error_model)) has wider p(z_s|z_t) where
+//!   the network is wrong, and says where the steps cost least: with it, few steps code nearly as well as many.
 //! - *Coder.* Asymmetric numeral systems on a stack, from `constriction`, with probabilities in 2^-32 and a state of 128
 //!   bits: with 64 bits, each symbol would lose 0.002 bits, and there are 2 T + 3 of them a dimension.
 //! - *First bits.* A stream starts on pseudo-random words, as many as are needed. They are not stored, because the
@@ -190,8 +192,8 @@ pub fn compress<N: ScoreNetwork>(
         rest = after;
         Input { entry, images: own.to_vec(), original: None }
     };
-    let inputs = files.into_iter().map(input).collect();
-    code(model, inputs, (shape, images.levels()), options, device, progress)
+    let inputs: Vec<Input> = files.into_iter().map(input).collect();
+    code(model, &inputs, (shape, images.levels()), options, device, progress)
 }
 
 /// Codes files of images of any size: those of the model's own shape together, and those cut into tiles each in streams of
@@ -203,7 +205,7 @@ pub fn compress<N: ScoreNetwork>(
 /// See [`CodecError`]; [`CodecError::Images`] if the files do not hold these images.
 pub fn compress_files<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
-    inputs: Vec<Input>,
+    inputs: &[Input],
     options: &CodecOptions,
     device: &Device,
     progress: &mut Progress,
@@ -215,7 +217,7 @@ pub fn compress_files<N: ScoreNetwork>(
 /// [`compress_files`], of images of this shape and so many levels.
 fn code<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
-    mut inputs: Vec<Input>,
+    inputs: &[Input],
     (shape, levels): (ImageShape, usize),
     options: &CodecOptions,
     device: &Device,
@@ -223,15 +225,15 @@ fn code<N: ScoreNetwork>(
 ) -> Result<(Container, CompressReport), CodecError> {
     let dims = shape.dims();
     let wrong = |reason: String| CodecError::Images { reason };
-    for Input { entry, images, .. } in &inputs {
+    for Input { entry, images, .. } in inputs {
         let (found, expected) = (images.len(), entry.images(shape).saturating_mul(dims));
         if found != expected {
             return Err(wrong(format!("{:?} has {found} numbers, expected {expected}", entry.name)));
         }
     }
     let n: usize = inputs.iter().map(|input| input.images.len() / dims.max(1)).sum();
-    let files = |inputs: &[Input]| -> Vec<FileEntry> { inputs.iter().map(|input| input.entry.clone()).collect() };
-    check_files(&files(&inputs), shape, n as u64).map_err(wrong)?;
+    let files: Vec<FileEntry> = inputs.iter().map(|input| input.entry.clone()).collect();
+    check_files(&files, shape, n as u64).map_err(wrong)?;
     let mut container = Container {
         model: model_fingerprint(model),
         arithmetic: [0; 16],
@@ -247,12 +249,12 @@ fn code<N: ScoreNetwork>(
         variance: options.variance,
         net_bits: 0.0,
         initial_bits: 0.0,
-        files: Vec::new(),
+        files,
         embedded_model: options.embedded_model.clone(),
         segments: Vec::new(),
     };
     let plan = plan_of(&container, model)?;
-    let model = &with_variance(model, options.variance)?;
+    let model = &model.with_reverse_variance(options.variance)?;
     container.arithmetic = arithmetic_fingerprint(model, &plan, device)?;
 
     let per_segment = if options.restart_every == 0 { n.max(1) } else { options.restart_every };
@@ -262,8 +264,8 @@ fn code<N: ScoreNetwork>(
         tell(progress, done, total)
     };
     let (mut ideal_bits, mut per_image_bpd) = (0.0, Vec::with_capacity(n));
-    for group in groups(&inputs) {
-        let group = &mut inputs[group];
+    for range in groups(inputs) {
+        let group = &inputs[range.clone()];
         let bytes: Vec<u8> = group.iter().flat_map(|input| input.images.iter().copied()).collect();
         let mut coded = Vec::new();
         for bytes in bytes.chunks(per_segment.saturating_mul(dims)) {
@@ -272,9 +274,9 @@ fn code<N: ScoreNetwork>(
             coded.push((CodedSegment { segment, pixels: pixel_hash(bytes) }, stats));
         }
         if let Some(kept) = if_smaller(group, &coded) {
-            for (input, packed) in group.iter_mut().zip(kept) {
+            for (file, packed) in container.files[range].iter_mut().zip(kept) {
                 if let Some(packed) = packed {
-                    input.entry.kind = FileKind::Stored(packed);
+                    file.kind = FileKind::Stored(packed);
                 }
             }
             continue;
@@ -287,7 +289,6 @@ fn code<N: ScoreNetwork>(
             container.segments.push(segment);
         }
     }
-    container.files = files(&inputs);
     // Of no image, all rates are 0.
     let numbers = (container.images() * dims).max(1) as f64;
     let file_bits = 8 * container.to_bytes()?.len() as u64;
@@ -389,7 +390,7 @@ pub fn decompress_range<N: ScoreNetwork>(
         });
     }
     let plan = plan_of(container, model)?;
-    let model = &with_variance(model, container.variance)?;
+    let model = &model.with_reverse_variance(container.variance)?;
     let found = arithmetic_fingerprint(model, &plan, device)?;
     if found != container.arithmetic {
         return Err(CodecError::OtherArithmetic {
@@ -425,22 +426,6 @@ pub fn decompress_range<N: ScoreNetwork>(
         out.extend_from_slice(&bytes[wanted]);
     }
     Ok(out)
-}
-
-/// The model with steps of this width.
-///
-/// # Errors
-/// [`CodecError::Plan`] if that takes an error model, and it has none.
-pub fn with_variance<N: ScoreNetwork>(
-    model: &VariationalDiffusion<N>,
-    variance: ReverseVariance,
-) -> Result<VariationalDiffusion<N>, CodecError> {
-    let errors = model.errors().cloned().and_then(|errors| errors.with_variance(variance));
-    if errors.is_none() && variance != ReverseVariance::Posterior {
-        return Err(steps::no_errors());
-    }
-    let same = VariationalDiffusion::new(model.schedule.clone(), model.network.clone(), model.settings().clone());
-    Ok(same.with_errors(errors))
 }
 
 /// The plan that a container describes, for this model.

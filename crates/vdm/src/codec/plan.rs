@@ -99,8 +99,8 @@ impl Plan {
             })
             .collect();
         for t in 0..points.len() {
-            // The smaller of the deviations of q(z_t | z_{t-1}) and of the posterior q(z_t | z_{t+1}, x), which p(z_t | z_{t+1})
-            // is not narrower than.
+            // The smaller of the deviations of q(z_t | z_{t-1}) and of the posterior q(z_t | z_{t+1}, x). That of
+            // p(z_t | z_{t+1}) is at least the latter.
             let c = points.get(t + 1).map_or(points[t].c, |above| above.c.min(points[t].c));
             points[t].delta = points[t].sigma * libm::sqrt(c) / bins;
         }

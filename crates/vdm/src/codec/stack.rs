@@ -140,8 +140,8 @@ fn first_state(below: &Philox) -> u128 {
     1 << 96 | u128::from(a) << 64 | u128::from(b) << 32 | u128::from(c)
 }
 
-/// -log2 of the probabilities of many symbols. Logarithms take as long as the coder itself, so probabilities are multiplied
-/// as long as their product is a normal number.
+/// -log2 of the probabilities of many symbols. A logarithm takes as long as coding a symbol, so probabilities are multiplied,
+/// and the logarithm is taken of their product before it becomes too small.
 #[derive(Clone, Copy)]
 struct Information {
     bits: f64,
@@ -155,7 +155,7 @@ impl Default for Information {
 }
 
 impl Information {
-    /// Below this, a product takes part as its logarithm: the next factor is at least 2^-32.
+    /// 2^-958. Below it the logarithm is taken: the next factor is at least 2^-32, so that the product stays a normal number.
     const SMALL: f64 = f64::from_bits(0x0010_0000_0000_0000 + (64 << 52));
 
     fn add(&mut self, symbol: Interval) {

@@ -2,7 +2,7 @@
 
 use super::CodecError;
 use crate::data::ImageDataset;
-use crate::diffusion::error_model::cheapest_path;
+use crate::diffusion::error_model::{ErrorsUnknown, cheapest_path};
 use crate::diffusion::process::diffuse;
 use crate::diffusion::{Noise, ReverseVariance, VariationalDiffusion};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
@@ -42,32 +42,19 @@ impl Steps {
         model: &VariationalDiffusion<N>,
         variance: ReverseVariance,
     ) -> Result<Vec<f64>, CodecError> {
-        let evenly = |steps: usize| {
-            let schedule = model.schedule.to_host();
-            (0..=steps).map(|i| schedule.gamma(i as f64 / steps.max(1) as f64)).collect()
-        };
+        let schedule = model.schedule.to_host();
         match self {
-            Self::Uniform(steps) => Ok(evenly(*steps)),
+            Self::Uniform(steps) => Ok(schedule.evenly(*steps)),
             Self::Placed(steps) => {
-                let table = &model.errors().ok_or_else(no_errors)?.table;
+                let table = &model.errors().ok_or(ErrorsUnknown)?.table;
                 if *steps > table.points().len() / 2 {
-                    return Ok(evenly(*steps));
+                    return Ok(schedule.evenly(*steps));
                 }
                 let placed = table.cheapest_steps(*steps, variance);
                 placed.map_err(|error| CodecError::Plan { reason: error.to_string() })
             }
             Self::Listed(gammas) => Ok(gammas.clone()),
         }
-    }
-}
-
-/// A model that does not know its own error.
-pub(super) fn no_errors() -> CodecError {
-    CodecError::Plan {
-        reason:
-            "the model does not know its own error; run `vdm fit-errors` on it, or use steps evenly spaced in time and \
-                 the posterior's variance"
-                .into(),
     }
 }
 
@@ -111,12 +98,10 @@ pub fn choose_steps<N: ScoreNetwork>(
     device: &Device,
     progress: &mut Progress,
 ) -> Result<Steps, CodecError> {
-    let schedule = model.schedule.to_host();
     let vocabulary = model.settings().vocabulary;
     let indices: Vec<usize> = (0..images.len()).collect();
     let mut error_at = Vec::with_capacity(points + 1);
-    for point in 0..=points {
-        let gamma = schedule.gamma(point as f64 / points.max(1) as f64);
+    for (point, gamma) in model.schedule.to_host().evenly(points).into_iter().enumerate() {
         let mut total = 0.0;
         for batch in indices.chunks(32) {
             let x = vocabulary.encode(images.batch(batch, device));

@@ -14,7 +14,7 @@ pub mod times;
 pub(crate) use bound::draw_inputs;
 pub use bound::{LossTerms, Noise, bits_per_dim};
 pub use encoding::Vocabulary;
-pub use error_model::{ErrorModel, ReverseVariance};
+pub use error_model::{ErrorModel, ErrorsUnknown, ReverseVariance};
 pub use process::Posterior;
 
 use crate::nn::ScoreNetwork;
@@ -147,5 +147,18 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
     pub fn with_errors(mut self, errors: Option<ErrorModel>) -> Self {
         self.errors = errors;
         self
+    }
+
+    /// The same model with reverse steps of this variance.
+    ///
+    /// # Errors
+    /// [`ErrorsUnknown`] if that is not the posterior's, and the model does not know its own error.
+    pub fn with_reverse_variance(&self, variance: ReverseVariance) -> Result<Self, ErrorsUnknown> {
+        let errors = self.errors.clone().and_then(|errors| errors.with_variance(variance));
+        if errors.is_none() && variance != ReverseVariance::Posterior {
+            return Err(ErrorsUnknown);
+        }
+        let same = Self::new(self.schedule.clone(), self.network.clone(), self.settings.clone());
+        Ok(same.with_errors(errors))
     }
 }

@@ -66,13 +66,10 @@ pub fn denoise<N: ScoreNetwork>(
     let streams: Vec<Philox> = (0..draws as u64).map(|n| Philox::new(seed ^ DENOISING, n)).collect();
     let steps = steps.max(1);
     // The schedule's own points, as many of them as lie below gamma.
-    let mut gammas: Vec<f64> = (0..=4 * steps)
-        .map(|i| schedule.gamma((4 * steps - i) as f64 / (4 * steps) as f64))
-        .filter(|&point| point < gamma)
-        .collect();
-    let every = gammas.len().div_ceil(steps).max(1);
-    gammas = gammas.into_iter().rev().step_by(every).collect::<Vec<f64>>().into_iter().rev().collect();
-    gammas.insert(0, gamma);
+    let below: Vec<f64> = schedule.evenly(4 * steps).into_iter().filter(|&point| point < gamma).collect();
+    let every = below.len().div_ceil(steps).max(1);
+    let mut gammas: Vec<f64> = below.into_iter().step_by(every).chain([gamma]).collect();
+    gammas.reverse();
     for (i, pair) in gammas.windows(2).enumerate() {
         let (gamma_t, gamma_s) = (pair[0], pair[1]);
         let eps_hat = model.predict_noise(z.clone(), at(gamma_t), &given, Mode::Eval);

@@ -69,7 +69,7 @@ pub fn inpaint<N: ScoreNetwork>(
     };
     let given = given.select(&vec![0; count]);
     let schedule = model.schedule.to_host();
-    let gammas: Vec<f64> = (0..=steps).map(|i| schedule.gamma((steps - i) as f64 / steps as f64)).collect();
+    let gammas: Vec<f64> = schedule.evenly(steps).into_iter().rev().collect();
 
     let mut z = noise();
     for (i, pair) in gammas.windows(2).enumerate() {

@@ -33,8 +33,7 @@ impl<N: ScoreNetwork> Estimator<N> for Importance {
     ) -> Result<Vec<Estimate>, EvalError> {
         let steps = model.settings().timesteps.ok_or(EvalError::ContinuousTime)?;
         check_number("draws", self.draws, MOST_DRAWS)?;
-        let schedule = model.schedule.to_host();
-        let gammas: Vec<f64> = (0..=steps).map(|i| schedule.gamma(i as f64 / steps as f64)).collect();
+        let gammas = model.schedule.to_host().evenly(steps);
         let images = batch.indices.len();
         let x = model.settings().vocabulary.encode(batch.k.clone());
         let mut log_weights = vec![Vec::with_capacity(self.draws); images];

@@ -256,6 +256,12 @@ pub fn brightness(value: u8, levels: usize) -> u8 {
     (usize::from(value) * 255 / (levels - 1)) as u8
 }
 
+/// The value below `levels` that is drawn as this byte, if one is: the inverse of [`brightness`].
+pub fn value_of(byte: u8, levels: usize) -> Option<u8> {
+    let value = (usize::from(byte) * (levels - 1)).div_ceil(255) as u8;
+    (brightness(value, levels) == byte).then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use super::checkpoint::{facts, tensor};
 use super::load::{LoadError, Model};
 use super::{CheckpointError, tensor_file};
 use crate::config::{Config, resolve_run};
-use crate::diffusion::error_model::{ErrorModel, ErrorPoint, ErrorTable, QUANTILES};
+use crate::diffusion::error_model::{ErrorHead, ErrorModel, ErrorPoint, ErrorTable, QUANTILES};
 use crate::diffusion::{TimeNormalization, VariationalDiffusion, Vocabulary};
 use crate::files::write_bytes;
 use crate::nn::ScoreNetwork;
@@ -209,27 +209,26 @@ fn error_model<N: ScoreNetwork>(
     let [rows, ROW] = table.shape[..] else {
         return Err(wrong(WeightsError::Shape { name: name(), expected: vec![2, ROW], found: table.shape.clone() }));
     };
-    let schedule = model.schedule.to_host();
-    let point = |(i, row): (usize, &[f32; ROW])| ErrorPoint {
-        gamma: schedule.gamma(i as f64 / (rows.max(2) - 1) as f64),
+    let gammas = model.schedule.to_host().evenly(rows.saturating_sub(1));
+    let point = |(gamma, row): (f64, &[f32; ROW])| ErrorPoint {
+        gamma,
         mean: row[0].into(),
         reconstruction: row[1].into(),
         prior: row[2].into(),
         quantiles: std::array::from_fn(|q| row[3 + q]),
     };
-    let points = table.data.as_chunks::<ROW>().0.iter().enumerate().map(point).collect();
+    let points = gammas.into_iter().zip(table.data.as_chunks::<ROW>().0).map(point).collect();
     let table = ErrorTable::new(points).map_err(|source| LoadError::Errors { path: path.into(), source })?;
     let head: Weights = errors
         .iter()
         .filter(|(name, _)| *name != TABLE)
         .map(|(name, tensor)| (name.strip_prefix("head.").unwrap_or(name).to_string(), tensor.clone()))
         .collect();
-    let fresh = ErrorModel::new(table, model.shape(), device);
-    if head.is_empty() {
-        return Ok(ErrorModel { head: None, ..fresh });
-    }
-    let head = fresh.head.map(|fresh| import(fresh, &head)).transpose().map_err(wrong)?;
-    Ok(ErrorModel { head, ..fresh })
+    let head = match head.is_empty() {
+        true => None,
+        false => Some(import(ErrorHead::new(model.shape().channels, device), &head).map_err(wrong)?),
+    };
+    Ok(ErrorModel { table, head })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub(super) fn gammas(grid: Grid, schedule: &dyn HostSchedule, steps: usize, loss
     let share = |i: usize| (steps - i) as f64 / steps as f64;
     let (gamma_0, gamma_1) = (schedule.gamma(0.0), schedule.gamma(1.0));
     match grid {
-        Grid::Time => (0..=steps).map(|i| schedule.gamma(share(i))).collect(),
+        Grid::Time => schedule.evenly(steps).into_iter().rev().collect(),
         Grid::Gamma => {
             (0..=steps).map(|i| if i == 0 { gamma_1 } else { gamma_0 + (gamma_1 - gamma_0) * share(i) }).collect()
         }

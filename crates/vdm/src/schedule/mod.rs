@@ -107,6 +107,11 @@ pub trait HostSchedule: Send + Sync {
     fn gamma(&self, t: f64) -> f64;
     /// gamma'(t).
     fn prime(&self, t: f64) -> f64;
+
+    /// gamma_0 to gamma_T of T = `steps` steps that are evenly spaced in time.
+    fn evenly(&self, steps: usize) -> Vec<f64> {
+        (0..=steps).map(|i| self.gamma(i as f64 / steps.max(1) as f64)).collect()
+    }
 }
 
 /// The endpoints of a schedule before training: all there is to configure about most of them.

@@ -212,9 +212,8 @@ impl<N: ScoreNetwork> Measured<'_, N> {
         errors: Option<&ErrorModel>,
         passed: &mut dyn FnMut() -> Result<(), Stopped>,
     ) -> Result<ErrorTable, FitError> {
-        let schedule = self.model.schedule.to_host();
-        let at = |i: usize| schedule.gamma(i as f64 / (points - 1) as f64);
-        let table: Result<Vec<ErrorPoint>, Stopped> = (0..points).map(|i| self.point(at(i), errors, passed)).collect();
+        let gammas = self.model.schedule.to_host().evenly(points - 1).into_iter();
+        let table: Result<Vec<ErrorPoint>, Stopped> = gammas.map(|gamma| self.point(gamma, errors, passed)).collect();
         Ok(ErrorTable::new(table?)?)
     }
 

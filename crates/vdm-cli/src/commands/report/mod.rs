@@ -2,15 +2,13 @@
 
 mod parts;
 
-use crate::shared::model::{DataArgs, ModelArgs};
+use crate::shared::model::{DataArgs, ModelArgs, Opened, model_file, source};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
 use parts::{Chart, Part, Picture, Report, Series, Table};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use vdm::Progress;
-use vdm::codec::with_variance;
 use vdm::data::{ImageDataset, Source, Split};
 use vdm::diffusion::ReverseVariance;
 use vdm::files::{target, write_bytes};
@@ -20,6 +18,7 @@ use vdm::picture::grid::{grid_png, tile_scale};
 use vdm::run::{MetricsLog, RunDir, loss_over_time};
 use vdm::sample::{SampleOptions, SamplerSettings, sample_conditioned};
 use vdm::schedule::Schedule;
+use vdm::{Progress, bits_per_dim};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -64,7 +63,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         ("classes", opened.config.model.network.classes().to_string()),
         ("knows its error", if opened.model.errors().is_some() { "yes" } else { "no" }.to_string()),
     ];
-    if let Ok(Some(file)) = crate::shared::model::model_file(&args.model.run) {
+    if let Ok(Some(file)) = model_file(&args.model.run) {
         for key in ["bound", "recipe", "licence"] {
             facts.extend(file.about.get(key).map(|text| (key, text.clone())));
         }
@@ -159,7 +158,7 @@ fn curve(run: &RunDir) -> Result<Option<Part>> {
 
 fn schedule(model: &vdm::run::Model) -> Part {
     let schedule = model.schedule.to_host();
-    let points = (0..=100).map(|i| [f64::from(i) / 100.0, schedule.gamma(f64::from(i) / 100.0), 0.0]);
+    let points = schedule.evenly(100).into_iter().zip(0..).map(|(gamma, i)| [f64::from(i) / 100.0, gamma, 0.0]);
     Part::Chart(Chart {
         title: "Noise schedule".into(),
         x: "time t".into(),
@@ -170,18 +169,14 @@ fn schedule(model: &vdm::run::Model) -> Part {
 }
 
 /// The validation split of the model's data, if it is there.
-fn validation(opened: &crate::shared::model::Opened, data: &DataArgs) -> Result<ImageDataset> {
-    let mut source = opened.config.data.source.clone();
-    if let (Some(dir), Some(place)) = (&data.data_dir, source.dir_mut()) {
-        place.clone_from(dir);
-    }
-    let valid = source.load(Split::Valid)?;
+fn validation(opened: &Opened, data: &DataArgs) -> Result<ImageDataset> {
+    let valid = source(&opened.config, data.data_dir.as_deref())?.load(Split::Valid)?;
     anyhow::ensure!(valid.shape() == opened.checkpoint.shape, "the images are not of the model's shape");
     Ok(valid)
 }
 
 /// The bound on images, term by term; its histogram; the loss over time; the likeliest and the least likely images.
-fn evaluated(opened: &crate::shared::model::Opened, data: &ImageDataset, progress: &mut Progress) -> Result<Vec<Part>> {
+fn evaluated(opened: &Opened, data: &ImageDataset, progress: &mut Progress) -> Result<Vec<Part>> {
     let classes = opened.config.model.network.classes();
     let given = |indices: &[usize]| match data.labels().is_some() && data.classes() <= classes {
         true => classes_of(&opened.model.network, data, indices),
@@ -262,11 +257,10 @@ fn rates(model: &vdm::run::Model) -> Option<Part> {
     let of = |name: &str, variance: ReverseVariance| {
         let points = steps.iter().filter_map(|&steps| {
             let gammas = table.cheapest_steps(steps, variance).ok()?;
-            Some([steps as f64, table.bound(&gammas, variance) / std::f64::consts::LN_2, 0.0])
+            Some([steps as f64, bits_per_dim(table.bound(&gammas, variance), 1), 0.0])
         });
         Series::new(name, points)
     };
-    with_variance(model, ReverseVariance::Pixel).ok()?;
     Some(Part::Chart(Chart {
         title: "Compression: bits over steps".into(),
         x: "steps T".into(),
@@ -281,7 +275,7 @@ fn rates(model: &vdm::run::Model) -> Option<Part> {
     }))
 }
 
-fn samples(args: &Args, opened: &crate::shared::model::Opened, progress: &mut Progress) -> Result<Part> {
+fn samples(args: &Args, opened: &Opened, progress: &mut Progress) -> Result<Part> {
     let config = &opened.config.sample;
     let options = SampleOptions {
         steps: args.steps as usize,

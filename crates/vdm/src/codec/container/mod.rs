@@ -37,7 +37,7 @@
 //! | 1 | of each entry: kind, 0 an IDX file, 1 a PNG file, 2 a folder of numbered PNG files, 3 a PNG file cut into tiles, 4 a file kept as it is |
 //! | text | of each entry: its name, a relative path with `/` between folders |
 //! | varint | of each entry: 0, or 1 and the file's permissions, at most 0o777 |
-//! | varint | where that is not 0: the seconds from the entry's before with a time, or from 1970, to its last change: twice that number, or one less than twice its negative |
+//! | varint | if that is not 0: the time of the last change in seconds, counted from that of the entry before that has one, or from 1970 for the first; n is written as 2n, or as -2n - 1 if it is negative |
 //! | varint | of each entry of kind 0 or 2: its images |
 //! | 3 varints | of each entry of kind 3: channels, width and height |
 //! | 1 | of each entry of kind 3: 1 if *kept bytes* follow, a PNG file of its opacity, or 0 |
@@ -51,8 +51,8 @@
 //! | 4 | of each segment: CRC-32 (IEEE) of its words |
 //! | 8 | of each segment: the first bytes of the SHA-256 of its pixels |
 //!
-//! *Kept bytes* are a varint, how many there are; a varint, how many follow; their CRC-32 in 4 bytes; and those that follow,
-//! which are the bytes themselves if they are as many, and else compressed with DEFLATE (RFC 1951).
+//! *Kept bytes* are a varint, their number; a varint, the number of bytes that follow; their CRC-32 in 4 bytes; and the bytes that
+//! follow: the kept bytes themselves if the two numbers are equal, and otherwise what DEFLATE (RFC 1951) makes of them.
 //!
 //! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
 //! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
@@ -209,6 +209,16 @@ impl Container {
     /// The number of images.
     pub fn images(&self) -> usize {
         self.segments.iter().map(|s| s.segment.images as usize).sum()
+    }
+
+    /// Every file with its own of `images`, the bytes of all images one after another.
+    pub fn split<'a>(&'a self, mut images: &'a [u8]) -> impl Iterator<Item = (&'a FileEntry, &'a [u8])> {
+        self.files.iter().map(move |file| {
+            let own = file.images(self.shape).saturating_mul(self.shape.dims());
+            let (own, rest) = images.split_at(own.min(images.len()));
+            images = rest;
+            (file, own)
+        })
     }
 
     /// Bits of the streams: their words and states.

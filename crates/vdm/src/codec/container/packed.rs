@@ -11,7 +11,7 @@ const MAX_RATIO: u64 = 1032;
 /// Kept bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// As many as [`size`](Self::size) if they are the bytes themselves, and fewer if they are compressed.
+    /// The bytes themselves if there are [`size`](Self::size) of them; otherwise they are compressed.
     pub(super) bytes: Vec<u8>,
     pub(super) size: u64,
     pub(super) checksum: u32,

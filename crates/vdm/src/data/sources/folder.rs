@@ -14,10 +14,10 @@
 //! them would lose images silently; other files beside subfolders are errors
 //! by name, or skipped where bad files are.
 //!
-//! A folder that brings subfolders `train` and `test`, and `valid` or `val`, is
-//! taken at its word; further subfolders beside these are an error. Otherwise the name of each file, and nothing else,
-//! decides its split, so that adding files moves no other: one in ten is for
-//! the test, one in twenty for validation.
+//! Subfolders `train` and `test`, and `valid` or `val`, are the splits; further
+//! subfolders beside these are an error. Otherwise the name of each file, and
+//! nothing else, decides its split, so that adding files moves no other: one in
+//! ten is for the test, one in twenty for validation.
 //!
 //! The rotation that a camera noted in the file is applied. What cannot be
 //! kept exactly is refused with advice: transparency, and more than 8 bits a

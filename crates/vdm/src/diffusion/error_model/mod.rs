@@ -1,7 +1,7 @@
 //! How wrong eps_hat is: what makes a model in few steps nearly as good as one in many.
 //!
-//! The paper's p(z_s | z_t) has the variance s² of q(z_s | z_t, x), as if x_hat were x. It is not, and with few steps that
-//! is what costs most. With c = e^(gamma_t - gamma_s) - 1 and m the squared error of eps_hat in one number, a step costs
+//! The paper's p(z_s | z_t) has the variance s² of q(z_s | z_t, x), which would be right if x_hat were x. It is not, and with
+//! few steps this costs most. With c = e^(gamma_t - gamma_s) - 1 and m the squared error of eps_hat in one number, a step costs
 //! 1/2 c m nats with the variance s², and with s² (1 + r)
 //!
 //! ```text
@@ -23,8 +23,7 @@ pub use head::ErrorHead;
 pub use table::{ErrorPoint, ErrorTable, MAX_POINTS, QUANTILES, TableError, cheapest_path};
 
 use crate::math::{column, exp_of};
-use crate::shape::ImageShape;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// What p(z_s | z_t) has for its variance.
@@ -39,6 +38,14 @@ pub enum ReverseVariance {
     #[default]
     Pixel,
 }
+
+/// Something needs to know the error of a model that does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the model does not know its own error; run `vdm fit-errors` on it, or use steps evenly spaced in time and the \
+     posterior's variance"
+)]
+pub struct ErrorsUnknown;
 
 /// The expected squared error of eps_hat in every number of an image.
 #[derive(Clone, Debug)]
@@ -65,7 +72,7 @@ impl ErrorModel {
         exp_of(log)
     }
 
-    /// The same on another variance: without the head for [`ReverseVariance::Step`], nothing for
+    /// What of it this variance needs: the table for [`ReverseVariance::Step`], all for [`ReverseVariance::Pixel`], nothing for
     /// [`ReverseVariance::Posterior`].
     pub fn with_variance(self, variance: ReverseVariance) -> Option<Self> {
         match variance {
@@ -73,10 +80,5 @@ impl ErrorModel {
             ReverseVariance::Step => Some(Self { head: None, ..self }),
             ReverseVariance::Pixel => Some(self),
         }
-    }
-
-    /// An error model whose head is untrained, for images of this shape.
-    pub fn new(table: ErrorTable, shape: ImageShape, device: &Device) -> Self {
-        Self { table, head: Some(ErrorHead::new(shape.channels, device)) }
     }
 }
