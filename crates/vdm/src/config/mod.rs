@@ -347,6 +347,11 @@ impl Config {
         fits.map_err(|reason| ConfigError::Section { section: "model", reason })
     }
 
+    /// The number of parameters of the model that [`init`](Self::init) makes for images of `channels` channels.
+    pub fn parameters(&self, channels: usize) -> u128 {
+        self.model.network.parameters(channels) + self.schedule.schedule.parameters()
+    }
+
     /// A freshly initialised model for images of this shape and vocabulary; the same for the same `seed`.
     ///
     /// # Panics

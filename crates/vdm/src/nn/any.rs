@@ -30,17 +30,10 @@ pub enum AnyNetworkConfig {
 }
 
 impl AnyNetworkConfig {
-    /// At most as many numbers as the network has parameters, counted without making it: its 3x3 convolutions alone. A file
-    /// that asks for a network of more parameters than it brings is refused before any memory is taken.
-    pub fn least_parameters(&self) -> u128 {
-        let convolution = |channels: usize| 9 * (channels as u128) * (channels as u128);
-        match self {
-            // Two convolutions of every block on the way down, and of as many on the way up.
-            Self::Score(c) => 4 * c.n_layer as u128 * convolution(c.n_embd),
-            // Two blocks of two convolutions each, at the channels that a level leaves: on the way down for all but the last,
-            // whose are those of the middle.
-            Self::UNet(c) => c.chn_mult.iter().map(|&m| 4 * convolution(m.saturating_mul(c.n_embd))).sum(),
-        }
+    /// The number of parameters of the network for images of `channels` channels, counted without making it: a file that
+    /// asks for a network of more parameters than it brings is refused before any memory is taken.
+    pub fn parameters(&self, channels: usize) -> u128 {
+        each!(self, Self, config => config.for_channels(channels).parameters())
     }
 
     /// Says what is wrong with the configuration, if anything.

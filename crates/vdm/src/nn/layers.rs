@@ -6,6 +6,21 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vdm_kernels::{NormArgs, rng::Philox};
 
+/// The number of parameters of a [`Conv`] with a kernel of side `k`.
+pub(super) fn conv_parameters(c_in: usize, c_out: usize, k: usize) -> u128 {
+    c_out as u128 * (c_in as u128 * (k * k) as u128 + 1)
+}
+
+/// The number of parameters of a [`Dense`] layer with bias.
+pub(super) fn dense_parameters(d_in: usize, d_out: usize) -> u128 {
+    conv_parameters(d_in, d_out, 1)
+}
+
+/// The number of parameters of a [`Norm`].
+pub(super) fn norm_parameters(channels: usize) -> u128 {
+    2 * channels as u128
+}
+
 /// Convolution with bias, of stride 1 where nothing else is said, padded so that the image keeps its size.
 #[derive(Module, Debug)]
 pub struct Conv {

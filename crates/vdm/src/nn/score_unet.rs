@@ -1,6 +1,8 @@
 //! The paper's network (VDM appendix B): a U-Net without down- or up-sampling.
 
-use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, time_embedding};
+use super::layers::{
+    Attention, ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
+};
 use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
 use crate::math::{silu, sines_and_cosines};
 use crate::shape::ImageShape;
@@ -152,6 +154,25 @@ impl ScoreUNetConfig {
     /// What is wrong with the configuration.
     pub fn validate_image(&self, _height: usize, _width: usize) -> Result<(), String> {
         self.validate()
+    }
+
+    /// The number of parameters of the network that [`init`](Self::init) makes.
+    pub fn parameters(&self) -> u128 {
+        let e = self.n_embd;
+        let attention = || norm_parameters(e) + 4 * conv_parameters(e, e, 1);
+        let block = |c_in| {
+            let skip = if c_in != e { conv_parameters(c_in, e, 1) } else { 0 };
+            let convolutions = conv_parameters(c_in, e, 3) + conv_parameters(e, e, 3);
+            norm_parameters(c_in) + norm_parameters(e) + convolutions + 4 * (e as u128).pow(2) + skip
+        };
+        let class = if self.classes > 0 { (self.classes as u128 + 1) * 4 * e as u128 } else { 0 };
+        let time = dense_parameters(e + usize::from(self.conditioning), 4 * e) + dense_parameters(4 * e, 4 * e) + class;
+        let ends = conv_parameters(self.fourier.channels(self.channels), e, 3)
+            + norm_parameters(e)
+            + conv_parameters(e, self.channels, 3);
+        let layers = self.n_layer as u128;
+        let attentions = 1 + if self.with_attention { 2 * layers + 1 } else { 0 };
+        time + ends + (layers + 2) * block(e) + (layers + 1) * block(2 * e) + attentions * attention()
     }
 
     /// Makes the network on `device`, with the device's random numbers.

@@ -159,8 +159,8 @@ impl Checkpoint {
             (false, Window::default())
         } else {
             let text = get("window")?;
-            let numbers: Vec<f64> = text.split(',').filter_map(|x| x.parse().ok()).collect();
-            let &[steps, prior, reconstruction, diffusion, grad_norm] = &numbers[..] else {
+            let numbers: Option<Vec<f64>> = text.split(',').map(|x| x.parse().ok()).collect();
+            let Some(&[steps, prior, reconstruction, diffusion, grad_norm]) = numbers.as_deref() else {
                 return Err(wrong("window", text, "five numbers"));
             };
             let terms = [prior, reconstruction, diffusion];
@@ -208,12 +208,13 @@ pub(super) fn facts(
         .filter(|v| v.levels() <= 256)
         .ok_or_else(|| wrong("levels", &levels.to_string(), "in 2..=256"))?;
     let text = get("shape")?;
-    let sides: Vec<usize> = text.split(',').filter_map(|s| s.parse().ok()).collect();
-    let (sides_ok, dims) = (sides.iter().all(|s| (1..=MAX_SIDE).contains(s)), sides.iter().product::<usize>());
-    let &[channels, height, width] = &sides[..] else {
+    let sides: Option<Vec<usize>> = text.split(',').map(|s| s.parse().ok()).collect();
+    let Some(&[channels, height, width]) = sides.as_deref() else {
         return Err(wrong("shape", text, "channels,height,width"));
     };
-    if !sides_ok || channels > MAX_CHANNELS || dims > MAX_DIMS {
+    let possible = [channels, height, width].iter().all(|side| (1..=MAX_SIDE).contains(side));
+    // The sides are multiplied only after they are known to be small.
+    if !possible || channels > MAX_CHANNELS || channels * height * width > MAX_DIMS {
         return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
     }
     Ok((step, vocabulary, ImageShape { channels, height, width }))
@@ -316,7 +317,11 @@ mod tests {
         let error =
             |shape: &str, levels: &str| Checkpoint::parse(&old(shape, levels), Path::new("x")).unwrap_err().to_string();
         assert!(Checkpoint::parse(&old("1,8,9", "17"), Path::new("x")).unwrap().data.is_none());
-        for shape in ["0,8,9", "9,9,0", "1,8,x", "1,999", "99,8,9"] {
+        for shape in ["0,8,9", "9,9,0", "1,8,x", "1,999", "99,8,9", "16,4096,4096"] {
+            assert!(error(shape, "17").contains("shape"), "{shape}");
+        }
+        // The product of the first overflowed; the second was read as 1,8,8.
+        for shape in ["4294967296,4294967296,1", "x,1,8,8", "1,8,8,"] {
             assert!(error(shape, "17").contains("shape"), "{shape}");
         }
         assert!(error("1,8,9", "1").contains("levels is 1") && error("1,8,9", "1").contains("2..=256"));

@@ -66,6 +66,22 @@ impl ScheduleConfig {
         }
     }
 
+    /// The number of parameters of the schedule that [`init`](Self::init) makes.
+    pub fn parameters(&self) -> u128 {
+        match self {
+            Self::FixedLinear(_) | Self::FixedCosine(_) | Self::FixedLinearBeta(_) => 0,
+            Self::LearnedLinear(_) => 2,
+            Self::Network(config) => 2 + 3 * config.features as u128,
+            Self::PinnedNetwork(config) => 2 + 2 + 3 * config.features as u128,
+            Self::Monotonic(config) => {
+                let inputs = [1].into_iter().chain(config.hidden.iter().copied());
+                let layer = |(d_in, &units): (usize, &usize)| units as u128 * (d_in as u128 + 1);
+                let last = config.hidden.last().copied().unwrap_or(1);
+                2 + inputs.zip(&config.hidden).map(layer).sum::<u128>() + last as u128
+            }
+        }
+    }
+
     /// Makes the schedule on `device`, with the device's random numbers.
     ///
     /// # Panics

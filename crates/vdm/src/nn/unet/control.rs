@@ -22,6 +22,16 @@ pub enum ControlConfig {
     },
 }
 
+impl ControlConfig {
+    /// The channels that keys and values come from, for an image of `channels` channels.
+    pub(super) fn source(self, channels: usize) -> usize {
+        match self {
+            Self::None => channels,
+            Self::Sequence { dim } | Self::Image { dim } => dim,
+        }
+    }
+}
+
 /// A control signal for a batch of images.
 #[derive(Clone, Debug)]
 pub enum Control {

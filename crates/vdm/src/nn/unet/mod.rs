@@ -8,7 +8,9 @@ mod control;
 pub use blocks::{ContextBlock, ControlAttention, UNetLevel};
 pub use control::{Control, ControlConfig};
 
-use super::layers::{ClassEmbedding, Conv, Dense, Norm, time_embedding};
+use super::layers::{
+    ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
+};
 use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
 use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
@@ -156,6 +158,51 @@ impl UNetConfig {
         check_sides(self.chn_mult.len(), height, width)
     }
 
+    /// The number of parameters of the network that [`init`](Self::init) makes.
+    pub fn parameters(&self) -> u128 {
+        let context = 4 * self.n_embd;
+        let block = |c_in: usize, c_out: usize| {
+            let skip = if c_in != c_out { conv_parameters(c_in, c_out, 1) } else { 0 };
+            let convolutions = conv_parameters(c_in, c_out, 3) + conv_parameters(c_out, c_out, 3);
+            convolutions + 2 * norm_parameters(c_out) + dense_parameters(context, c_out) + skip
+        };
+        let attention = |channels: usize| {
+            let source = self.control.source(channels);
+            let adapter = |from: usize, to: usize| if from != to { from as u128 * to as u128 } else { 0 };
+            let adapters = 2 * adapter(channels, self.attn_dim) + 2 * adapter(source, self.attn_dim);
+            adapters + 4 * conv_parameters(self.attn_dim, self.attn_dim, 1)
+        };
+        let attention_in_level = |channels| if self.with_attention { attention(channels) } else { 0 };
+        let levels = self.levels();
+        let down = |(i, &(c_in, c_out)): (usize, &(usize, usize))| {
+            let resize = conv_parameters(c_in, c_out, if i + 1 < levels.len() { 4 } else { 3 });
+            2 * block(c_in, c_in) + attention_in_level(c_in) + resize
+        };
+        let up = |&(c_in, c_out): &(usize, usize)| {
+            2 * block(c_out + c_in, c_out) + attention_in_level(c_out) + conv_parameters(c_out, c_in, 3)
+        };
+        let middle = levels.last().map_or(self.n_embd, |&(_, c_out)| c_out);
+        let class = if self.classes > 0 { (self.classes as u128 + 1) * context as u128 } else { 0 };
+        let images = 1 + usize::from(self.self_conditioning) + 2 * self.n_fourier.len();
+        let ends = conv_parameters(images * self.in_channels, self.n_embd, 7)
+            + block(2 * self.n_embd, self.n_embd)
+            + conv_parameters(self.n_embd, self.out_channels, 1);
+        dense_parameters(self.n_embd, context)
+            + dense_parameters(context, context)
+            + class
+            + ends
+            + levels.iter().enumerate().map(down).sum::<u128>()
+            + levels.iter().map(up).sum::<u128>()
+            + 2 * block(middle, middle)
+            + attention(middle)
+    }
+
+    /// Channels before and after each level on the way down; on the way up the same levels in reverse order.
+    fn levels(&self) -> Vec<(usize, usize)> {
+        let after: Vec<usize> = self.chn_mult.iter().map(|m| m * self.n_embd).collect();
+        [self.n_embd].into_iter().chain(after.iter().copied()).zip(after.iter().copied()).collect()
+    }
+
     /// Makes the network on `device`, with the device's random numbers.
     ///
     /// # Panics
@@ -168,19 +215,12 @@ impl UNetConfig {
         let norm = |channels| Norm::new(self.norm_groups, channels, NORM_EPS, device);
         let block = |c_in, c_out, dropout| ContextBlock::new(c_in, c_out, context, dropout, &norm, device);
         let attention = |channels: usize| {
-            let source = match self.control {
-                ControlConfig::None => channels,
-                ControlConfig::Sequence { dim } | ControlConfig::Image { dim } => dim,
-            };
-            ControlAttention::new(channels, source, self.attn_dim, self.heads, self.attn_residual, device)
+            ControlAttention::new(channels, self.control.source(channels), self.attn_dim, self.heads, self.attn_residual, device)
         };
 
-        // Channels before and after each level on the way down; on the way up the same levels in reverse order.
-        let after: Vec<usize> = self.chn_mult.iter().map(|m| m * self.n_embd).collect();
-        let before: Vec<usize> = [self.n_embd].into_iter().chain(after.iter().copied()).collect();
-        let levels: Vec<(usize, usize)> = before.iter().copied().zip(after.iter().copied()).collect();
+        let levels = self.levels();
         let last = levels.len() - 1;
-        let middle = after[last];
+        let middle = levels[last].1;
         let down = |(i, &(c_in, c_out)): (usize, &(usize, usize))| UNetLevel {
             block1: block(c_in, c_in, self.dropout),
             block2: block(c_in, c_in, self.dropout),
