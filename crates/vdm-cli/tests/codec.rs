@@ -263,6 +263,64 @@ fn any_file_comes_back() {
     assert_eq!(image::load_from_memory(&bytes).unwrap(), image::open(path("sub/tall.png")).unwrap());
     let error = stderr(vdm().arg("decompress").arg(&file).arg("-m").arg(&run).args(["-o", "-", "--name", "nothing"]));
     assert!(error.contains("no file of the name") && error.contains("vdm info"), "{error}");
+    // A file that is kept as it is needs no model.
+    let mut one = vdm();
+    assert_eq!(one.arg("decompress").arg(&file).args(["-o", "-", "--name", "words.txt"]).succeeds(), b"no image");
+}
+
+/// Some tiles of an image were written as an image of its size, with the others black.
+#[test]
+fn the_standard_output_gets_whole_files_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let [image, file] = ["wide.png", "a.vdmz"].map(|name| dir.path().join(name));
+    GrayImage::from_fn(19, 8, |x, y| Luma([((x + y) % 17 * 255 / 16) as u8])).save(&image).unwrap();
+    compress(Path::new("digits"), &[&image], &file).arg("--no-fallback").succeeds();
+    let mut part = vdm();
+    part.arg("decompress").arg(&file).args(["-o", "-", "--first", "1", "--count", "1"]);
+    let error = stderr(&mut part);
+    assert!(error.contains("some of its tiles") && error.contains("--name"), "{error}");
+    let mut all = vdm();
+    let png = all.arg("decompress").arg(&file).args(["-o", "-", "--first", "0", "--count", "3"]).succeeds();
+    assert_eq!(image::load_from_memory(&png).unwrap(), image::open(&image).unwrap());
+}
+
+/// What follows a PNG image in its file was lost.
+#[test]
+fn a_file_that_goes_on_after_its_image_is_kept_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let [image, file, out] = ["image.png", "a.vdmz", "out"].map(|name| dir.path().join(name));
+    digit(3).save(&image).unwrap();
+    let mut bytes = fs::read(&image).unwrap();
+    bytes.extend(b"and an archive");
+    fs::write(&image, &bytes).unwrap();
+    compress(Path::new("digits"), &[&image], &file).arg("--no-fallback").succeeds();
+    vdm().arg("decompress").arg(&file).arg("-o").arg(&out).succeeds();
+    assert_eq!(fs::read(out.join("image.png")).unwrap(), bytes);
+}
+
+/// The averages were embedded, and the file was coded with the weights of the last step: nothing could read it.
+#[test]
+fn the_embedded_model_has_the_weights_that_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, image, file, out] = ["run", "image.png", "a.vdmz", "out"].map(|name| dir.path().join(name));
+    train(&run, 0);
+    digit(3).save(&image).unwrap();
+    let raw = ["--weights", "raw", "--embed-model", "--no-fallback"];
+    compress(&run, &[&image], &file).args(raw).succeeds();
+    fs::remove_dir_all(&run).unwrap();
+    vdm().arg("decompress").arg(&file).arg("-o").arg(&out).succeeds();
+    assert_eq!(image::open(out.join("image.png")).unwrap().as_luma8().unwrap(), &digit(3));
+}
+
+/// A folder of pictures that has the name of a shipped model hid it.
+#[test]
+fn a_folder_that_is_no_run_does_not_hide_a_shipped_model() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("digits")).unwrap();
+    digit(3).save(dir.path().join("digits/3.png")).unwrap();
+    let mut command = vdm();
+    command.current_dir(dir.path()).args(["compress", "--timesteps", "3", "digits", "digits", "-o", "a.vdmz"]);
+    assert_eq!(json(&mut command)["files"], 1);
 }
 
 /// `vdm decompress FILE` finds its model by itself: inside the file, or among the shipped ones.
@@ -299,6 +357,11 @@ fn a_file_finds_its_model() {
     damaged[last] ^= 1;
     fs::write(&shipped, damaged).unwrap();
     assert!(stderr(vdm().arg("verify").arg(&shipped)).contains("damaged"));
+    // Another model is no damage.
+    let other = dir.path().join("other");
+    train(&other, 1);
+    let error = stderr(vdm().arg("verify").arg(&file).arg("-m").arg(&other));
+    assert!(error.contains("another model") && !error.contains("damaged"), "{error}");
 }
 
 #[test]
@@ -314,6 +377,18 @@ fn files_go_through_pipes() {
     fs::write(&file, compressed).unwrap();
     let png = vdm().args(["decompress", "-", "-o", "-"]).stdin(fs::File::open(&file).unwrap()).succeeds();
     assert_eq!(image::load_from_memory(&png).unwrap().as_luma8().unwrap(), &digit(3));
+
+    // An IDX file was taken for bytes of no kind there.
+    let images = dir.path().join("idx");
+    fs::write(&images, idx(&digits(Split::Test).unwrap().subset(0..4).unwrap())).unwrap();
+    let compressed = vdm()
+        .args(["compress", "--timesteps", "3", "digits", "-", "-o", "-", "--no-fallback"])
+        .stdin(fs::File::open(&images).unwrap())
+        .succeeds();
+    fs::write(&file, compressed).unwrap();
+    assert_eq!(json(vdm().arg("verify").arg(&file))["images"], 4);
+    let back = vdm().args(["decompress", "-", "-o", "-"]).stdin(fs::File::open(&file).unwrap()).succeeds();
+    assert_eq!(back, fs::read(&images).unwrap());
 }
 
 #[test]

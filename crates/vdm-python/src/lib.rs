@@ -42,6 +42,9 @@ fn named<T: DeserializeOwned>(what: &str, name: &str) -> PyResult<T> {
 /// Most images of one call, which all are in memory.
 const MOST_SAMPLES: u64 = 1 << 20;
 
+/// Most steps of a chain, and most draws and passes of an estimate.
+const MOST_STEPS: usize = 1 << 16;
+
 /// How often a computation looks for Ctrl-C.
 const PULSE: Duration = Duration::from_millis(100);
 
@@ -70,16 +73,37 @@ fn detached<T: Send, E: Display + Send>(
 /// A model.
 #[pyclass(frozen)]
 struct Model {
+    /// The model with all it knows of its error: what compressed files name it by.
     model: vdm::run::Model,
+    /// The same with reverse steps of `variance`: what likelihoods and samples are computed with.
+    used: vdm::run::Model,
+    variance: ReverseVariance,
     config: Config,
     about: Vec<(String, String)>,
     step: u64,
 }
 
 impl Model {
+    /// A model, with the widest reverse steps that it knows.
+    fn new(model: vdm::run::Model, config: Config, about: Vec<(String, String)>, step: u64) -> Self {
+        let knows = model.errors().is_some();
+        let variance = if knows { ReverseVariance::Pixel } else { ReverseVariance::Posterior };
+        Self { used: model.clone(), model, variance, config, about, step }
+    }
+
     fn images(&self, pixels: &[u8], labels: Option<Vec<u32>>) -> PyResult<ImageDataset> {
         let levels = self.model.settings().vocabulary.levels();
         ImageDataset::new("images", self.model.shape(), levels, pixels.to_vec(), labels).map_err(error)
+    }
+
+    /// Refuses the bytes of a model file that is not of this model: what it is embedded in could not be read.
+    fn require_same(&self, file: &[u8]) -> PyResult<()> {
+        let place = Path::new("embed_model");
+        let other = ModelFile::parse(file, place).and_then(|file| file.model(place, &Device::flex())).map_err(error)?;
+        if model_fingerprint(&other) != model_fingerprint(&self.model) {
+            return Err(error("embed_model: the file is of another model than the one that codes the images"));
+        }
+        Ok(())
     }
 
     /// Refuses a network that never saw an image without its class, where it is to work without one.
@@ -152,11 +176,16 @@ impl Model {
         if !conditional {
             self.require_no_class()?;
         }
+        for (what, found, least) in [("timesteps", timesteps, 0), ("repeats", repeats, 1), ("draws", draws, 1)] {
+            if !(least..=MOST_STEPS).contains(&found) {
+                return Err(error(format!("{what}: {found}, expected {least} to {MOST_STEPS}")));
+            }
+        }
         let data = self.images(pixels, labels)?;
         if data.classes() > self.classes() && conditional {
             return Err(error(format!("labels: found class {}, the model has {}", data.classes() - 1, self.classes())));
         }
-        let model = self.model.clone().with_timesteps((timesteps > 0).then_some(timesteps));
+        let model = self.used.clone().with_timesteps((timesteps > 0).then_some(timesteps));
         let settings =
             EstimatorSettings { draws, tolerance: Tolerance::new(1e-4), trace: Trace::Rademacher, probes: 1 };
         let options = EvalOptions { repeats, batch_size, seed };
@@ -195,8 +224,8 @@ impl Model {
             }
             _ => {}
         }
-        if steps == 0 {
-            return Err(error("steps must be at least 1"));
+        if !(1..=MOST_STEPS).contains(&steps) {
+            return Err(error(format!("steps: {steps}, expected 1 to {MOST_STEPS}")));
         }
         if count > MOST_SAMPLES {
             return Err(error(format!(
@@ -215,7 +244,7 @@ impl Model {
         };
         let pixels = detached(py, |progress| {
             let sampler = kind.sampler(&settings);
-            sample_conditioned(&self.model, &*sampler, first..end, given, &options, &Device::flex(), progress)
+            sample_conditioned(&self.used, &*sampler, first..end, given, &options, &Device::flex(), progress)
         })?;
         Ok(PyBytes::new(py, &pixels))
     }
@@ -237,10 +266,13 @@ impl Model {
             1 => FileKind::Idx { images: count },
             _ => FileKind::Series { images: count },
         };
+        if let Some(file) = embed_model {
+            self.require_same(file)?;
+        }
         let knows = self.model.errors().is_some();
         let options = CodecOptions {
             steps: if knows { Steps::Placed(steps) } else { Steps::Uniform(steps) },
-            variance: if knows { ReverseVariance::Pixel } else { ReverseVariance::Posterior },
+            variance: self.variance,
             seed,
             note: "a model of the Python package".into(),
             embedded_model: embed_model.map(<[u8]>::to_vec),
@@ -293,8 +325,9 @@ impl Model {
     /// The same model with another variance of its reverse steps.
     fn with_reverse_variance(&self, which: &str) -> PyResult<Self> {
         let variance: ReverseVariance = named("variance", which)?;
-        let model = self.model.with_reverse_variance(variance).map_err(error)?;
-        Ok(Self { model, config: self.config.clone(), about: self.about.clone(), step: self.step })
+        let used = self.model.with_reverse_variance(variance).map_err(error)?;
+        let (model, config, about) = (self.model.clone(), self.config.clone(), self.about.clone());
+        Ok(Self { model, used, variance, config, about, step: self.step })
     }
 }
 
@@ -341,7 +374,7 @@ fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
         if let Some(file) = file {
             let file = file.map_err(error)?;
             let model = file.model(place, &device).map_err(error)?;
-            return Ok(Model { model, config: file.config, about: file.about.into_iter().collect(), step: file.step });
+            return Ok(Model::new(model, file.config, file.about.into_iter().collect(), file.step));
         }
         let run = RunDir::new(place);
         if !run.config().exists() {
@@ -351,7 +384,7 @@ fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
         let text = std::fs::read_to_string(run.config()).map_err(error)?;
         let config = vdm::config::resolve_run(&run.config().display().to_string(), &text).map_err(error)?;
         let (model, checkpoint) = load_model(&config, run.last(), WhichWeights::Ema, &device).map_err(error)?;
-        Ok(Model { model, config, about: Vec::new(), step: checkpoint.step })
+        Ok(Model::new(model, config, Vec::new(), checkpoint.step))
     })
 }
 

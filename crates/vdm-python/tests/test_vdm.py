@@ -65,6 +65,26 @@ def test_files_are_those_of_the_program(digits, tmp_path):
     assert idx[16:] == images.tobytes()
 
 
+@pytest.mark.parametrize("variance", ["posterior", "step", "pixel"])
+def test_files_of_any_variance_can_be_read(digits, variance, tmp_path):
+    images = digits.sample(3, steps=10)
+    data = digits.with_reverse_variance(variance).compress(images, steps=8)
+    assert (digits.decompress(data) == images).all()
+    (tmp_path / "a.vdmz").write_bytes(data)
+    assert run("decompress", tmp_path / "a.vdmz", "-o", "-")[16:] == images.tobytes()
+
+
+def test_an_embedded_model_is_the_one_that_codes(digits, tmp_path):
+    images = digits.sample(2, steps=10)
+    run("export", "digits", "-o", tmp_path / "digits.safetensors")
+    own = (tmp_path / "digits.safetensors").read_bytes()
+    assert len(digits.compress(images, steps=3, embed_model=own)) > len(own)
+    run("export", "fashion-mnist", "-o", tmp_path / "other.safetensors")
+    for wrong in [b"", b"no model", (tmp_path / "other.safetensors").read_bytes()]:
+        with pytest.raises(vdm.Error, match="embed_model"):
+            digits.compress(images, steps=3, embed_model=wrong)
+
+
 def test_schedules(digits):
     linear = vdm.Schedule.linear(-8, 5)
     assert np.allclose(linear.gamma([0, 0.5, 1]), [-8, -1.5, 5])
@@ -86,6 +106,10 @@ def test_errors_are_exceptions(digits):
         (lambda: digits.bits_per_dim(images, estimator="best"), "estimator"),
         (lambda: digits.bits_per_dim(images, estimator="importance"), "timesteps"),
         (lambda: digits.sample(1, steps=0), "steps"),
+        (lambda: digits.sample(1, steps=2**60), "steps"),
+        (lambda: digits.compress(images, steps=2**60), "steps"),
+        (lambda: digits.bits_per_dim(images, timesteps=2**60), "timesteps"),
+        (lambda: digits.bits_per_dim(images, repeats=2**60), "repeats"),
         (lambda: digits.sample(10**12), "at most"),
         (lambda: digits.sample(1, sampler="fast"), "sampler"),
         (lambda: digits.sample(1, class_=1), "classes"),

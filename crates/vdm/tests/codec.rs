@@ -1,6 +1,7 @@
 //! The codec from images to a file and back, and what it says to files that are not as they should be.
 
-use burn::tensor::Device;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 use vdm::ImageShape;
@@ -11,7 +12,7 @@ use vdm::codec::{
 };
 use vdm::data::ImageDataset;
 use vdm::diffusion::{ReverseVariance, Vocabulary};
-use vdm::nn::{ScoreUNet, ScoreUNetConfig};
+use vdm::nn::{Conditioning, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::{Endpoints, ScheduleConfig};
 use vdm::{DiffusionSettings, VariationalDiffusion, unwatched, weights};
 use vdm_kernels::rng::Philox;
@@ -475,7 +476,8 @@ fn what_cannot_be_coded_is_said() {
     assert!(matches!(&wrong, CodecError::Images { reason } if reason.contains("two files")), "{wrong}");
     let wrong = error(&two.subset(0..0).unwrap(), vec![], options(2, 0));
     assert!(matches!(&wrong, CodecError::Images { reason } if reason.contains("no images")), "{wrong}");
-    for steps in [0, 100_000] {
+    // The last panicked: there is no memory for so many times.
+    for steps in [0, 100_000, usize::MAX] {
         let wrong = error(&two, vec![idx("a", 2)], options(steps, 0));
         assert!(matches!(wrong, CodecError::Plan { .. }), "{wrong}");
     }
@@ -553,6 +555,61 @@ fn a_file_that_the_model_codes_badly_is_kept_as_it_is() {
     let FileKind::Stored(packed) = &container.files[0].kind else { panic!("it is coded") };
     assert_eq!(packed.unpack().unwrap(), original);
     assert!(decoded(&model, &container).unwrap().is_empty());
+}
+
+/// A network that knows that every image is grey: x = 0.
+#[derive(Module, Debug)]
+struct Grey {
+    ends: [f64; 2],
+}
+
+impl ScoreNetwork for Grey {
+    fn forward(&self, z: Tensor<4>, time: Tensor<1>, _: &Conditioning, _: Mode) -> Tensor<4> {
+        let sigma = |t: f32| {
+            let gamma = self.ends[0] + f64::from(t) * (self.ends[1] - self.ends[0]);
+            libm::sqrt(1.0 / (1.0 + libm::exp(-gamma))) as f32
+        };
+        let sigmas: Vec<f32> = time.into_data().iter::<f32>().map(sigma).collect();
+        let of_images = Tensor::<1>::from_data(sigmas.as_slice(), &z.device());
+        z / of_images.reshape([sigmas.len(), 1, 1, 1])
+    }
+
+    fn check_shape(&self, _: ImageShape) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Files of images that take next to nothing were written, and then refused as files that cannot be.
+#[test]
+fn images_that_take_no_bits_are_kept_or_refused() {
+    let (device, ends) = (Device::flex(), [-12.0, 6.0]);
+    let schedule = ScheduleConfig::LearnedLinear(Endpoints { gamma_0: ends[0], gamma_1: ends[1] });
+    let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(LEVELS).unwrap(), &schedule);
+    let model = VariationalDiffusion::new(schedule.init(&device), Grey { ends }, settings);
+    let input = |n: usize, original: Option<Vec<u8>>| Input {
+        entry: idx("idx", n as u32),
+        images: vec![LEVELS as u8 / 2; n * SHAPE.dims()],
+        original,
+    };
+    let run = |input: Input| compress_files(&model, &[input], &options(1, 0), &device, &mut unwatched);
+    let words = |n: usize| run(input(n, None)).unwrap().0.segments[0].segment.words.len();
+    // The words that the stream started with are left of a hundred images, and no more of two hundred.
+    assert!(words(200) <= words(100) + 1, "{} {}", words(200), words(100));
+    let too_many = 4096 * (8 + 4 * (words(200) + 20)) / SHAPE.dims();
+    let refused = run(input(too_many, None)).unwrap_err();
+    assert!(matches!(&refused, CodecError::Images { reason } if reason.contains("0.002 bits")), "{refused}");
+    let noise: Vec<u8> = (0..100_000u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+    let (container, report) = run(input(too_many, Some(noise))).unwrap();
+    assert_eq!((report.images, report.stored), (0, 1));
+    assert_eq!(Container::parse(&container.to_bytes().unwrap()).unwrap(), container);
+}
+
+/// Nothing has to be decoded, so no model is needed.
+#[test]
+fn no_images_need_no_model() {
+    let container = coded(&model(1), &images(3, 2), &options(2, 0));
+    let none = |model| decompress_range(&model, &container, 1, 0, &Device::flex(), &mut unwatched);
+    assert!(none(model(2)).unwrap().is_empty());
 }
 
 #[test]

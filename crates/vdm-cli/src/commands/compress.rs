@@ -11,11 +11,13 @@ use clap::value_parser;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::VariationalDiffusion;
-use vdm::codec::{CodecOptions, Container, FileEntry, FileKind, Input, choose_steps, compress_files, decompress};
+use vdm::codec::{
+    CodecOptions, Container, FileEntry, FileKind, Input, choose_steps, compress_files, decompress, model_fingerprint,
+};
 use vdm::data::ImageDataset;
 use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
-use vdm::run::shipped;
+use vdm::run::{Model, shipped};
 
 /// Images that --choose-steps measures, and most steps that it chooses in a reasonable time.
 const CHOOSING_IMAGES: usize = 16;
@@ -107,7 +109,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
     }
     let embedded_model = match args.embed_model {
-        true => Some(of_model(&args.run, args.choice.checkpoint)?.to_bytes()?),
+        true => Some(embedded(&args.run, &args.choice, model, device)?),
         false => None,
     };
 
@@ -187,6 +189,15 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.map_or(Ok(()), create_folders).with_context(|| format!("cannot make the folder of {}", out.display()))
+}
+
+/// The file of this model, which must be the one in memory: a run that is being trained has another by now.
+fn embedded(path: &Path, choice: &ChoiceArgs, model: &Model, device: &Device) -> Result<Vec<u8>> {
+    let file = of_model(path, choice.checkpoint, choice.weights)?;
+    if model_fingerprint(&file.model(path, device)?) != model_fingerprint(model) {
+        bail!("{} changed while it was read, so it cannot be embedded; compress again", path.display());
+    }
+    Ok(file.to_bytes()?)
 }
 
 /// What the file says of its model: the name of a shipped one, and what it was trained on.

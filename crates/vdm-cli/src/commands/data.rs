@@ -40,7 +40,7 @@ pub const SETS: &[Set] = &[
         about: "70,000 pieces of clothing, 1x28x28",
         from: "Debian and Ubuntu: `apt-get install dataset-fashion-mnist`, which puts it where the preset looks. \
                Elsewhere: the four .gz files of github.com/zalandoresearch/fashion-mnist (MIT), in one folder.",
-        file: "t10k-images-idx3-ubyte.gz",
+        file: "t10k-images-idx3-ubyte",
         sums: &[],
     },
     Set {
@@ -87,10 +87,14 @@ impl Set {
 
     /// That place, if the data are there.
     pub fn found(&self) -> Option<PathBuf> {
-        let place = self.place();
-        let there = |name: &str| place.join(name).exists();
-        let packed = format!("{}.gz", self.file);
-        let found = self.file.is_empty() || there(self.file) || there(&packed);
+        self.found_in(self.place())
+    }
+
+    /// `place`, if the data are there, under any name that their source takes.
+    fn found_in(&self, place: PathBuf) -> Option<PathBuf> {
+        let dotted = self.file.replace("-idx", ".idx");
+        let names = [self.file, &dotted].map(|name| [name.to_string(), format!("{name}.gz")]);
+        let found = self.file.is_empty() || names.as_flattened().iter().any(|name| place.join(name).is_file());
         found.then_some(place)
     }
 }
@@ -132,4 +136,21 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only packed files were found, though unpacked ones are read.
+    #[test]
+    fn unpacked_and_packed_files_are_found() {
+        let set = SETS.iter().find(|set| set.name == "fashion-mnist").unwrap();
+        for name in ["t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz", "t10k-images.idx3-ubyte"] {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(set.found_in(dir.path().into()), None);
+            std::fs::write(dir.path().join(name), b"").unwrap();
+            assert_eq!(set.found_in(dir.path().into()).as_deref(), Some(dir.path()), "{name}");
+        }
+    }
 }

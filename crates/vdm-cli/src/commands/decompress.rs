@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use vdm::codec::{Container, decompress_range};
+use vdm::ImageShape;
+use vdm::codec::{Container, FileEntry, FileKind, decompress_range};
 use vdm::files::create_folders;
 
 #[derive(Debug, clap::Args)]
@@ -76,14 +77,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             (archive_output::in_range(&container, first, count), first, count)
         }
     };
-    let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
-    let (bytes, seconds) =
-        timed("decompressing", |progress| decompress_range(&model, &container, first, count, &device, progress));
-    let bytes = bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?;
-    if to_standard {
-        let [Wanted { entry, .. }] = &wanted[..] else {
-            bail!("--out - writes one file, {} holds {}; choose one with --name", args.file.display(), wanted.len());
-        };
+    // What could not be written is said before hours of decoding.
+    let only = if to_standard { Some(only_file(&wanted, container.shape, &args.file)?) } else { None };
+    let (bytes, seconds) = if count == 0 && first <= container.images() {
+        // Files that are kept as they are need no model.
+        (Vec::new(), 0.0)
+    } else {
+        let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
+        let (bytes, seconds) =
+            timed("decompressing", |progress| decompress_range(&model, &container, first, count, &device, progress));
+        (bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?, seconds)
+    };
+    if let Some(entry) = only {
         return write_all(&archive_output::content(entry, &bytes, container.shape, container.levels)?);
     }
     let files = if filled {
@@ -100,6 +105,23 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// The one entry that goes to the standard output: a file, and whole, unless it is one of which some images are such a file
+/// too.
+fn only_file<'a>(wanted: &[Wanted<'a>], shape: ImageShape, path: &Path) -> Result<&'a FileEntry> {
+    let [Wanted { entry, images }] = wanted else {
+        bail!("--out - writes one file, {} holds {}; choose one with --name", path.display(), wanted.len());
+    };
+    match entry.kind {
+        FileKind::Series { .. } => {
+            bail!("--out - writes one file, {:?} is a folder of images; name a folder with --out", entry.name)
+        }
+        FileKind::Tiled { .. } if images.len() != entry.images(shape) => {
+            bail!("--out - writes one file, {:?} has only some of its tiles chosen; choose all with --name", entry.name)
+        }
+        _ => Ok(entry),
+    }
+}
+
 /// [`archive_output::write`] to a folder that is empty or not there yet, whole or not at all: to a temporary one inside it,
 /// then moved up.
 /// A folder that is there is used in place: it may be a link, a mount point or the shell's own.
@@ -110,10 +132,7 @@ fn write_whole(out: &Path, container: &Container, wanted: &[Wanted], bytes: &[u8
     let temporary = out.join(format!(".vdm-{}.tmp", std::process::id()));
     let written = archive_output::write(&temporary, container, wanted, bytes, false).and_then(|files| {
         if files > 0 {
-            for entry in fs::read_dir(&temporary).with_context(failed)? {
-                let entry = entry.with_context(failed)?;
-                fs::rename(entry.path(), out.join(entry.file_name())).with_context(failed)?;
-            }
+            move_up(&temporary, out).with_context(failed)?;
         }
         Ok(files)
     });
@@ -122,4 +141,22 @@ fn write_whole(out: &Path, container: &Container, wanted: &[Wanted], bytes: &[u8
         let _ = fs::remove_dir(out);
     }
     written
+}
+
+/// Moves what is in folder `from` to folder `to`, all of it or nothing.
+fn move_up(from: &Path, to: &Path) -> io::Result<()> {
+    let mut moved = Vec::new();
+    let result = fs::read_dir(from)?.try_for_each(|entry| {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        fs::rename(entry.path(), &place)?;
+        moved.push((place, entry.path()));
+        Ok(())
+    });
+    if result.is_err() {
+        for (place, before) in moved {
+            let _ = fs::rename(place, before);
+        }
+    }
+    result
 }

@@ -82,8 +82,13 @@ fn instructions() -> (String, bool) {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return ("AVX2 with fused multiply-add".into(), true);
         }
+        ("no AVX2 with fused multiply-add: the same results, many times slower".into(), false)
     }
-    ("no AVX2 with fused multiply-add: the same results, many times slower".into(), false)
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let architecture = std::env::consts::ARCH;
+        (format!("plain code, as there is none for {architecture}: the same results, many times slower"), false)
+    }
 }
 
 /// Free bytes of memory, where the system tells.

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::path::PathBuf;
 use vdm::files::write_bytes;
+use vdm::run::WhichWeights;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -34,7 +35,7 @@ pub enum Layout {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
-    let mut file = of_model(&args.run, args.checkpoint)?;
+    let mut file = of_model(&args.run, args.checkpoint, WhichWeights::Ema)?;
     for text in &args.about {
         let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             bail!("--about {text}: expected KEY=TEXT");

@@ -12,6 +12,7 @@ use vdm::data::{Source, Split};
 use vdm::diffusion::ReverseVariance;
 use vdm::diffusion::error_model::ErrorTable;
 use vdm::files::target;
+use vdm::run::WhichWeights;
 use vdm::train::{FitOptions, fit_error_model};
 
 #[derive(Debug, clap::Args)]
@@ -49,7 +50,7 @@ pub struct Args {
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let device = args.device.open()?;
     target(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-    let file = of_model(&args.model, args.checkpoint)?;
+    let file = of_model(&args.model, args.checkpoint, WhichWeights::Ema)?;
     let model = file.model(&args.model, &device)?.with_errors(None);
     require_no_class(&file.config)?;
     let source = source(&file.config, args.data_dir.as_deref())?;

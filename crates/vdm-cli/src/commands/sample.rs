@@ -33,8 +33,8 @@ pub struct Args {
     /// The sampler. Default: the run's sample.sampler.
     #[arg(long, value_name = "NAME", value_parser = word::<SamplerKind>)]
     pub sampler: Option<SamplerKind>,
-    /// Steps T of sampling, at least 1. Default: the run's sample.steps.
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Steps T of sampling, 1 to 1048576. Default: the run's sample.steps.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub steps: Option<u32>,
     /// Where the steps are: `time`, as the schedule has them; `gamma`, evenly spaced in gamma; `loss`, where the model's own
     /// loss says that steps cost most (measured first, on images that it draws).

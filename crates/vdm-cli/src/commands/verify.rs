@@ -23,10 +23,15 @@ pub struct Args {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let container = container::read(&args.file)?;
-    let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
-    let (bytes, seconds) = timed("verifying", |progress| decompress(&model, &container, &device, progress));
+    let (bytes, seconds) = if container.images() == 0 {
+        (Vec::new(), 0.0)
+    } else {
+        let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
+        let (bytes, seconds) = timed("verifying", |progress| decompress(&model, &container, &device, progress));
+        // Not all that can be wrong is damage: it may be another model, another machine, or Ctrl-C.
+        (bytes.with_context(|| format!("cannot verify {}", args.file.display()))?, seconds)
+    };
     let damaged = || format!("{} is damaged", args.file.display());
-    let bytes = bytes.with_context(damaged)?;
     // What each file would be written from; of those that are kept as they are, the checksums.
     for (entry, own) in container.split(&bytes) {
         if !matches!(entry.kind, FileKind::Series { .. }) {

@@ -16,7 +16,7 @@ use std::time::UNIX_EPOCH;
 use vdm::ImageShape;
 use vdm::codec::tiles::{MAX_SIDE, Tiling};
 use vdm::codec::{Attributes, FileEntry, FileKind, Input, Packed};
-use vdm::data::read_idx_images;
+use vdm::data::parse_idx_images;
 use vdm::picture::grid::value_of;
 
 /// Most bytes of a file.
@@ -35,14 +35,16 @@ pub fn read(paths: &[PathBuf], shape: ImageShape, levels: usize, skip_bad: bool)
         if read.context("cannot read the standard input")? as u64 > MAX_FILE {
             bail!("the standard input has more than the {MAX_FILE} bytes that are read");
         }
-        let known = png(&bytes, shape, levels);
+        let known = known(&bytes, shape, levels);
+        // What was packed with gzip would come back unpacked, but under the same name.
+        let known = known.filter(|_| !bytes.starts_with(&GZIP));
         inputs.push(input("stdin".into(), bytes, None, known));
     }
     let paths: Vec<PathBuf> = paths.into_iter().cloned().collect();
     for (path, name) in found(&paths)? {
         match read_file(&path) {
             Ok((bytes, attributes)) => {
-                let known = idx(&path, &bytes, shape, levels).or_else(|| png(&bytes, shape, levels));
+                let known = known(&bytes, shape, levels);
                 // What was packed with gzip comes back unpacked.
                 let is_idx = matches!(known, Some((FileKind::Idx { .. }, _)));
                 let unpacked = if is_idx { name.strip_suffix(".gz").unwrap_or(&name) } else { &name };
@@ -108,12 +110,17 @@ fn mode(about: &fs::Metadata) -> u32 {
     if about.permissions().readonly() { 0o444 } else { 0o644 }
 }
 
+/// What the model can code of these bytes.
+fn known(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
+    idx(bytes, shape, levels).or_else(|| png(bytes, shape, levels))
+}
+
 /// The images of an IDX file of the model's shape and levels.
-fn idx(path: &Path, bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
+fn idx(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     if !bytes.starts_with(&GZIP) && !bytes.starts_with(&[0, 0]) {
         return None;
     }
-    let images = read_idx_images(path).ok()?;
+    let images = parse_idx_images(bytes, "").ok()?;
     let found = ImageShape { channels: 1, height: images.height(), width: images.width() };
     let count = u32::try_from(images.len()).ok()?;
     let bytes = images.into_bytes();
@@ -127,7 +134,8 @@ fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     let (width, height) = decoder.dimensions();
     let small = width <= MAX_SIDE && height <= MAX_SIDE && u64::from(width) * u64::from(height) <= MAX_PIXELS;
     let color = decoder.color_type();
-    if !small || decoder.is_apng().unwrap_or(true) {
+    // What follows the image, such as another file that someone hid there, would be lost without a word.
+    if !small || decoder.is_apng().unwrap_or(true) || png_length(bytes) != Some(bytes.len()) {
         return None;
     }
     let (channels, opaque) = match color {
@@ -152,6 +160,19 @@ fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
     }
     let tiling = Tiling::new(shape, channels, own.width, own.height)?;
     Some((FileKind::Tiled { channels: channels as u8, width, height, alpha }, tiling.cut(&planes)))
+}
+
+/// The bytes of a PNG file from its start to the end of its last chunk (PNG specification, sections 5.2 and 5.3).
+fn png_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 8;
+    loop {
+        let (length, kind) = bytes.get(at..)?.split_first_chunk::<4>()?;
+        let end = at.checked_add(12)?.checked_add(u32::from_be_bytes(*length) as usize)?;
+        if kind.starts_with(b"IEND") {
+            return Some(end);
+        }
+        at = end;
+    }
 }
 
 fn grey_png(pixels: &[u8], width: u32, height: u32) -> Option<Vec<u8>> {

@@ -99,25 +99,29 @@ impl ChoiceArgs {
     }
 }
 
-/// The model file that `path` names: a file, or a shipped model where there is nothing of that name.
+/// The model file that `path` names: a file, or a shipped model where there is no file and no run of that name.
 pub fn model_file(path: &Path) -> Result<Option<ModelFile>> {
     if path.is_file() {
         return Ok(Some(ModelFile::load(path)?));
     }
-    if path.exists() {
+    // A folder that is no run, such as one of pictures, does not stand in the way of a shipped model of its name.
+    if RunDir::new(path).config().exists() {
         return Ok(None);
     }
     Ok(path.to_str().and_then(shipped::model).transpose()?)
 }
 
 /// The model that `path` names as a file: what `vdm export` writes of a run.
-pub fn of_model(path: &Path, which: Which) -> Result<ModelFile> {
+pub fn of_model(path: &Path, which: Which, weights: WhichWeights) -> Result<ModelFile> {
     if let Some(file) = model_file(path)? {
         return Ok(file);
     }
     let (run, config) = open_run(path)?;
     let checkpoint = Checkpoint::load(&checkpoint(&run, which)?)?;
-    let weights = checkpoint.ema();
+    let weights = match weights {
+        WhichWeights::Ema => checkpoint.ema(),
+        WhichWeights::Raw => checkpoint.weights.clone(),
+    };
     let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
     Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, errors: None })
 }

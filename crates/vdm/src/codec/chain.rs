@@ -57,7 +57,7 @@ pub fn encode_segment<N: ScoreNetwork>(
     let mut stack = BitStack::new(plan.seed);
     let mut per_image_bits = Vec::with_capacity(images as usize);
     let mut rest = bytes;
-    for (number, size) in batch_sizes(images as usize, plan.batch_size.into()).into_iter().enumerate() {
+    for (number, size) in Batches::new(images as usize, plan.batch_size.into()).sizes().enumerate() {
         let (batch, after) = rest.split_at(size * dims);
         rest = after;
         per_image_bits.extend(chain.encode(&mut stack, number, batch, progress)?);
@@ -88,7 +88,8 @@ pub fn decode_segment<N: ScoreNetwork>(
     let mut stack = BitStack::from_parts(segment.words.clone(), segment.state)?;
     let mut batches = Vec::new();
     // What was coded last is on top.
-    for (number, size) in batch_sizes(segment.images as usize, plan.batch_size.into()).into_iter().enumerate().rev() {
+    let all = Batches::new(segment.images as usize, plan.batch_size.into());
+    for (number, size) in (0..all.count()).rev().zip(all.sizes().rev()) {
         batches.push(chain.decode(&mut stack, number, size, progress)?);
     }
     if !stack.is_at_start(plan.seed) {
@@ -97,17 +98,40 @@ pub fn decode_segment<N: ScoreNetwork>(
     Ok(batches.into_iter().rev().flatten().collect())
 }
 
-/// How `images` images are cut into batches of at most `most`, each of a quarter of the images before it: what a batch
-/// takes off the stack is some four times of what an image leaves there, so all but the first find enough, and the
-/// stream need not start with more.
-fn batch_sizes(images: usize, most: usize) -> Vec<usize> {
-    let (mut done, mut sizes) = (0, Vec::new());
-    while done < images {
-        let size = (done / 4).clamp(1, most).min(images - done);
-        sizes.push(size);
-        done += size;
+/// How images are cut into batches, each of a quarter of the images before it and at most so many: what a batch takes off
+/// the stack is some four times of what an image leaves there, so all but the first find enough, and the stream need not
+/// start with more.
+///
+/// A file says how many images there are, so memory does not grow with their number.
+struct Batches {
+    /// The first batches, which grow.
+    growing: Vec<usize>,
+    /// Images of a batch after these, and how many such batches there are.
+    most: usize,
+    full: usize,
+    /// Images of the last batch; 0 if there is none but these.
+    rest: usize,
+}
+
+impl Batches {
+    fn new(images: usize, most: usize) -> Self {
+        let (mut done, mut growing) = (0, Vec::new());
+        while done < images && done / 4 < most {
+            let size = (done / 4).max(1).min(images - done);
+            growing.push(size);
+            done += size;
+        }
+        Self { growing, most, full: (images - done) / most, rest: (images - done) % most }
     }
-    sizes
+
+    fn count(&self) -> usize {
+        self.growing.len() + self.full + usize::from(self.rest > 0)
+    }
+
+    fn sizes(&self) -> impl DoubleEndedIterator<Item = usize> {
+        let full = std::iter::repeat_n(self.most, self.full);
+        self.growing.iter().copied().chain(full).chain((self.rest > 0).then_some(self.rest))
+    }
 }
 
 /// Times at which the network is probed.
@@ -465,9 +489,24 @@ mod tests {
 
     #[test]
     fn batches_start_small() {
-        assert_eq!(batch_sizes(19, 3), [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 1]);
-        assert_eq!(batch_sizes(1, 16), [1]);
-        assert_eq!(batch_sizes(3, 1), [1, 1, 1]);
+        let sizes = |images, most| Batches::new(images, most).sizes().collect::<Vec<_>>();
+        assert_eq!(sizes(19, 3), [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 1]);
+        assert_eq!(sizes(1, 16), [1]);
+        assert_eq!(sizes(3, 1), [1, 1, 1]);
+        assert_eq!(sizes(6, 1), [1; 6]);
+        assert_eq!(sizes(0, 5), [0; 0]);
+        for (images, most) in [(19, 3), (200, 16), (200, 1), (4, 4), (1000, 1024)] {
+            let batches = Batches::new(images, most);
+            assert_eq!((batches.sizes().sum::<usize>(), batches.sizes().count()), (images, batches.count()));
+        }
+    }
+
+    /// All batches of the images that a file said it has were listed: 32 GB for a small one.
+    #[test]
+    fn batches_of_as_many_images_as_a_file_can_claim_take_no_memory() {
+        let batches = Batches::new(u32::MAX as usize, 1);
+        assert_eq!((batches.count(), batches.growing.len()), (u32::MAX as usize, 4));
+        assert_eq!(batches.sizes().rev().take(3).collect::<Vec<_>>(), [1, 1, 1]);
     }
 
     proptest! {

@@ -21,7 +21,8 @@ pub fn model_fingerprint<N: ScoreNetwork>(model: &VariationalDiffusion<N>) -> [u
     let [schedule, network] = [export(&model.schedule), export(&model.network)];
     let head = model.errors().and_then(|errors| errors.head.as_ref()).map(export).unwrap_or_default();
     for point in model.errors().map_or(&[][..], |errors| errors.table.points()) {
-        hash.update([point.gamma, point.mean].map(f64::to_le_bytes).concat());
+        hash.update([point.gamma, point.mean, point.reconstruction, point.prior].map(f64::to_le_bytes).concat());
+        hash.update(point.quantiles.map(f32::to_le_bytes).concat());
     }
     for (name, t) in schedule.into_iter().chain(network).chain(head) {
         hash.update((name.len() as u64).to_le_bytes());

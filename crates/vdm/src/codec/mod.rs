@@ -81,7 +81,7 @@ use crate::progress::{Progress, tell};
 use crate::shape::ImageShape;
 use crate::stats::standard_error;
 use burn::tensor::Device;
-use container::{SEGMENT_BYTES, check_files};
+use container::{SEGMENT_BYTES, check_files, is_possible};
 use fingerprint::{machine, pixel_hash};
 use serde::Serialize;
 use std::ops::Range;
@@ -273,7 +273,14 @@ fn code<N: ScoreNetwork>(
             let (segment, stats) = encode_segment(model, &plan, bytes, device, &mut heard)?;
             coded.push((CodedSegment { segment, pixels: pixel_hash(bytes) }, stats));
         }
-        if let Some(kept) = if_smaller(group, &coded) {
+        let writable = coded.iter().all(|(c, _)| is_possible(c.segment.images, c.segment.words.len(), shape));
+        let kept = kept(group, &coded, writable);
+        if kept.is_none() && !writable {
+            let reason = "the images take less than 0.002 bits per dimension, which no file may claim; keep them as they \
+                          are, or start a stream more often";
+            return Err(wrong(reason.into()));
+        }
+        if let Some(kept) = kept {
             for (file, packed) in container.files[range].iter_mut().zip(kept) {
                 if let Some(packed) = packed {
                     file.kind = FileKind::Stored(packed);
@@ -326,8 +333,9 @@ fn groups(inputs: &[Input]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The originals of a group, packed, if all that have images are there, and they are smaller than the coded images.
-fn if_smaller(group: &[Input], coded: &[(CodedSegment, SegmentStats)]) -> Option<Vec<Option<Packed>>> {
+/// The originals of a group, packed, if all that have images are there, and they are smaller than the coded images or those
+/// are not `writable`.
+fn kept(group: &[Input], coded: &[(CodedSegment, SegmentStats)], writable: bool) -> Option<Vec<Option<Packed>>> {
     let pack = |input: &Input| match (&input.original, input.images.is_empty()) {
         (_, true) => Some(None),
         (Some(original), false) => Some(Some(Packed::new(original.clone()))),
@@ -341,7 +349,7 @@ fn if_smaller(group: &[Input], coded: &[(CodedSegment, SegmentStats)]) -> Option
     };
     let coded_bytes = coded.iter().map(|(coded, _)| SEGMENT_BYTES + 4 * coded.segment.words.len()).sum::<usize>()
         + group.iter().map(alpha).sum::<usize>();
-    (!coded.is_empty() && kept_bytes < coded_bytes).then_some(kept)
+    (!coded.is_empty() && (kept_bytes < coded_bytes || !writable)).then_some(kept)
 }
 
 /// The bytes of all images of a file, one after another.
@@ -359,7 +367,7 @@ pub fn decompress<N: ScoreNetwork>(
     decompress_range(model, container, 0, container.images(), device, progress)
 }
 
-/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; nothing is
+/// The bytes of the images number `first .. first + count`. Only the segments that hold them are decoded; no image is
 /// returned unless model, arithmetic and the checksums of all their pixels are right.
 ///
 /// # Errors
@@ -376,6 +384,9 @@ pub fn decompress_range<N: ScoreNetwork>(
     let Some(end) = first.checked_add(count).filter(|&end| end <= images) else {
         return Err(CodecError::Range { first, count, images });
     };
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let shape = model.shape();
     if container.shape != shape {
         let reason = format!("the file holds images of {}, the model is for images of {shape}", container.shape);

@@ -11,6 +11,8 @@ pub const MAX_STEPS: usize = 1 << 16;
 pub const MAX_BATCH: u16 = 1024;
 /// Most numbers of an image.
 const MAX_DIMS: usize = 1 << 24;
+/// Most numbers of the images that go through the network together.
+const MAX_BATCH_DIMS: usize = 1 << 26;
 /// Beyond this, alpha or sigma is 0 to double precision.
 const MAX_GAMMA: f64 = 100.0;
 /// Latents reach farther than this from 0 only by an accident that does not happen.
@@ -65,6 +67,12 @@ impl Plan {
         }
         if !(1..=MAX_BATCH).contains(&self.batch_size) {
             return wrong(format!("{} images at a time, expected 1 to {MAX_BATCH}", self.batch_size));
+        }
+        if self.shape.dims() * usize::from(self.batch_size) > MAX_BATCH_DIMS {
+            return wrong(format!(
+                "{} images of {} at a time, expected at most {MAX_BATCH_DIMS} numbers; use a smaller --batch-size",
+                self.batch_size, self.shape
+            ));
         }
         let finest = self.points().iter().map(|point| point.delta).fold(f64::INFINITY, f64::min);
         if REACH / finest > f64::from(i32::MAX) {
@@ -199,6 +207,12 @@ mod tests {
             let shape = ImageShape { channels, height, width };
             assert!(Plan { shape, ..plan(vec![0.0, 1.0]) }.validate().is_err());
         }
+        // The memory of a batch would be that of 2^34 numbers.
+        let large = ImageShape { channels: 1, height: 4096, width: 4096 };
+        let message =
+            Plan { shape: large, batch_size: 1024, ..plan(vec![0.0, 1.0]) }.validate().unwrap_err().to_string();
+        assert!(message.contains("--batch-size"), "{message}");
+        assert!(Plan { shape: large, ..plan(vec![0.0, 1.0]) }.validate().is_ok());
         assert!(Plan { vocabulary: Vocabulary::new(257).unwrap(), ..plan(vec![0.0, 1.0]) }.validate().is_err());
         let message = plan(vec![-40.0, -39.99, 1.0]).validate().unwrap_err().to_string();
         assert!(message.contains("--timesteps"), "{message}");

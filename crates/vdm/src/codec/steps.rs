@@ -1,6 +1,7 @@
 //! The steps of the chain: how many, and where along the schedule.
 
 use super::CodecError;
+use super::plan::MAX_STEPS;
 use crate::data::ImageDataset;
 use crate::diffusion::error_model::{ErrorsUnknown, cheapest_path};
 use crate::diffusion::process::diffuse;
@@ -36,12 +37,15 @@ impl Steps {
     /// gamma_0 to gamma_T in this model, for steps of this variance.
     ///
     /// # Errors
-    /// [`CodecError::Plan`] if the model has no table of errors and one is needed.
+    /// [`CodecError::Plan`] if there is no step or more than 65,536, or the model has no table of errors and one is needed.
     pub fn gammas<N: ScoreNetwork>(
         &self,
         model: &VariationalDiffusion<N>,
         variance: ReverseVariance,
     ) -> Result<Vec<f64>, CodecError> {
+        if !(1..=MAX_STEPS).contains(&self.count()) {
+            return Err(CodecError::Plan { reason: format!("{} steps, expected 1 to {MAX_STEPS}", self.count()) });
+        }
         let schedule = model.schedule.to_host();
         match self {
             Self::Uniform(steps) => Ok(schedule.evenly(*steps)),

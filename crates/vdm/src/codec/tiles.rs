@@ -43,6 +43,9 @@ impl Tiling {
     }
 
     /// The tiles of an image, one after another, line by line: `pixels` has a plane for each channel.
+    ///
+    /// # Panics
+    /// If `pixels` are fewer than the image has.
     pub fn cut(&self, pixels: &[u8]) -> Vec<u8> {
         let [across, down, planes] = self.counts();
         let s = self.shape;

@@ -37,7 +37,7 @@ pub use read::image_file::check_whole;
 pub use sources::{
     Cifar10Source, DataSource, DigitsSource, FolderImages, FolderOptions, FolderSource, IdxImages, IdxSource,
     ImagenetSource, digits, load_cifar10, load_folder, load_folder_split, load_idx_split, load_imagenet,
-    read_idx_images, read_idx_labels, write_idx_images, write_idx_labels,
+    parse_idx_images, read_idx_images, read_idx_labels, write_idx_images, write_idx_labels,
 };
 pub use split::Split;
 

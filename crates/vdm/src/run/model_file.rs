@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn weights_of_another_network_are_refused() {
         let mut other = file();
-        other.weights.pop_last();
+        let (name, tensor) = other.weights.pop_last().unwrap();
+        other.weights.insert(format!("{name}.other"), tensor);
         let bytes = other.to_bytes().unwrap();
         let parsed = ModelFile::parse(&bytes, Path::new("x")).unwrap();
         assert!(matches!(parsed.model(Path::new("x"), &Device::flex()), Err(LoadError::Weights { .. })));

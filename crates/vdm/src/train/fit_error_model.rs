@@ -271,5 +271,25 @@ fn quantiles(mut expected: Vec<f64>, mean: f64) -> [f32; QUANTILES] {
     };
     let parts: [f64; QUANTILES] = std::array::from_fn(part);
     let sum: f64 = parts.iter().sum();
-    parts.map(|part| (part * mean * QUANTILES as f64 / sum).max(f64::from(f32::MIN_POSITIVE)) as f32)
+    // Not `max`, which would make a number of a NaN: of a head that diverged there is to be no table.
+    parts.map(|part| match part * mean * QUANTILES as f64 / sum {
+        small if small < f64::from(f32::MIN_POSITIVE) => f32::MIN_POSITIVE,
+        quantile => quantile as f32,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A NaN became the least positive number, so the table of a head that diverged was taken for a good one.
+    #[test]
+    fn the_quantiles_of_a_head_that_diverged_are_no_table() {
+        let of = |expected: Vec<f64>| quantiles(expected, 0.5);
+        assert!(of((0..64).map(|i| if i == 7 { f64::NAN } else { 1.0 }).collect()).iter().any(|q| q.is_nan()));
+        assert!(of(vec![f64::INFINITY; 64]).iter().any(|q| q.is_nan()));
+        let found = of((0..64).map(f64::from).collect());
+        assert!(found.is_sorted() && (found.iter().sum::<f32>() / QUANTILES as f32 - 0.5).abs() < 1e-6);
+        assert!(of(vec![0.0; 64]).iter().all(|q| q.is_nan()) && of(vec![]) == [0.5; QUANTILES]);
+    }
 }

@@ -171,7 +171,17 @@ fn schedule(model: &vdm::run::Model) -> Part {
 /// The validation split of the model's data, if it is there.
 fn validation(opened: &Opened, data: &DataArgs) -> Result<ImageDataset> {
     let valid = source(&opened.config, data.data_dir.as_deref())?.load(Split::Valid)?;
-    anyhow::ensure!(valid.shape() == opened.checkpoint.shape, "the images are not of the model's shape");
+    let (own, found) =
+        ((opened.checkpoint.shape, opened.checkpoint.vocabulary.levels()), (valid.shape(), valid.levels()));
+    if own != found {
+        anyhow::bail!(
+            "the images are {} of {} levels, the model is for {} of {}; name the right folder with --data-dir",
+            found.0,
+            found.1,
+            own.0,
+            own.1
+        );
+    }
     Ok(valid)
 }
 

@@ -24,6 +24,11 @@ pub(in crate::codec) const SEGMENT_BYTES: usize = 22;
 /// That is 0.002 bits per dimension; a stream of fewer would be of images that hold nothing.
 const MAX_EXPANSION: u64 = 4096;
 
+/// Whether a segment of this many images may take this many words.
+pub(in crate::codec) fn is_possible(images: u32, words: usize, shape: ImageShape) -> bool {
+    u64::from(images).saturating_mul(shape.dims() as u64) <= MAX_EXPANSION * (8 + 4 * words as u64)
+}
+
 impl Container {
     /// The bytes of the file.
     ///
@@ -434,9 +439,8 @@ impl<'a> Reader<'a> {
         let offset = self.at;
         let images = self.varint("images of a segment", 1, u32::MAX.into())? as u32;
         let words = self.varint("words of a segment", 0, u32::MAX.into())? as u32;
-        let (pixels, most) = (u64::from(images) * shape.dims() as u64, MAX_EXPANSION * (8 + 4 * u64::from(words)));
-        if pixels > most {
-            let reason = format!("found {images} images of {shape} in {words} words, expected at most {most} numbers");
+        if !is_possible(images, words as usize, shape) {
+            let reason = format!("found {images} images of {shape} in {words} words, which are too few for them");
             return Err(CodecError::Header { field: "images of a segment", offset, reason });
         }
         Ok(SegmentRow {

@@ -61,7 +61,7 @@ mod format;
 mod names;
 mod packed;
 
-pub(super) use format::SEGMENT_BYTES;
+pub(super) use format::{SEGMENT_BYTES, is_possible};
 pub(super) use names::check_files;
 pub use packed::Packed;
 

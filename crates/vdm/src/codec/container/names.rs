@@ -18,15 +18,15 @@ pub(in crate::codec) fn check_files(files: &[FileEntry], shape: ImageShape, imag
     for file in files {
         check_name(&file.name)?;
         let idx = matches!(file.kind, FileKind::Idx { .. });
+        if file.attributes.is_some_and(|attributes| attributes.mode > 0o777) {
+            return Err(format!("{:?} has permissions beyond 0o777", file.name));
+        }
         match &file.kind {
             FileKind::Stored(_) => continue,
             FileKind::Tiled { .. } if file.tiling(shape).is_none() => {
                 return Err(format!("{:?} has a size or channels that cannot be cut into tiles of {shape}", file.name));
             }
             _ => {}
-        }
-        if file.attributes.is_some_and(|attributes| attributes.mode > 0o777) {
-            return Err(format!("{:?} has permissions beyond 0o777", file.name));
         }
         if shape.channels != 1 && (idx || shape.channels != 3) {
             let kind = if idx { "an IDX file" } else { "a PNG file" };

@@ -8,6 +8,9 @@ use std::io::Read;
 /// A byte of DEFLATE holds at most so many.
 const MAX_RATIO: u64 = 1032;
 
+/// Most bytes that come out of compressed ones: a file is not to ask for all memory. More are kept as they are.
+const MAX_UNPACKED: u64 = 1 << 30;
+
 /// Kept bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
@@ -23,14 +26,16 @@ impl Packed {
         let (size, checksum) = (bytes.len() as u64, crc32fast::hash(&bytes));
         let mut smaller = Vec::new();
         // Reading from memory cannot fail.
-        let packed = DeflateEncoder::new(&bytes[..], Compression::best()).read_to_end(&mut smaller);
-        let bytes = if packed.is_ok() && smaller.len() < bytes.len() { smaller } else { bytes };
+        let packed = size <= MAX_UNPACKED
+            && DeflateEncoder::new(&bytes[..], Compression::best()).read_to_end(&mut smaller).is_ok();
+        let bytes = if packed && smaller.len() < bytes.len() { smaller } else { bytes };
         Self { bytes, size, checksum }
     }
 
     /// Whether bytes of this number can be so many unpacked.
     pub(super) fn is_possible(bytes: usize, size: u64) -> bool {
-        bytes as u64 <= size && size <= (bytes as u64).saturating_mul(MAX_RATIO).max(bytes as u64)
+        let bytes = bytes as u64;
+        bytes == size || (bytes < size && size <= bytes.saturating_mul(MAX_RATIO).min(MAX_UNPACKED))
     }
 
     /// How many bytes come out.
@@ -94,5 +99,8 @@ mod tests {
         assert!(Packed { size: packed.size - 1, ..packed.clone() }.unpack().is_err());
         assert!(Packed { size: packed.size + 1, ..packed.clone() }.unpack().is_err());
         assert!(!Packed::is_possible(3, 1 << 20) && !Packed::is_possible(3, 2));
+        // A file of some megabytes could ask for many gigabytes.
+        assert!(Packed::is_possible(1 << 21, 1 << 30) && !Packed::is_possible(1 << 21, (1 << 30) + 1));
+        assert!(Packed::is_possible(1 << 31, 1 << 31));
     }
 }

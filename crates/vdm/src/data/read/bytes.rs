@@ -21,16 +21,20 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// A file being read from front to back, gunzipped on the way if it starts
 /// with the gzip magic, whatever its name.
-pub(in crate::data) struct Input {
+pub(in crate::data) struct Input<'a> {
     path: PathBuf,
-    reader: Box<dyn Read>,
+    reader: Box<dyn Read + 'a>,
     most: u64,
 }
 
-impl Input {
+impl<'a> Input<'a> {
     pub(in crate::data) fn open(path: &Path) -> Result<Self> {
         let (file, length) = open_file(path)?;
-        let mut reader = BufReader::new(file);
+        Self::new(path, BufReader::new(file), length)
+    }
+
+    /// A file of `length` bytes, which errors call `path`.
+    pub(in crate::data) fn new(path: &Path, mut reader: impl BufRead + 'a, length: u64) -> Result<Self> {
         let start = reader.fill_buf().map_err(|reason| io_error(path, "read", reason))?;
         if start.starts_with(&GZIP_MAGIC) {
             let reader = Box::new(MultiGzDecoder::new(reader));

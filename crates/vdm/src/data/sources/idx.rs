@@ -106,7 +106,19 @@ impl IdxImages {
 /// [`DataError::TrailingBytes`] and [`DataError::Corrupt`], as each of them
 /// says.
 pub fn read_idx_images(path: impl AsRef<Path>) -> Result<IdxImages> {
-    let mut input = Input::open(path.as_ref())?;
+    images_of(Input::open(path.as_ref())?)
+}
+
+/// The images of the bytes of an IDX file, gunzipped if need be; errors call it `path`.
+///
+/// # Errors
+///
+/// As [`read_idx_images`].
+pub fn parse_idx_images(bytes: &[u8], path: impl AsRef<Path>) -> Result<IdxImages> {
+    images_of(Input::new(path.as_ref(), bytes, bytes.len() as u64)?)
+}
+
+fn images_of(mut input: Input<'_>) -> Result<IdxImages> {
     let [count, height, width] = read_dimensions::<3>(&mut input)?;
     let shape = ImageShape { channels: 1, height: height as usize, width: width as usize };
     checked_dims(shape, &input.path().display().to_string())?;
@@ -174,7 +186,7 @@ pub fn write_idx_labels(mut writer: impl Write, labels: &[u8]) -> io::Result<()>
     writer.write_all(labels)
 }
 
-fn read_dimensions<const RANK: usize>(input: &mut Input) -> Result<[u32; RANK]> {
+fn read_dimensions<const RANK: usize>(input: &mut Input<'_>) -> Result<[u32; RANK]> {
     let magic: [u8; 4] = input.array("IDX magic number")?;
     let path = input.path().to_owned();
     if magic[..2] != [0, 0] {

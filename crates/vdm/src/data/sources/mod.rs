@@ -13,7 +13,8 @@ pub use cifar::{Cifar10Source, load_cifar10};
 pub use digits::{DigitsSource, digits};
 pub use folder::{FolderImages, FolderOptions, FolderSource, load_folder, load_folder_split};
 pub use idx::{
-    IdxImages, IdxSource, load_idx_split, read_idx_images, read_idx_labels, write_idx_images, write_idx_labels,
+    IdxImages, IdxSource, load_idx_split, parse_idx_images, read_idx_images, read_idx_labels, write_idx_images,
+    write_idx_labels,
 };
 pub use imagenet::{ImagenetSource, load_imagenet};
 

@@ -55,6 +55,12 @@ pub enum TableError {
         /// The points there are.
         points: usize,
     },
+    /// All chains of so many steps have an infinite cost.
+    #[error("no chain of {steps} steps has a finite cost by the table of errors: the errors are too large")]
+    Costs {
+        /// The steps asked for.
+        steps: usize,
+    },
 }
 
 impl ErrorTable {
@@ -127,9 +133,12 @@ impl ErrorTable {
     /// in proportion to points² times steps. The chain may begin above the first point and end below the last.
     ///
     /// # Errors
-    /// [`TableError::Steps`] if there are not more points than steps.
+    /// [`TableError::Steps`] if there are not more points than steps, or no step; [`TableError::Costs`].
     pub fn cheapest_steps(&self, steps: usize, variance: ReverseVariance) -> Result<Vec<f64>, TableError> {
         let n = self.points.len();
+        if steps == 0 || n <= steps {
+            return Err(TableError::Steps { steps, points: n });
+        }
         let mut costs = vec![0.0; n * n];
         for to in 0..n {
             for from in 0..to {
@@ -139,7 +148,7 @@ impl ErrorTable {
         let ends = |term: fn(&ErrorPoint) -> f64| -> Vec<f64> { self.points.iter().map(term).collect() };
         let (first, last) = (ends(|point| point.reconstruction), ends(|point| point.prior));
         let path = cheapest_path(n, steps, &first, &last, |from, to| costs[from * n + to]);
-        let path = path.ok_or(TableError::Steps { steps, points: n })?;
+        let path = path.ok_or(TableError::Costs { steps })?;
         Ok(path.into_iter().map(|point| self.points[point].gamma).collect())
     }
 }
@@ -255,5 +264,9 @@ mod tests {
         assert!(table.cheapest_steps(5, ReverseVariance::Step).is_err());
         assert!(table.cheapest_steps(0, ReverseVariance::Step).is_err());
         assert_eq!(table.cheapest_steps(4, ReverseVariance::Step).unwrap().len(), 5);
+        let far = |gamma| ErrorPoint { gamma, ..points[0].clone() };
+        let table = ErrorTable::new([-1000.0, 1000.0].map(far).to_vec()).unwrap();
+        let found = table.cheapest_steps(1, ReverseVariance::Posterior);
+        assert_eq!(found, Err(TableError::Costs { steps: 1 }));
     }
 }

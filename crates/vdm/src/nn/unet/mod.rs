@@ -215,7 +215,14 @@ impl UNetConfig {
         let norm = |channels| Norm::new(self.norm_groups, channels, NORM_EPS, device);
         let block = |c_in, c_out, dropout| ContextBlock::new(c_in, c_out, context, dropout, &norm, device);
         let attention = |channels: usize| {
-            ControlAttention::new(channels, self.control.source(channels), self.attn_dim, self.heads, self.attn_residual, device)
+            ControlAttention::new(
+                channels,
+                self.control.source(channels),
+                self.attn_dim,
+                self.heads,
+                self.attn_residual,
+                device,
+            )
         };
 
         let levels = self.levels();
