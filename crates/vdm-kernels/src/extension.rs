@@ -4,6 +4,7 @@
 //! saves its inputs and registers the hand-written backward pass. Autodiff is first-order: no backward pass is
 //! differentiable itself.
 
+use crate::cpu::beside::{Beside, BesideMut};
 use crate::cpu::elementary::Function;
 use crate::cpu::{attention, conv, double, elementary, group_norm, linear, sums};
 use crate::remembered::remembered;
@@ -63,11 +64,36 @@ pub trait Fused: burn::backend::Backend {
         to: FloatTensor<Self>,
         args: ConvArgs,
     ) -> FloatTensor<Self>;
+    /// See [`crate::conv2d_beside`].
+    fn fused_conv2d_beside(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        args: ConvArgs,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::conv2d_beside`].
+    fn fused_conv2d_beside_add(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        to: FloatTensor<Self>,
+        args: ConvArgs,
+    ) -> FloatTensor<Self>;
     /// See [`crate::group_norm`].
     fn fused_group_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::group_norm_shifted`].
+    fn fused_group_norm_shifted(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
         args: NormArgs,
     ) -> FloatTensor<Self>;
     /// See [`crate::group_norm_beside`].
@@ -97,29 +123,31 @@ pub trait Fused: burn::backend::Backend {
 
 /// Backward passes, and forward passes that keep what these need.
 pub trait FusedBackward: Fused {
-    /// Gradients for (x if wanted, weight, bias).
+    /// Gradients for (each of x if wanted, weight, bias); x has one tensor or two, whose channels lie one after another.
     fn conv2d_backward(
-        x: FloatTensor<Self>,
+        x: Vec<FloatTensor<Self>>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dy: FloatTensor<Self>,
         stride: usize,
         want_dx: bool,
-    ) -> (Option<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (Option<Vec<FloatTensor<Self>>>, FloatTensor<Self>, FloatTensor<Self>);
     /// The output, and each group's mean and 1/std, of the channels of all of `x`, one after another.
     fn group_norm_with_stats(
         x: &[FloatTensor<Self>],
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        shift: Option<FloatTensor<Self>>,
         args: NormArgs,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    /// Gradients for each of `x`, and for gamma and beta; `saved` is [gamma, beta, stats].
+    /// Gradients for each of `x`, for gamma and beta, and for the shift if it was `shifted`; `saved` is [gamma, beta, stats].
     fn group_norm_backward(
         x: Vec<FloatTensor<Self>>,
         saved: [FloatTensor<Self>; 3],
+        shifted: bool,
         args: NormArgs,
         dy: FloatTensor<Self>,
-    ) -> (Vec<FloatTensor<Self>>, [FloatTensor<Self>; 2]);
+    ) -> (Vec<FloatTensor<Self>>, Vec<FloatTensor<Self>>);
     /// Gradients for x, weight, bias; `saved` is these three.
     fn linear_backward(saved: [FloatTensor<Self>; 3], dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
     /// Gradients for q, k, v; `saved` is these three.
@@ -163,13 +191,58 @@ fn of(t: &FlexTensor) -> &[f32] {
 
 fn conv_spec(x: &FlexTensor, weight: &FlexTensor, stride: usize) -> conv::Spec {
     let (x, w) = (x.layout().shape(), weight.layout().shape());
-    conv::Spec { batch: x[0], ci: x[1], co: w[0], h: x[2], w: x[3], k: w[2], stride }
+    conv::Spec { batch: x[0], ci: w[1], co: w[0], h: x[2], w: x[3], k: w[2], stride }
 }
 
 /// The weight of a convolution, made ready now or remembered.
 fn ready(s: &conv::Spec, weight: &FlexTensor, again: bool) -> Arc<conv::Ready> {
     let make = || conv::Ready::new(s, data(&weight.to_contiguous()));
-    if again && conv::Ready::worth_remembering(s) { remembered(weight, make) } else { Arc::new(make()) }
+    if conv::Ready::worth_remembering(s, again) { remembered(weight, false, make) } else { Arc::new(make()) }
+}
+
+/// The same for its gradient.
+fn flipped(s: &conv::Spec, weight: &FlexTensor) -> Arc<conv::Ready> {
+    let make = || conv::Ready::flipped(s, data(&weight.to_contiguous()));
+    if conv::Ready::worth_remembering(s, false) { remembered(weight, true, make) } else { Arc::new(make()) }
+}
+
+fn channels(x: &FlexTensor) -> usize {
+    x.layout().shape()[1]
+}
+
+/// One contiguous tensor, or two, as images.
+fn beside(x: &[FlexTensor]) -> Beside<'_> {
+    match x {
+        [first, second] => {
+            Beside { first: data(first), second: data(second), channels: [channels(first), channels(second)] }
+        }
+        one => Beside::one(data(&one[0]), channels(&one[0])),
+    }
+}
+
+/// A convolution of contiguous tensors whose channels lie one after another, to `to` if there is one.
+fn convolve(
+    x: &[FlexTensor],
+    weight: FlexTensor,
+    bias: FlexTensor,
+    to: Option<FlexTensor>,
+    args: ConvArgs,
+) -> FlexTensor {
+    let (s, bias) = (conv_spec(&x[0], &weight, args.stride), bias.to_contiguous());
+    let [h, w] = s.output();
+    let add = to.is_some();
+    // In place, where no other handle holds the memory.
+    let mut y = match to {
+        Some(to) => contiguous(to),
+        None => unwritten(&[s.batch, s.co, h, w]),
+    };
+    conv::forward(&s, beside(x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), add);
+    y
+}
+
+/// The tensor itself where it is contiguous: no other handle stays.
+fn contiguous(t: FlexTensor) -> FlexTensor {
+    t.to_contiguous()
 }
 
 fn norm_spec(x: &[FlexTensor], a: NormArgs) -> group_norm::Spec {
@@ -193,12 +266,7 @@ fn attention_spec(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Sp
 
 impl Fused for Flex {
     fn fused_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, args: ConvArgs) -> FlexTensor {
-        let [x, bias] = [x, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight, args.stride);
-        let [h, w] = s.output();
-        let mut y = unwritten(&[s.batch, s.co, h, w]);
-        conv::forward(&s, data(&x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), false);
-        y
+        convolve(&[contiguous(x)], weight, bias, None, args)
     }
 
     fn fused_conv2d_add(
@@ -208,17 +276,42 @@ impl Fused for Flex {
         to: FlexTensor,
         args: ConvArgs,
     ) -> FlexTensor {
-        let [x, bias] = [x, bias].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight, args.stride);
-        // In place, where no other handle holds the memory.
-        let mut y = to.to_contiguous();
-        drop(to);
-        conv::forward(&s, data(&x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), true);
-        y
+        convolve(&[contiguous(x)], weight, bias, Some(to), args)
+    }
+
+    fn fused_conv2d_beside(
+        a: FlexTensor,
+        b: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        args: ConvArgs,
+    ) -> FlexTensor {
+        convolve(&[a, b].map(contiguous), weight, bias, None, args)
+    }
+
+    fn fused_conv2d_beside_add(
+        a: FlexTensor,
+        b: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        to: FlexTensor,
+        args: ConvArgs,
+    ) -> FlexTensor {
+        convolve(&[a, b].map(contiguous), weight, bias, Some(to), args)
     }
 
     fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, args).0
+        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
+    }
+
+    fn fused_group_norm_shifted(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        shift: FlexTensor,
+        args: NormArgs,
+    ) -> FlexTensor {
+        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
     }
 
     fn fused_group_norm_beside(
@@ -228,7 +321,7 @@ impl Fused for Flex {
         beta: FlexTensor,
         args: NormArgs,
     ) -> FlexTensor {
-        Self::group_norm_with_stats(&[a, b], gamma, beta, args).0
+        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
     }
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
@@ -271,51 +364,67 @@ impl Fused for Flex {
 
 impl FusedBackward for Flex {
     fn conv2d_backward(
-        x: FlexTensor,
+        x: Vec<FlexTensor>,
         weight: FlexTensor,
         bias: FlexTensor,
         dy: FlexTensor,
         stride: usize,
         want_dx: bool,
-    ) -> (Option<FlexTensor>, FlexTensor, FlexTensor) {
-        let [x, weight, bias, dy] = [x, weight, bias, dy].map(|t| t.to_contiguous());
-        let s = conv_spec(&x, &weight, stride);
-        let mut dx = want_dx.then(|| like(&x));
+    ) -> (Option<Vec<FlexTensor>>, FlexTensor, FlexTensor) {
+        let x: Vec<FlexTensor> = x.into_iter().map(contiguous).collect();
+        let dy = dy.to_contiguous();
+        let s = conv_spec(&x[0], &weight, stride);
+        let mut dx: Vec<FlexTensor> = if want_dx { x.iter().map(like).collect() } else { Vec::new() };
         let (mut dw, mut db) = (like(&weight), like(&bias));
-        let dx_slice = dx.as_mut().map_or(&mut [][..], |t| t.storage_mut());
-        conv::backward(&s, data(&x), data(&weight), data(&dy), dx_slice, dw.storage_mut(), db.storage_mut());
-        (dx, dw, db)
+        let into = match &mut dx[..] {
+            [first, second] => {
+                let channels = [channels(first), channels(second)];
+                BesideMut { first: first.storage_mut(), second: second.storage_mut(), channels }
+            }
+            [one] => {
+                let channels = channels(one);
+                BesideMut::one(one.storage_mut(), channels)
+            }
+            _ => BesideMut::one(&mut [], s.ci),
+        };
+        conv::backward(&s, beside(&x), &flipped(&s, &weight), data(&dy), into, dw.storage_mut(), db.storage_mut());
+        (want_dx.then_some(dx), dw, db)
     }
 
     fn group_norm_with_stats(
         x: &[FlexTensor],
         gamma: FlexTensor,
         beta: FlexTensor,
+        shift: Option<FlexTensor>,
         args: NormArgs,
     ) -> (FlexTensor, FlexTensor) {
         let x: Vec<FlexTensor> = x.iter().map(FlexTensor::to_contiguous).collect();
-        let [gamma, beta] = [gamma, beta].map(|t| t.to_contiguous());
+        let [gamma, beta] = [gamma, beta].map(contiguous);
+        let shift = shift.map(contiguous);
         let s = norm_spec(&x, args);
         let mut shape = x[0].layout().shape().to_vec();
         shape[1] = s.channels;
         let (mut y, mut stats) = (unwritten(&shape), unwritten(&[s.batch, s.groups, 2]));
         let x: Vec<&[f32]> = x.iter().map(data).collect();
-        group_norm::forward(&s, &x, data(&gamma), data(&beta), y.storage_mut(), stats.storage_mut());
+        let shift = shift.as_ref().map_or(&[][..], of);
+        group_norm::forward(&s, &x, data(&gamma), data(&beta), shift, y.storage_mut(), stats.storage_mut());
         (y, stats)
     }
 
     fn group_norm_backward(
         x: Vec<FlexTensor>,
         saved: [FlexTensor; 3],
+        shifted: bool,
         args: NormArgs,
         dy: FlexTensor,
-    ) -> (Vec<FlexTensor>, [FlexTensor; 2]) {
+    ) -> (Vec<FlexTensor>, Vec<FlexTensor>) {
         let x: Vec<FlexTensor> = x.iter().map(FlexTensor::to_contiguous).collect();
-        let [gamma, beta, stats] = saved.map(|t| t.to_contiguous());
+        let [gamma, beta, stats] = saved.map(contiguous);
         let dy = dy.to_contiguous();
         let s = norm_spec(&x, args);
         let mut dx: Vec<FlexTensor> = x.iter().map(like).collect();
         let (mut dgamma, mut dbeta) = (like(&gamma), like(&beta));
+        let mut dshift = shifted.then(|| unwritten(&[s.batch, s.channels]));
         group_norm::backward(
             &s,
             &x.iter().map(data).collect::<Vec<_>>(),
@@ -326,8 +435,9 @@ impl FusedBackward for Flex {
             &mut dx.iter_mut().map(FlexTensor::storage_mut).collect::<Vec<_>>(),
             dgamma.storage_mut(),
             dbeta.storage_mut(),
+            dshift.as_mut().map_or(&mut [][..], |dshift| dshift.storage_mut()),
         );
-        (dx, [dgamma, dbeta])
+        (dx, [dgamma, dbeta].into_iter().chain(dshift).collect())
     }
 
     fn linear_backward(saved: [FlexTensor; 3], dy: FlexTensor) -> [FlexTensor; 3] {
@@ -399,15 +509,13 @@ macro_rules! register {
     };
 }
 
-/// Registers the gradients of a convolution's input, where it is wanted, weight and bias.
+/// Registers the gradients of a convolution's inputs, where they are wanted, weight and bias.
 macro_rules! register_conv2d {
-    ($grads:ident, [$px:expr, $pw:expr, $pb:expr], $saved:expr, $dy:expr, $stride:expr) => {
-        let [x, weight, bias] = $saved;
-        let px = $px;
-        let (dx, dw, db) = B::conv2d_backward(x, weight, bias, $dy, $stride, px.is_some());
-        if let (Some(node), Some(dx)) = (px, dx) {
-            $grads.register::<B>(node.id, dx);
-        }
+    ($grads:ident, [$($px:expr),*; $pw:expr, $pb:expr], [$($x:expr),*; $weight:expr, $bias:expr], $dy:expr, $stride:expr) => {
+        let parents = [$($px),*];
+        let wanted = parents.iter().any(|parent| parent.is_some());
+        let (dx, dw, db) = B::conv2d_backward(vec![$($x),*], $weight, $bias, $dy, $stride, wanted);
+        register!($grads, parents, dx.unwrap_or_default());
         register!($grads, [$pw, $pb], [dw, db]);
     };
 }
@@ -427,9 +535,8 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             type State = ([FloatTensor<B>; 3], usize);
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let [x, weight, bias] = ops.parents;
-                let (saved, stride) = ops.state;
-                register_conv2d!(grads, [x, weight, bias], saved, dy, stride);
+                let ([px, pw, pb], ([x, weight, bias], stride)) = (ops.parents, ops.state);
+                register_conv2d!(grads, [px; pw, pb], [x; weight, bias], dy, stride);
             }
         }
         let nodes = [x.node(), weight.node(), bias.node()];
@@ -457,8 +564,8 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             type State = [FloatTensor<B>; 3];
             fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                let [x, weight, bias, to] = ops.parents;
-                register_conv2d!(grads, [x, weight, bias], ops.state, dy.clone(), 1);
+                let ([px, pw, pb, to], [x, weight, bias]) = (ops.parents, ops.state);
+                register_conv2d!(grads, [px; pw, pb], [x; weight, bias], dy.clone(), 1);
                 register!(grads, [to], [dy]);
             }
         }
@@ -470,6 +577,66 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
                 prep.finish([x, weight, bias], y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_add(x, weight, bias, to, args)),
+        }
+    }
+
+    fn fused_conv2d_beside(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        args: ConvArgs,
+    ) -> FloatTensor<Self> {
+        let args = ConvArgs { again: false, ..args };
+        #[derive(Debug)]
+        struct Conv2dBeside;
+        impl<B: FusedBackward> Backward<B, 4> for Conv2dBeside {
+            type State = [FloatTensor<B>; 4];
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let ([pa, pb, pw, p_bias], [a, b, weight, bias]) = (ops.parents, ops.state);
+                register_conv2d!(grads, [pa, pb; pw, p_bias], [a, b; weight, bias], dy, 1);
+            }
+        }
+        let nodes = [a.node(), b.node(), weight.node(), bias.node()];
+        let [a, b, weight, bias] = [a, b, weight, bias].map(|t| t.into_primitive());
+        match Conv2dBeside.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_conv2d_beside(a.clone(), b.clone(), weight.clone(), bias.clone(), args);
+                prep.finish([a, b, weight, bias], y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_beside(a, b, weight, bias, args)),
+        }
+    }
+
+    fn fused_conv2d_beside_add(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        to: FloatTensor<Self>,
+        args: ConvArgs,
+    ) -> FloatTensor<Self> {
+        let args = ConvArgs { again: false, ..args };
+        #[derive(Debug)]
+        struct Conv2dBesideAdd;
+        impl<B: FusedBackward> Backward<B, 5> for Conv2dBesideAdd {
+            type State = [FloatTensor<B>; 4];
+            fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let ([pa, pb, pw, p_bias, to], [a, b, weight, bias]) = (ops.parents, ops.state);
+                register_conv2d!(grads, [pa, pb; pw, p_bias], [a, b; weight, bias], dy.clone(), 1);
+                register!(grads, [to], [dy]);
+            }
+        }
+        let nodes = [a.node(), b.node(), weight.node(), bias.node(), to.node()];
+        let [a, b, weight, bias, to] = [a, b, weight, bias, to].map(|t| t.into_primitive());
+        match Conv2dBesideAdd.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::fused_conv2d_beside_add(a.clone(), b.clone(), weight.clone(), bias.clone(), to, args);
+                prep.finish([a, b, weight, bias], y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_conv2d_beside_add(a, b, weight, bias, to, args)),
         }
     }
 
@@ -486,7 +653,7 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
                 let ([x, gamma, beta, stats], args) = ops.state;
-                let (dx, of_parameters) = B::group_norm_backward(vec![x], [gamma, beta, stats], args, dy);
+                let (dx, of_parameters) = B::group_norm_backward(vec![x], [gamma, beta, stats], false, args, dy);
                 register!(grads, ops.parents, dx.into_iter().chain(of_parameters));
             }
         }
@@ -494,10 +661,41 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let [x, gamma, beta] = [x, gamma, beta].map(|t| t.into_primitive());
         match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (y, stats) = B::group_norm_with_stats(std::slice::from_ref(&x), gamma.clone(), beta.clone(), args);
+                let (y, stats) =
+                    B::group_norm_with_stats(std::slice::from_ref(&x), gamma.clone(), beta.clone(), None, args);
                 prep.finish(([x, gamma, beta, stats], args), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm(x, gamma, beta, args)),
+        }
+    }
+
+    fn fused_group_norm_shifted(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        args: NormArgs,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct GroupNormShifted;
+        impl<B: FusedBackward> Backward<B, 4> for GroupNormShifted {
+            type State = ([FloatTensor<B>; 4], NormArgs);
+            fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let dy = grads.consume::<B>(&ops.node);
+                let ([x, gamma, beta, stats], args) = ops.state;
+                let (dx, of_others) = B::group_norm_backward(vec![x], [gamma, beta, stats], true, args, dy);
+                register!(grads, ops.parents, dx.into_iter().chain(of_others));
+            }
+        }
+        let nodes = [x.node(), gamma.node(), beta.node(), shift.node()];
+        let [x, gamma, beta, shift] = [x, gamma, beta, shift].map(|t| t.into_primitive());
+        match GroupNormShifted.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let one = std::slice::from_ref(&x);
+                let (y, stats) = B::group_norm_with_stats(one, gamma.clone(), beta.clone(), Some(shift), args);
+                prep.finish(([x, gamma, beta, stats], args), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm_shifted(x, gamma, beta, shift, args)),
         }
     }
 
@@ -515,7 +713,7 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
                 let ([a, b, gamma, beta, stats], args) = ops.state;
-                let (dx, of_parameters) = B::group_norm_backward(vec![a, b], [gamma, beta, stats], args, dy);
+                let (dx, of_parameters) = B::group_norm_backward(vec![a, b], [gamma, beta, stats], false, args, dy);
                 register!(grads, ops.parents, dx.into_iter().chain(of_parameters));
             }
         }
@@ -523,7 +721,8 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         let [a, b, gamma, beta] = [a, b, gamma, beta].map(|t| t.into_primitive());
         match GroupNormBeside.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (y, stats) = B::group_norm_with_stats(&[a.clone(), b.clone()], gamma.clone(), beta.clone(), args);
+                let (y, stats) =
+                    B::group_norm_with_stats(&[a.clone(), b.clone()], gamma.clone(), beta.clone(), None, args);
                 prep.finish(([a, b, gamma, beta, stats], args), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::fused_group_norm_beside(a, b, gamma, beta, args)),

@@ -106,6 +106,36 @@ pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4
     Tensor::from_dispatch(Dispatch::fused_conv2d_add(x, weight, bias.into_dispatch(), to, conv_args(1)))
 }
 
+/// [`conv2d`] of the channels of `a` and, after them, those of `b`, as a skip connection brings them, without putting them
+/// together; added to `to`, if there is one.
+///
+/// # Shapes
+/// - `a`: `[batch, c, height, width]`; `b`: `[batch, d, height, width]`
+/// - `weight`: `[out, c + d, k, k]` with k odd; `bias`: `[1, out]` or `[batch, out]`
+/// - `to` and output: `[batch, out, height, width]`
+pub fn conv2d_beside(
+    a: Tensor<4>,
+    b: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<2>,
+    to: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let ([batch, c, h, w], [co, ci, k, _]) = (a.dims(), weight.dims());
+    let spec = cpu::conv::Spec { batch, ci, co, h, w, k, stride: 1 };
+    if !fused(&a) || !spec.takes_two(c) {
+        let x = Tensor::cat(vec![a, b], 1);
+        return match to {
+            Some(to) => conv2d_add(x, weight, bias, to),
+            None => conv2d(x, weight, bias),
+        };
+    }
+    let ([a, b, weight], bias) = ([a, b, weight].map(Tensor::into_dispatch), bias.into_dispatch());
+    Tensor::from_dispatch(match to {
+        Some(to) => Dispatch::fused_conv2d_beside_add(a, b, weight, bias, to.into_dispatch(), conv_args(1)),
+        None => Dispatch::fused_conv2d_beside(a, b, weight, bias, conv_args(1)),
+    })
+}
+
 /// Group normalisation, then SiLU and dropout as `args` say.
 ///
 /// Dropout's mask is a function of `args.seed` and the position in the batch.
@@ -119,6 +149,25 @@ pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArg
         return reference::group_norm(x, gamma, beta, args);
     }
     let y = Dispatch::fused_group_norm(x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch(), args);
+    Tensor::from_dispatch(y)
+}
+
+/// [`group_norm`] with a number for each image and channel added after SiLU and before dropout.
+///
+/// # Shapes
+/// As for [`group_norm`]; `shift`: `[batch, channels]`
+pub fn group_norm_shifted(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    shift: Tensor<2>,
+    args: NormArgs,
+) -> Tensor<4> {
+    if !fused(&x) {
+        return reference::group_norm_shifted(x, gamma, beta, shift, args);
+    }
+    let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
+    let y = Dispatch::fused_group_norm_shifted(x.into_dispatch(), gamma, beta, shift.into_dispatch(), args);
     Tensor::from_dispatch(y)
 }
 

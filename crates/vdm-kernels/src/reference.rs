@@ -29,26 +29,44 @@ pub fn double(x: Tensor<4>) -> Tensor<4> {
 
 /// See [`crate::group_norm`].
 pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
+    dropout(normalised(x, gamma, beta, args), args)
+}
+
+/// See [`crate::group_norm_shifted`].
+pub fn group_norm_shifted(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    shift: Tensor<2>,
+    args: NormArgs,
+) -> Tensor<4> {
+    let [b, c] = shift.dims();
+    dropout(normalised(x, gamma, beta, args) + shift.reshape([b, c, 1, 1]), args)
+}
+
+fn normalised(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
     let [b, c, h, w] = x.dims();
     let x = x.reshape([b, args.groups, c / args.groups * h * w]);
     let mean = x.clone().mean_dim(2);
     let x = x - mean;
     let variance = (x.clone() * x.clone()).mean_dim(2);
     let x = x / (variance + args.eps).sqrt();
-    let mut y = x.reshape([b, c, h, w]) * gamma.reshape([1, c, 1, 1]) + beta.reshape([1, c, 1, 1]);
-    if args.silu {
-        y = activation::silu(y);
+    let y = x.reshape([b, c, h, w]) * gamma.reshape([1, c, 1, 1]) + beta.reshape([1, c, 1, 1]);
+    if args.silu { activation::silu(y) } else { y }
+}
+
+fn dropout(y: Tensor<4>, args: NormArgs) -> Tensor<4> {
+    if args.dropout == 0.0 {
+        return y;
     }
-    if args.dropout > 0.0 {
-        let mut mask = vec![0f32; b * c * h * w];
-        for (image, mask) in mask.chunks_exact_mut(c * h * w).enumerate() {
-            Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
-        }
-        let dtype = y.dtype();
-        let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());
-        y = y * mask.cast(dtype);
+    let [b, c, h, w] = y.dims();
+    let mut mask = vec![0f32; b * c * h * w];
+    for (image, mask) in mask.chunks_exact_mut(c * h * w).enumerate() {
+        Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
     }
-    y
+    let dtype = y.dtype();
+    let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());
+    y * mask.cast(dtype)
 }
 
 /// See [`crate::linear`].

@@ -1,5 +1,5 @@
-//! Weights of convolutions that were made ready before: sampling, evaluating and coding use the same ones at every step, and to
-//! transform them took up to a sixth of the time.
+//! Weights of convolutions that were made ready before: sampling, evaluating and coding use the same ones at every step, and all
+//! parts of a training batch do. To transform them took up to a sixth of the time.
 
 use crate::cpu::conv::Ready;
 use burn::tensor::Bytes;
@@ -14,6 +14,8 @@ struct Place {
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<isize>,
+    /// What for: the convolution, or its gradient.
+    flipped: bool,
 }
 
 /// What was made of the numbers at a place.
@@ -28,14 +30,15 @@ struct Entry {
 
 static REMEMBERED: LazyLock<Mutex<HashMap<Place, Entry>>> = LazyLock::new(Mutex::default);
 
-/// What `make` made of this weight the last time, or makes now.
-pub fn remembered(weight: &FlexTensor, make: impl FnOnce() -> Ready) -> Arc<Ready> {
+/// What `make` made of this weight the last time, or makes now: for the convolution, or for its gradient if `flipped`.
+pub fn remembered(weight: &FlexTensor, flipped: bool, make: impl FnOnce() -> Ready) -> Arc<Ready> {
     let (memory, layout) = (weight.data_arc(), weight.layout());
     let place = Place {
         memory: Arc::as_ptr(&memory) as usize,
         offset: layout.start_offset(),
         shape: layout.shape().to_vec(),
         strides: layout.strides().to_vec(),
+        flipped,
     };
     let known = |all: &HashMap<Place, Entry>| {
         all.get(&place).filter(|entry| entry.memory.strong_count() > 0).map(|entry| entry.ready.clone())

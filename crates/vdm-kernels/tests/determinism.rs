@@ -53,9 +53,9 @@ fn threads_do_not_matter_for_sum_of_squares() {
 #[test]
 fn conv2d_of_an_image_is_the_same_in_any_batch() {
     for (k, own_bias) in [(1, false), (1, true), (3, false), (3, true)] {
-        same_in_any_batch(&Conv { b: 7, ci: 5, co: 33, h: 28, w: 11, k, own_bias });
-        same_in_any_batch(&Conv { b: 7, ci: 1, co: 3, h: 1, w: 5, k, own_bias });
-        same_in_any_batch(&Conv { b: 7, ci: 16, co: 24, h: 8, w: 33, k, own_bias });
+        same_in_any_batch(&Conv { b: 7, ci: 5, co: 33, h: 28, w: 11, k, own_bias, first: 0 });
+        same_in_any_batch(&Conv { b: 7, ci: 1, co: 3, h: 1, w: 5, k, own_bias, first: 0 });
+        same_in_any_batch(&Conv { b: 7, ci: 16, co: 24, h: 8, w: 33, k, own_bias, first: 0 });
     }
 }
 

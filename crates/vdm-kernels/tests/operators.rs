@@ -29,7 +29,7 @@ fn conv2d_agrees_with_the_reference() {
     ];
     for [b, ci, co, h, w] in sizes {
         for (k, own_bias) in [(1, false), (1, true), (3, false), (3, true)] {
-            agrees(&Conv { b, ci, co, h, w, k, own_bias });
+            agrees(&Conv { b, ci, co, h, w, k, own_bias, first: 0 });
         }
     }
 }
@@ -38,12 +38,72 @@ fn conv2d_agrees_with_the_reference() {
 fn larger_convolutions_agree_with_the_reference() {
     for [b, ci, co, h, w] in [[2, 3, 8, 4, 6], [1, 16, 5, 14, 28], [3, 4, 2, 2, 2], [9, 1, 1, 8, 2]] {
         for (k, own_bias) in [(2, false), (4, false), (4, true)] {
-            agrees(&Conv { b, ci, co, h, w, k, own_bias });
+            agrees(&Conv { b, ci, co, h, w, k, own_bias, first: 0 });
         }
     }
     for [b, ci, co, h, w] in [[2, 1, 8, 9, 7], [1, 3, 5, 4, 11], [3, 4, 2, 2, 2]] {
         for (k, own_bias) in [(5, false), (7, true)] {
-            agrees(&Conv { b, ci, co, h, w, k, own_bias });
+            agrees(&Conv { b, ci, co, h, w, k, own_bias, first: 0 });
+        }
+    }
+}
+
+/// Parts of whole vectors of channels and others, which are put together first, and kernels that take no parts.
+#[test]
+fn conv2d_beside_agrees_with_the_reference() {
+    for (first, [b, ci, co, h, w]) in [
+        (8, [3, 16, 8, 8, 8]),
+        (16, [2, 20, 5, 9, 13]),
+        (3, [2, 16, 7, 7, 7]),
+        (64, [1, 96, 32, 28, 28]),
+        (8, [17, 12, 40, 4, 4]),
+    ] {
+        for (k, own_bias) in [(1, true), (3, false), (3, true), (5, true)] {
+            agrees(&Conv { b, ci, co, h, w, k, own_bias, first });
+        }
+    }
+}
+
+/// `to` is added, and has its gradient.
+#[test]
+fn conv2d_beside_adds_to_what_there_is() {
+    let device = Device::flex().autodiff();
+    for (k, first) in [(1, 5), (3, 8), (3, 3)] {
+        let [b, ci, co, h, w] = [3, 12, 7, 9, 6];
+        let of = |stream, n: usize| leaf(&normals(stream, n), &device, true);
+        let leaves = [of(0, b * ci * h * w), of(1, co * ci * k * k), of(2, co), of(3, b * co * h * w)];
+        let run = |fused: bool| {
+            let [x, weight, bias, to] = leaves.clone();
+            let (x, to) = (x.reshape([b, ci, h, w]), to.reshape([b, co, h, w]));
+            let (weight, bias) = (weight.reshape([co, ci, k, k]), bias.reshape([1, co]));
+            let y = if fused {
+                let part = |channels| x.clone().slice([0..b, channels, 0..h, 0..w]);
+                vdm_kernels::conv2d_beside(part(0..first), part(first..ci), weight, bias, Some(to))
+            } else {
+                vdm_kernels::reference::conv2d(x, weight, bias) + to
+            };
+            let cotangent = Tensor::<1>::from_data(cotangent(b * co * h * w).as_slice(), &device);
+            let gradients = (y.clone().reshape([b * co * h * w]) * cotangent).sum().backward();
+            let values = |t: Tensor<1>| t.into_data().iter::<f32>().collect::<Vec<_>>();
+            let of_leaves = leaves.clone().map(|leaf| values(leaf.grad(&gradients).unwrap()));
+            let y = y.into_data().iter::<f32>().collect::<Vec<_>>();
+            (y, of_leaves)
+        };
+        let ((y, dy), (want, d_want)) = (run(true), run(false));
+        let close = |a: &[f32], b: &[f32]| {
+            let scale = b.iter().fold(1f32, |most, x| most.max(x.abs()));
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() < 2e-5 * scale)
+        };
+        assert!(close(&y, &want), "{k} {first}");
+        assert!(dy.iter().zip(&d_want).all(|(a, b)| close(a, b)), "{k} {first}");
+    }
+}
+
+#[test]
+fn group_norm_shifted_agrees_with_the_reference() {
+    for (dims, groups) in [([3, 64, 8, 8], 32), ([2, 24, 5, 5], 6), ([1, 6, 9, 9], 2), ([2, 32, 28, 28], 8)] {
+        for (silu, dropout) in [(false, 0.0), (true, 0.1)] {
+            agrees(&Norm::new(dims, groups, silu, dropout).shifted());
         }
     }
 }
@@ -112,7 +172,7 @@ fn square_sums_agree_with_sums_of_squares() {
 #[test]
 fn conv2d_agrees_with_the_reference_at_every_small_size() {
     for (h, w) in small_sizes() {
-        agrees(&Conv { b: 1, ci: 2, co: 3, h, w, k: 3, own_bias: false });
+        agrees(&Conv { b: 1, ci: 2, co: 3, h, w, k: 3, own_bias: false, first: 0 });
     }
 }
 

@@ -13,6 +13,12 @@ const FEW_PIXELS: usize = 2048;
 /// Parts that a training batch is cut into at most: each makes a gradient of its own.
 const MAX_TRAINING_PARTS: usize = 8;
 
+/// Parameters for each pixel of a part at most, where that leaves [`FEW_TRAINING_PARTS`] of them: what is done once a part
+/// for a parameter (to transform it, to add up its gradient) is then little as well.
+const PARAMETERS_OF_PIXEL: usize = 400;
+/// Parts of a network of many parameters.
+const FEW_TRAINING_PARTS: usize = 4;
+
 /// Whether the device computes in parts: accelerators take a whole batch at once.
 fn in_parts(images: &Tensor<4>) -> bool {
     vdm_kernels::is_fused(&images.device(), images.dtype())
@@ -39,14 +45,15 @@ pub(crate) fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
     ranges(batch, batch.div_ceil(threads).min(images_of(FEW_PIXELS, images).max(FEW_IMAGES)))
 }
 
-/// Parts for a pass with gradients: a function of the batch alone, since the sum of the parts' gradients depends on the
-/// parts in its last bits.
-pub(crate) fn for_training(images: &Tensor<4>) -> Vec<Range<usize>> {
+/// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'
+/// gradients depends on the parts in its last bits.
+pub(crate) fn for_training(images: &Tensor<4>, parameters: usize) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {
         return ranges(batch, batch);
     }
-    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images)))
+    let of_parameters = images_of(parameters / PARAMETERS_OF_PIXEL, images).min(batch.div_ceil(FEW_TRAINING_PARTS));
+    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images)).max(of_parameters))
 }
 
 #[cfg(test)]
@@ -62,7 +69,7 @@ mod tests {
     fn parts_cover_the_batch_in_order() {
         for batch in [0, 1, 2, 7, 16, 33, 64] {
             for side in [1, 8, 28, 64] {
-                for parts in [for_inference(&images(batch, side)), for_training(&images(batch, side))] {
+                for parts in [for_inference(&images(batch, side)), for_training(&images(batch, side), 0)] {
                     let covered: Vec<usize> = parts.into_iter().flatten().collect();
                     assert_eq!(covered, (0..batch).collect::<Vec<_>>());
                 }
@@ -74,7 +81,7 @@ mod tests {
     fn training_parts_do_not_depend_on_threads() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| for_training(&images(64, 28)))
+            pool.install(|| for_training(&images(64, 28), 0))
         };
         assert_eq!(with(1), with(3));
         assert_eq!(with(1).len(), MAX_TRAINING_PARTS);

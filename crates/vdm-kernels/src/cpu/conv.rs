@@ -4,12 +4,15 @@
 //! Images are independent and run in parallel. In the backward pass a fixed number of groups of images each collect a
 //! partial weight gradient, and the partial sums are added in order.
 
+use super::beside::{Beside, BesideMut};
+use super::lanes::LANES;
 use super::layout::Layout;
 use super::math;
 use super::matmul::{matmul, transpose};
 use super::patches::{self, Patches};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
+use std::cell::Cell;
 
 /// Most partial weight gradients that are kept at a time.
 const MAX_GROUPS: usize = 8;
@@ -62,6 +65,20 @@ impl Spec {
         }
     }
 
+    /// Whether the channels of an input may lie in two tensors, the first of `channels` channels.
+    pub fn takes_two(&self, channels: usize) -> bool {
+        match self.kind() {
+            Kind::Pointwise => true,
+            Kind::Winograd => channels.is_multiple_of(LANES),
+            Kind::Patches => false,
+        }
+    }
+
+    /// The weights of some inputs, from `first` on, in the matrix of a kernel of one pixel.
+    fn columns(&self, first: usize, inputs: usize) -> Layout {
+        Layout { offset: first, row_stride: self.ci, ..Layout::row_major(self.co, inputs) }
+    }
+
     fn grid(&self, images: usize) -> Grid {
         Grid { images, h: self.h, w: self.w }
     }
@@ -99,9 +116,17 @@ impl Ready {
         Self(Prepared::new(s, weight))
     }
 
-    /// Whether making it ready is work enough to remember it.
-    pub fn worth_remembering(s: &Spec) -> bool {
-        s.kind() == Kind::Winograd
+    /// Makes it ready for [`backward`].
+    pub fn flipped(s: &Spec, weight: &[f32]) -> Self {
+        Self(Prepared::flipped(s, weight))
+    }
+
+    /// Whether making it ready is work enough to remember it: outside of training, where it comes `again` at every step, for all
+    /// of Winograd's; in training, where it comes again for each part of a batch and then is another, only where the part
+    /// has so few tiles that the transform counts beside the products, and not where it would take much memory.
+    pub fn worth_remembering(s: &Spec, again: bool) -> bool {
+        let tiles = s.grid(s.batch).all_tiles();
+        s.kind() == Kind::Winograd && (again || tiles <= 16 || tiles * s.ci * s.co <= 1 << 18)
     }
 }
 
@@ -131,84 +156,67 @@ impl Prepared {
 
 /// `x [B, ci, h, w]`, the weight [`Ready`], `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, or added to `y` with
 /// `add`.
-pub fn forward(s: &Spec, x: &[f32], weight: &Ready, bias: &[f32], y: &mut [f32], add: bool) {
+///
+/// # Panics
+/// If the channels of `x` lie in two tensors, and [`takes_two`](Spec::takes_two) says no.
+pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], y: &mut [f32], add: bool) {
+    assert!(s.takes_two(x.channels[0]) || x.channels[1] == 0, "{s:?} of {:?} channels", x.channels);
     let shared = bias.len() == s.co;
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
-    y.par_chunks_mut(n * s.co * s.output_pixels())
-        .zip(x.par_chunks(n * s.ci * s.pixels()))
-        .zip(bias.par_chunks(n * s.co))
-        .for_each(|((y, x), bias)| {
+    y.par_chunks_mut(n * s.co * s.output_pixels()).zip(bias.par_chunks(n * s.co)).enumerate().for_each(
+        |(i, (y, bias))| {
+            let x = x.images(i * n..i * n + bias.len() / s.co, s.pixels());
             Scratch::with(|scratch| convolve(s, x, &weight.0, bias, y, add, scratch));
-        });
+        },
+    );
 }
 
 /// Gradients of [`forward`]; all outputs are overwritten.
 ///
-/// `dx [B, ci, h, w]` may be empty: then it is not computed. `dweight [co, ci, k, k]`; `dbias` as `bias` was.
+/// `flipped` is the weight, [flipped](Ready::flipped). `dx` may be empty: then it is not computed. `dweight [co, ci, k, k]`;
+/// `dbias` as `bias` was.
+///
+/// # Panics
+/// As [`forward`].
 pub fn backward(
     s: &Spec,
-    x: &[f32],
-    weight: &[f32],
+    x: Beside,
+    flipped: &Ready,
     dy: &[f32],
-    dx: &mut [f32],
+    dx: BesideMut,
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
+    assert!(s.takes_two(x.channels[0]) || x.channels[1] == 0, "{s:?} of {:?} channels", x.channels);
     let (pixels, output, group) = (s.pixels(), s.output_pixels(), s.group());
     let groups = s.batch.div_ceil(group);
-    let rows = s.ci * s.k * s.k;
-    let part = if s.kind() == Kind::Winograd { Weight::gradient_len(s.ci, s.co) } else { s.co * rows };
-    let flipped = Prepared::flipped(s, weight);
-    let n = s.together();
-    let mut partial = vec![0f32; groups * part];
-    partial
-        .par_chunks_mut(part)
-        .zip(chunks_or_empty(dx, group * s.ci * pixels, groups))
-        .zip(x.par_chunks(group * s.ci * pixels))
-        .zip(dy.par_chunks(group * s.co * output))
-        .for_each(|(((dw, dx), x), dy)| {
-            Scratch::with(|scratch| {
-                let size = n * s.ci * pixels;
-                let dx_blocks = chunks_or_empty(dx, size, x.len().div_ceil(size));
-                let blocks = x.chunks(size).zip(dy.chunks(n * s.co * output));
-                for ((x, dy), dx) in blocks.zip(dx_blocks) {
-                    match &flipped {
-                        Prepared::Winograd(flipped) => {
-                            let grid = s.grid(x.len() / (s.ci * pixels));
-                            winograd::backward(grid, x, dy, flipped, dw, dx, scratch);
-                        }
-                        Prepared::Matrix(transposed) => {
-                            let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
-                            let lw = Layout::row_major(s.co, rows);
-                            let pointwise = s.kind() == Kind::Pointwise;
-                            let columns =
-                                if pointwise { x } else { patches::unroll(&s.patches(), x, scratch.columns()) };
-                            matmul(true, dy, ly, columns, lx.transposed(), dw, lw);
-                            if dx.is_empty() {
-                                continue;
-                            }
-                            if pointwise {
-                                matmul(false, transposed, lw.transposed_copy(), dy, ly, dx, lx);
-                            } else {
-                                let columns = patches::room(&s.patches(), scratch.columns());
-                                matmul(false, transposed, lw.transposed_copy(), dy, ly, columns, lx);
-                                patches::roll(&s.patches(), columns, dx);
-                            }
-                        }
-                    }
-                }
-            })
-        });
-    let (sum, rest) = partial.split_at_mut(part);
-    for part in rest.chunks_exact(part) {
-        math::add(part, sum);
-    }
-    if s.kind() == Kind::Winograd {
-        Weight::gradient(sum, s.ci, s.co, dweight);
-    } else {
-        dweight.copy_from_slice(sum);
-    }
+    let part = if s.kind() == Kind::Winograd { Weight::gradient_len(s.ci, s.co) } else { dweight.len() };
+    PARTIAL.with(|kept| {
+        // Every group overwrites its part with its first images, so that nothing needs to be zero before.
+        let mut partial = kept.take();
+        partial.resize(partial.len().max(groups * part), 0.0);
+        partial
+            .par_chunks_mut(part)
+            .zip(dx.pieces(group, pixels, groups))
+            .zip(dy.par_chunks(group * s.co * output))
+            .enumerate()
+            .for_each(|(i, ((dw, dx), dy))| {
+                let images = dy.len() / (s.co * output);
+                let x = x.images(i * group..i * group + images, pixels);
+                Scratch::with(|scratch| backward_group(s, x, flipped, dy, dx, dw, scratch));
+            });
+        let (sum, rest) = partial[..groups * part].split_at_mut(part);
+        for part in rest.chunks_exact(part) {
+            math::add(part, sum);
+        }
+        if s.kind() == Kind::Winograd {
+            Weight::gradient(sum, s.ci, s.co, dweight);
+        } else {
+            dweight.copy_from_slice(sum);
+        }
+        kept.set(partial);
+    });
     let shared = dbias.len() == s.co;
     dbias.fill(0.0);
     for (i, dy) in dy.chunks_exact(output).enumerate() {
@@ -216,16 +224,75 @@ pub fn backward(
     }
 }
 
-/// The `count` chunks of `size` of a gradient, or as many empty slices where none is wanted: one loop for both cases.
-fn chunks_or_empty(dx: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
-    let mut chunks: Vec<&mut [f32]> = dx.chunks_mut(size).collect();
-    chunks.resize_with(count, Default::default);
-    chunks
+thread_local! {
+    /// The partial gradients of the weight that the thread made last.
+    static PARTIAL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// The gradient of the weight from a group of images, to `dw`, and that of the images, to `dx` unless it is empty.
+fn backward_group(
+    s: &Spec,
+    x: Beside,
+    flipped: &Ready,
+    dy: &[f32],
+    dx: BesideMut,
+    dw: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (pixels, output, n) = (s.pixels(), s.output_pixels(), s.together());
+    let blocks = dy.chunks(n * s.co * output);
+    let pieces = dx.pieces(n, pixels, blocks.len());
+    for (i, (dy, dx)) in blocks.zip(pieces).enumerate() {
+        let images = dy.len() / (s.co * output);
+        let x = x.images(i * n..i * n + images, pixels);
+        match &flipped.0 {
+            Prepared::Winograd(flipped) => winograd::backward(s.grid(images), x, dy, flipped, i > 0, dw, dx, scratch),
+            Prepared::Matrix(transposed) if s.kind() == Kind::Pointwise => {
+                pointwise_backward(s, x, dy, transposed, i > 0, dw, dx);
+            }
+            Prepared::Matrix(transposed) => {
+                let rows = s.ci * s.k * s.k;
+                let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
+                let lw = Layout::row_major(s.co, rows);
+                let columns = patches::unroll(&s.patches(), x.first, scratch.columns());
+                matmul(i > 0, dy, ly, columns, lx.transposed(), dw, lw);
+                if !dx.is_empty() {
+                    let columns = patches::room(&s.patches(), scratch.columns());
+                    matmul(false, transposed, lw.transposed_copy(), dy, ly, columns, lx);
+                    patches::roll(&s.patches(), columns, dx.first);
+                }
+            }
+        }
+    }
+}
+
+/// [`backward_group`] of one image, for a kernel of one pixel: added to `dw` with `accumulate`.
+fn pointwise_backward(
+    s: &Spec,
+    x: Beside,
+    dy: &[f32],
+    transposed: &[f32],
+    accumulate: bool,
+    dw: &mut [f32],
+    dx: BesideMut,
+) {
+    let (pixels, ly) = (s.pixels(), Layout::row_major(s.co, s.pixels()));
+    let wanted = !dx.is_empty();
+    let mut first = 0;
+    for (x, dx, channels) in [(x.first, dx.first, x.channels[0]), (x.second, dx.second, x.channels[1])] {
+        let lx = Layout::row_major(channels, pixels);
+        matmul(accumulate, dy, ly, x, lx.transposed(), dw, s.columns(first, channels));
+        if wanted {
+            let lw = Layout { offset: first * s.co, ..Layout::row_major(channels, s.co) };
+            matmul(false, transposed, lw, dy, ly, dx, lx);
+        }
+        first += channels;
+    }
 }
 
 /// `y [images, co, h', w']` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only but
 /// for Winograd's method.
-fn convolve(s: &Spec, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
+fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
     match weight {
         Prepared::Winograd(weight) => winograd::convolve(s.grid(bias.len() / s.co), x, weight, bias, y, add, scratch),
         Prepared::Matrix(weight) => {
@@ -237,10 +304,17 @@ fn convolve(s: &Spec, x: &[f32], weight: &Prepared, bias: &[f32], y: &mut [f32],
                     y.fill(b);
                 }
             }
-            let columns =
-                if s.kind() == Kind::Pointwise { x } else { patches::unroll(&s.patches(), x, scratch.columns()) };
-            let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
-            matmul(true, weight, Layout::row_major(s.co, rows), columns, lx, y, ly);
+            let ly = Layout::row_major(s.co, output);
+            if s.kind() == Kind::Pointwise {
+                let [a, b] = x.channels;
+                matmul(true, weight, s.columns(0, a), x.first, Layout::row_major(a, output), y, ly);
+                if b > 0 {
+                    matmul(true, weight, s.columns(a, b), x.second, Layout::row_major(b, output), y, ly);
+                }
+            } else {
+                let columns = patches::unroll(&s.patches(), x.first, scratch.columns());
+                matmul(true, weight, Layout::row_major(s.co, rows), columns, Layout::row_major(rows, output), y, ly);
+            }
         }
     }
 }

@@ -79,6 +79,15 @@ impl Spec {
         &buffer[skipped..]
     }
 
+    /// The numbers of `shift [B, C]` for the channels of `n` slabs from slab `index` on; none if it is empty.
+    fn shift_of<'a>(&self, shift: &'a [f32], index: usize, n: usize) -> &'a [f32] {
+        if shift.is_empty() {
+            return shift;
+        }
+        let channels = self.channels_of(index, n);
+        &shift[index / self.groups * self.channels..][channels]
+    }
+
     /// The channels of `n` slabs from slab `index` on among all channels.
     fn channels_of(&self, index: usize, n: usize) -> std::ops::Range<usize> {
         let per_group = self.channels / self.groups;
@@ -87,11 +96,11 @@ impl Spec {
     }
 }
 
-/// `x`, whose parts `[B, C', P]` have all C channels together, `gamma` and `beta [C]` -> `y [B, C, P]`; `stats [B, G, 2]`
-/// takes each group's mean and 1/std. All are overwritten.
+/// `x`, whose parts `[B, C', P]` have all C channels together, `gamma` and `beta [C]`, `shift [B, C]` or empty -> `y [B, C, P]`;
+/// `stats [B, G, 2]` takes each group's mean and 1/std. All are overwritten.
 ///
-/// No group may lie in two parts.
-pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], y: &mut [f32], stats: &mut [f32]) {
+/// The shift is added after SiLU and before dropout. No group may lie in two parts.
+pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], shift: &[f32], y: &mut [f32], stats: &mut [f32]) {
     let (slab, parts) = (s.slab(), s.parts(x));
     // A run of slabs lies in one part.
     let n = parts.iter().fold(s.groups, |n, part| greatest_common_divisor(n, part.groups));
@@ -101,12 +110,14 @@ pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], y: &mut [f32
         |mask, (run, (y, stats))| {
             let mask = s.mask(run * n, y.len(), mask);
             let c = s.channels_of(run * n, n);
-            forward_run(s, s.run_of(&parts, run * n, n), &gamma[c.clone()], &beta[c], mask, y, stats);
+            let shift = s.shift_of(shift, run * n, n);
+            forward_run(s, s.run_of(&parts, run * n, n), &gamma[c.clone()], &beta[c], shift, mask, y, stats);
         },
     );
 }
 
-/// Gradients of [`forward`]: `dx` in parts as `x`, and the parameters' `dgamma`, `dbeta [C]`; all are overwritten.
+/// Gradients of [`forward`]: `dx` in parts as `x`, the parameters' `dgamma`, `dbeta [C]`, and `dshift`, as long as `shift` was,
+/// which is empty where `x` has several parts; all are overwritten.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     s: &Spec,
@@ -118,6 +129,7 @@ pub fn backward(
     dx: &mut [&mut [f32]],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
+    dshift: &mut [f32],
 ) {
     let slab = s.slab();
     let per_group = s.channels / s.groups;
@@ -126,21 +138,19 @@ pub fn backward(
         let of_image = part.groups * per_group;
         // Per image and channel: Σ dn xhat and Σ dn, added over the batch in order below.
         let mut partial = vec![0f32; s.batch * of_image * 2];
+        let mut shifts: Vec<&mut [f32]> = dshift.chunks_mut(n * per_group).collect();
+        shifts.resize_with(dx.len().div_ceil(n * slab), Default::default);
         dx.par_chunks_mut(n * slab)
             .zip(partial.par_chunks_mut(n * per_group * 2))
             .zip(part.x.par_chunks(n * slab))
+            .zip(shifts)
             .enumerate()
-            .for_each_init(Vec::new, |mask, (run, ((dx, partial), x))| {
+            .for_each_init(Vec::new, |mask, (run, (((dx, partial), x), dshift))| {
                 // Of the run's first slab, among those of all parts.
                 let index = part.index(s, run * n);
-                let mask = s.mask(index, dx.len(), mask);
-                let slabs = dx.chunks_exact_mut(slab).zip(partial.chunks_exact_mut(per_group * 2));
-                for (i, ((dx, partial), x)) in slabs.zip(x.chunks_exact(slab)).enumerate() {
-                    let (c, at) = (s.channels_of(index + i, 1), index + i);
-                    let mask = mask.get(i * slab..(i + 1) * slab).unwrap_or_default();
-                    let (dy, stats) = (&dy[at * slab..][..slab], &stats[2 * at..][..2]);
-                    backward_slab(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial);
-                }
+                let (mask, c) = (s.mask(index, dx.len(), mask), s.channels_of(index, n));
+                let (dy, stats) = (&dy[index * slab..][..n * slab], &stats[2 * index..][..2 * n]);
+                backward_run(s, x, &gamma[c.clone()], &beta[c], mask, stats, dy, dx, partial, dshift);
             });
         let first = part.first * per_group;
         dgamma[first..first + of_image].fill(0.0);
@@ -175,12 +185,12 @@ impl Part<'_> {
 }
 
 with_vectors! {
-    /// Some groups of one image: `gamma` and `beta` are their channels'.
+    /// Some groups of one image: `gamma`, `beta` and `shift` are their channels'.
     ///
     /// In four loops over the groups: a group's sums, its deviation and its outputs wait for each other, those of several
     /// groups do not.
     fn forward_run<V: 16>(
-        s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
+        s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], shift: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
     ) {
         let n = s.slab();
         for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
@@ -196,15 +206,15 @@ with_vectors! {
         for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
             let stats = &stats[2 * (c / per_group)..][..2];
             let a = gamma[c] * stats[1];
-            let b = beta[c] - stats[0] * a;
+            let of = Affine { a, b: beta[c] - stats[0] * a, shift: if shift.is_empty() { 0.0 } else { shift[c] } };
             let whole = x.len() - x.len() % V::LANES;
             for i in (0..whole).step_by(V::LANES) {
                 // SAFETY: `i + LANES` is at most the length of both.
-                unsafe { normalised::<V>(s.silu, a, b, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
+                unsafe { of.normalised::<V>(s.silu, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
             }
             for i in whole..x.len() {
                 // SAFETY: `i` is below the length of both.
-                unsafe { normalised::<f32>(s.silu, a, b, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
+                unsafe { of.normalised::<f32>(s.silu, x.as_ptr().add(i), y.as_mut_ptr().add(i)) };
             }
         }
         for (y, m) in y.iter_mut().zip(mask) {
@@ -212,51 +222,79 @@ with_vectors! {
         }
     }
 
-    /// Gradients of one group of one image; `partial` takes Σ dn xhat and Σ dn of each of its channels.
-    fn backward_slab<V: 16>(
+    /// Gradients of some groups of one image; `partial` takes Σ dn xhat and Σ dn of each of their channels, and `dshift`,
+    /// unless it is empty, the sum of the gradients for the shifted numbers.
+    ///
+    /// In three loops, for the reason that [`forward_run`] has.
+    fn backward_run<V: 16>(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], mask: &[f32], stats: &[f32], dy: &[f32], dx: &mut [f32],
-        partial: &mut [f32],
+        partial: &mut [f32], dshift: &mut [f32],
     ) {
-        let (mean, rstd) = (stats[0], stats[1]);
-        let of_all = Normal { mean, rstd, gamma: 0.0, beta: 0.0, mean_d: 0.0, mean_dx: 0.0 };
-        let (mut sum, mut sum_xhat) = (0f64, 0f64);
-        for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-            let at = c * s.pixels;
-            let (dy, mask) = (&dy[at..][..s.pixels], mask.get(at..at + s.pixels).unwrap_or_default());
-            let of = Normal { gamma: gamma[c], beta: beta[c], ..of_all };
-            let (d_beta, d_gamma) = dn::<V>(of, s.silu, x, dy, mask, dx);
-            partial[2 * c] = d_gamma as f32;
-            partial[2 * c + 1] = d_beta as f32;
-            sum += f64::from(gamma[c]) * d_beta;
-            sum_xhat += f64::from(gamma[c]) * d_gamma;
-        }
-        let mean_d = (sum / x.len() as f64) as f32;
-        let mean_dx = (sum_xhat / x.len() as f64) as f32;
-        for (c, (dx, x)) in dx.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
-            let of = Normal { gamma: gamma[c], mean_d, mean_dx, ..of_all };
-            let whole = x.len() - x.len() % V::LANES;
-            for i in (0..whole).step_by(V::LANES) {
-                // SAFETY: `i + LANES` is at most the length of both.
-                unsafe { of.dx::<V>(x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
+        let (groups, channels) = (stats.len() / 2, gamma.len());
+        let per_group = channels / groups;
+        for c in 0..channels {
+            let (stats, at) = (&stats[2 * (c / per_group)..][..2], c * s.pixels);
+            let of = Normal { mean: stats[0], rstd: stats[1], gamma: gamma[c], beta: beta[c] };
+            let (x, dy, dx) = (&x[at..][..s.pixels], &dy[at..][..s.pixels], &mut dx[at..][..s.pixels]);
+            let mask = if mask.is_empty() { mask } else { &mask[at..][..s.pixels] };
+            let sums = if dshift.is_empty() {
+                dn::<V, false>(of, s.silu, x, dy, mask, dx)
+            } else {
+                dn::<V, true>(of, s.silu, x, dy, mask, dx)
+            };
+            partial[2 * c] = sums[1] as f32;
+            partial[2 * c + 1] = sums[0] as f32;
+            if !dshift.is_empty() {
+                dshift[c] = sums[2] as f32;
             }
-            for i in whole..x.len() {
-                // SAFETY: `i` is below the length of both.
-                unsafe { of.dx::<f32>(x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
+        }
+        for group in 0..groups {
+            let (mut sum, mut sum_xhat) = (0f64, 0f64);
+            for c in group * per_group..(group + 1) * per_group {
+                sum += f64::from(gamma[c]) * f64::from(partial[2 * c + 1]);
+                sum_xhat += f64::from(gamma[c]) * f64::from(partial[2 * c]);
+            }
+            let n = (per_group * s.pixels) as f64;
+            let (mean_d, mean_dx) = ((sum / n) as f32, (sum_xhat / n) as f32);
+            for c in group * per_group..(group + 1) * per_group {
+                let (stats, at) = (&stats[2 * group..][..2], c * s.pixels);
+                let of = Normal { mean: stats[0], rstd: stats[1], gamma: gamma[c], beta: beta[c] };
+                let (x, dx) = (&x[at..][..s.pixels], &mut dx[at..][..s.pixels]);
+                let whole = x.len() - x.len() % V::LANES;
+                for i in (0..whole).step_by(V::LANES) {
+                    // SAFETY: `i + LANES` is at most the length of both.
+                    unsafe { of.dx::<V>(mean_d, mean_dx, x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
+                }
+                for i in whole..x.len() {
+                    // SAFETY: `i` is below the length of both.
+                    unsafe { of.dx::<f32>(mean_d, mean_dx, x.as_ptr().add(i), dx.as_mut_ptr().add(i)) };
+                }
             }
         }
     }
 }
 
-/// `y = a x + b` for one vector, with SiLU if `silu`.
-///
-/// # Safety
-/// A vector is readable at `x` and writable at `y`.
-#[inline(always)]
-unsafe fn normalised<V: Vector>(silu: bool, a: f32, b: f32, x: *const f32, y: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let n = V::load(x).fma(V::splat(a), V::splat(b));
-        if silu { n.mul(sigmoid(n)) } else { n }.store(y);
+/// What becomes of the numbers of a channel of one image: a x + b, SiLU of it, and `shift` added.
+#[derive(Clone, Copy)]
+struct Affine {
+    a: f32,
+    b: f32,
+    shift: f32,
+}
+
+impl Affine {
+    /// One vector, with SiLU if `silu`.
+    ///
+    /// # Safety
+    /// A vector is readable at `x` and writable at `y`.
+    #[inline(always)]
+    unsafe fn normalised<V: Vector>(&self, silu: bool, x: *const f32, y: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let n = V::load(x).fma(V::splat(self.a), V::splat(self.b));
+            let n = if silu { n.mul(sigmoid(n)) } else { n };
+            n.add(V::splat(self.shift)).store(y);
+        }
     }
 }
 
@@ -267,10 +305,6 @@ struct Normal {
     rstd: f32,
     gamma: f32,
     beta: f32,
-    /// Mean over the group of the gradient for xhat.
-    mean_d: f32,
-    /// Mean over the group of the gradient for xhat times xhat.
-    mean_dx: f32,
 }
 
 impl Normal {
@@ -288,27 +322,36 @@ impl Normal {
         dy.mul(g.mul(n.mul(one.sub(g)).add(one)))
     }
 
-    /// The gradient for a vector of x, from the gradient for n that is in its place.
+    /// The gradient for a vector of x, from the gradient for n that is in its place, and the means over the group of the
+    /// gradient for xhat and of its product with xhat.
     ///
     /// # Safety
     /// A vector is readable at `x`, and readable and writable at `dx`.
     #[inline(always)]
-    unsafe fn dx<V: Vector>(&self, x: *const f32, dx: *mut f32) {
+    unsafe fn dx<V: Vector>(&self, mean_d: f32, mean_dx: f32, x: *const f32, dx: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
             let (xhat, dn) = (self.xhat(V::load(x)), V::load(dx));
-            let d = V::splat(self.gamma).mul(dn).sub(V::splat(self.mean_d)).sub(xhat.mul(V::splat(self.mean_dx)));
+            let d = V::splat(self.gamma).mul(dn).sub(V::splat(mean_d)).sub(xhat.mul(V::splat(mean_dx)));
             V::splat(self.rstd).mul(d).store(dx);
         }
     }
 }
 
-/// The gradient `dn` for the normalised numbers of a channel, and its sums Σ dn and Σ dn xhat; `mask` may be empty.
+/// The gradient `dn` for the normalised numbers of a channel, and the sums Σ dn, Σ dn xhat and, if `SHIFTED`, that of the
+/// gradient after SiLU; `mask` may be empty.
 #[inline(always)]
-fn dn<V: Vector>(of: Normal, silu: bool, x: &[f32], dy: &[f32], mask: &[f32], dn: &mut [f32]) -> (f64, f64) {
+fn dn<V: Vector, const SHIFTED: bool>(
+    of: Normal,
+    silu: bool,
+    x: &[f32],
+    dy: &[f32],
+    mask: &[f32],
+    dn: &mut [f32],
+) -> [f64; 3] {
     let n = x.len();
     let whole = n - n % LANES;
-    let mut sums = [[V::splat(0.0); 2]; 2];
+    let mut sums = [[V::splat(0.0); 2]; 3];
     for base in (0..whole).step_by(LANES) {
         for part in 0..LANES / V::LANES {
             let i = base + part * V::LANES;
@@ -319,6 +362,9 @@ fn dn<V: Vector>(of: Normal, silu: bool, x: &[f32], dy: &[f32], mask: &[f32], dn
                 if !mask.is_empty() {
                     d = d.mul(V::load(mask.as_ptr().add(i)));
                 }
+                if SHIFTED {
+                    sums[2][part] = sums[2][part].add(d);
+                }
                 if silu {
                     d = of.before_silu(x, d);
                 }
@@ -328,9 +374,13 @@ fn dn<V: Vector>(of: Normal, silu: bool, x: &[f32], dy: &[f32], mask: &[f32], dn
             }
         }
     }
-    let mut tail = [0f64; 2];
+    let mut tail = [0f64; 3];
     for i in whole..n {
-        let mut d = dy[i] * mask.get(i).unwrap_or(&1.0);
+        let mut d = dy[i];
+        if !mask.is_empty() {
+            d *= mask[i];
+        }
+        tail[2] += f64::from(d);
         if silu {
             d = of.before_silu(x[i], d);
         }
@@ -338,7 +388,7 @@ fn dn<V: Vector>(of: Normal, silu: bool, x: &[f32], dy: &[f32], mask: &[f32], dn
         tail[0] += f64::from(d);
         tail[1] += f64::from(d * of.xhat(x[i]));
     }
-    (total(sums[0]) + tail[0], total(sums[1]) + tail[1])
+    [total(sums[0]) + tail[0], total(sums[1]) + tail[1], if SHIFTED { total(sums[2]) + tail[2] } else { 0.0 }]
 }
 
 /// Σ x, as [`sum_by`](super::math::sum_by) adds.

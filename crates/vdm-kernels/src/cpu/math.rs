@@ -9,7 +9,7 @@ use super::simd::Vector;
 /// Number of independent partial sums in [`sum_by`]: enough for two AVX-512 or four AVX2 registers in flight.
 pub const LANES: usize = 32;
 
-/// Declares functions that are compiled twice, for the baseline and for AVX2 with FMA, and choose at run time.
+/// Declares functions that are compiled for the baseline, for AVX2 with FMA and for AVX-512, and choose at run time.
 ///
 /// The body is inlined into each version, and with it every `#[inline(always)]` function that it calls, so that loops
 /// are vectorised for the instruction set. (A closure handed to a dispatching function would not do: a large closure
@@ -23,9 +23,17 @@ macro_rules! vectorized {
             fn body($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
+                }
+                if $crate::cpu::math::has_avx512() {
+                    // SAFETY: the features were just found on this processor.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     // SAFETY: the two features that `avx2` is compiled for were just found on this processor.
@@ -37,6 +45,17 @@ macro_rules! vectorized {
     )* };
 }
 pub(crate) use vectorized;
+
+/// Whether the processor has the parts of AVX-512 that all but the first processors with it have.
+#[cfg(target_arch = "x86_64")]
+pub fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+}
 
 /// e^x with a relative error below 2e-7; saturates at e^-87.3 and e^88.3 instead of under- and overflowing.
 #[inline(always)]

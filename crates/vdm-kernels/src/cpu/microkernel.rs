@@ -104,8 +104,11 @@ pub unsafe fn product(
         }
         let tile =
             Tile { inner: la.cols, a_row: la.row_stride, a_col: la.col_stride, b_row: stride, c_row: lc.row_stride };
-        for row in (0..lc.rows).step_by(rows_of_tile) {
-            let rows = rows_of_tile.min(lc.rows - row);
+        // Tiles of about the same height: one of a single row waits for each of its sums.
+        let tiles = lc.rows.div_ceil(rows_of_tile);
+        for tile_row in 0..tiles {
+            let row = tile_row * lc.rows / tiles;
+            let rows = (tile_row + 1) * lc.rows / tiles - row;
             // SAFETY: rows `row .. row + rows` and columns `col .. col + width` are inside the layouts, which are inside
             // the slices by the caller's promise; `from` is at row 0 and column `col` of `b` or of its copy. Where `c` has
             // fewer columns than the tile, the tile's result goes to a buffer of the largest tile's size first.

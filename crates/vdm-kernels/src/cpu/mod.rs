@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod beside;
 pub mod conv;
 pub mod decoder;
 pub mod double;

@@ -11,6 +11,7 @@
 // Hot loops count indices: iterator adaptors are not inlined into functions of more target features than their own.
 #![allow(clippy::needless_range_loop)]
 
+use super::beside::{Beside, BesideMut};
 use super::lanes::{LANES, Lane, Lines, gather, scatter};
 use super::layout::Layout;
 use super::matmul::matmul;
@@ -52,6 +53,11 @@ impl Grid {
     /// Tiles of one image.
     fn tiles(&self) -> usize {
         self.across() * self.down()
+    }
+
+    /// Tiles of all images.
+    pub fn all_tiles(&self) -> usize {
+        self.images * self.tiles()
     }
 
     /// Images that fill one block of tiles; 1 unless they are small.
@@ -228,16 +234,21 @@ impl Drop for Weight {
 }
 
 /// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`.
-pub fn convolve(grid: Grid, x: &[f32], weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
-    frame(grid, x, weight.ci, first(&mut s.framed, grid.framed_len(padded(weight.ci) / LANES)));
-    convolve_framed(grid, weight, bias, y, add, s);
+pub fn convolve(grid: Grid, x: Beside, weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
+    frame(grid, x, first(&mut s.framed, grid.framed_len(padded(weight.ci) / LANES)));
+    convolve_framed(grid, weight, s);
+    let vectors = padded(weight.co) / LANES;
+    if add {
+        unframe::<true>(grid, vectors, &s.collected, bias, y);
+    } else {
+        unframe::<false>(grid, vectors, &s.collected, bias, y);
+    }
 }
 
-/// [`convolve`] of the images in `s.framed`.
-fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
+/// The convolution of the images in `s.framed`, to `s.collected`: channels last, on whole tiles.
+fn convolve_framed(grid: Grid, weight: &Weight, s: &mut Scratch) {
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    // Outputs are collected with channels last, on whole tiles.
     let collected = first(&mut s.collected, grid.images * grid.tiles() * TILE * TILE * vo);
     for tiles in grid.blocks() {
         let rows = tiles.len();
@@ -251,22 +262,28 @@ fn convolve_framed(grid: Grid, weight: &Weight, bias: &[f32], y: &mut [f32], add
         }
         output(grid, tiles, of_m, m.as_flattened(), collected.as_flattened_mut());
     }
-    if add {
-        unframe::<true>(grid, vo, collected, bias, y);
-    } else {
-        unframe::<false>(grid, vo, collected, bias, y);
-    }
 }
 
-/// What a block of images adds to the gradient of U, `du`, and their `dx [images, ci, h, w]` unless that is empty, from
-/// `x [images, ci, h, w]` and `dy [images, co, h, w]`; `flipped` is the weight, [flipped](Weight::flipped).
-pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f32], dx: &mut [f32], s: &mut Scratch) {
+/// The gradient of U from a block of images, `du`, to which it is added with `accumulate`, and their `dx [images, ci, h, w]`
+/// unless that is empty, from `x [images, ci, h, w]` and `dy [images, co, h, w]`; `flipped` is the weight,
+/// [flipped](Weight::flipped). What lies between the matrices of `du` stays as it is.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    grid: Grid,
+    x: Beside,
+    dy: &[f32],
+    flipped: &Weight,
+    accumulate: bool,
+    du: &mut [f32],
+    dx: BesideMut,
+    s: &mut Scratch,
+) {
     let (ci, co) = (flipped.co, flipped.ci);
     let (pi, po) = (padded(ci), padded(co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    frame(grid, x, ci, first(&mut s.framed_x, grid.framed_len(vi)));
-    frame(grid, dy, co, first(&mut s.framed, grid.framed_len(vo)));
-    for tiles in grid.blocks() {
+    frame(grid, x, first(&mut s.framed_x, grid.framed_len(vi)));
+    frame(grid, Beside::one(dy, co), first(&mut s.framed, grid.framed_len(vo)));
+    for (i, tiles) in grid.blocks().enumerate() {
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
         let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
@@ -274,19 +291,27 @@ pub fn backward(grid: Grid, x: &[f32], dy: &[f32], flipped: &Weight, du: &mut [f
         output_backward(grid, tiles, of_m, s.framed.as_flattened(), m.as_flattened_mut());
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * weight_step(pi, po), ..Layout::row_major(pi, po) };
-            matmul(true, v.as_flattened(), of_v.layout(p).transposed(), m.as_flattened(), of_m.layout(p), du, lu);
+            let (v, m) = (v.as_flattened(), m.as_flattened());
+            matmul(accumulate || i > 0, v, of_v.layout(p).transposed(), m, of_m.layout(p), du, lu);
         }
     }
     if !dx.is_empty() {
-        convolve_framed(grid, flipped, &vec![0.0; grid.images * ci], dx, false, s);
+        convolve_framed(grid, flipped, s);
+        let [a, b] = dx.channels;
+        unframe::<false>(grid, vi, &s.collected, &vec![0.0; grid.images * a], dx.first);
+        if b > 0 {
+            unframe::<false>(grid, vi, &s.collected[a / LANES..], &vec![0.0; grid.images * b], dx.second);
+        }
     }
 }
 
 /// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
-fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
+fn frame(grid: Grid, x: Beside, framed: &mut [Lane]) {
+    let channels: usize = x.channels.iter().sum();
     let vectors = padded(channels) / LANES;
     let (pixels, width) = (grid.h * grid.w, grid.framed_width() * vectors);
-    for (x, framed) in x.chunks_exact(channels * pixels).zip(framed.chunks_exact_mut(grid.framed_pixels() * vectors)) {
+    for (i, framed) in framed.chunks_exact_mut(grid.framed_pixels() * vectors).enumerate() {
+        let x = x.images(i..i + 1, pixels);
         // What the image does not cover: lines above and below, and the ends of its lines.
         let (above, below) = framed.split_at_mut(width);
         let (image, below) = below.split_at_mut(grid.h * width);
@@ -299,24 +324,28 @@ fn frame(grid: Grid, x: &[f32], channels: usize, framed: &mut [Lane]) {
         for vector in 0..vectors {
             let first = vector * LANES;
             let lines = grid.lines(LANES.min(channels - first), width, vectors);
-            gather(&x[first * pixels..], lines, &mut image[vectors + vector..]);
+            gather(x.from_channel(first, pixels), lines, &mut image[vectors + vector..]);
         }
     }
 }
 
-/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`.
+/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`. The pixels may have
+/// more channels, and more images may follow.
 fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
     let (plane, channels) = (grid.h * grid.w, bias.len() / grid.images);
     let (image, width) = (grid.tiles() * TILE * TILE * vectors, TILE * grid.across() * vectors);
-    for ((pixels, y), bias) in
-        pixels.chunks_exact(image).zip(y.chunks_exact_mut(channels * plane)).zip(bias.chunks_exact(channels))
-    {
-        for vector in 0..vectors {
+    for (i, (y, bias)) in y.chunks_exact_mut(channels * plane).zip(bias.chunks_exact(channels)).enumerate() {
+        for vector in 0..channels.div_ceil(LANES) {
             let first = vector * LANES;
             let n = LANES.min(channels - first);
             let mut of_lane = [0.0; LANES];
             of_lane[..n].copy_from_slice(&bias[first..first + n]);
-            scatter::<ADD>(&pixels[vector..], grid.lines(n, width, vectors), of_lane, &mut y[first * plane..]);
+            scatter::<ADD>(
+                &pixels[i * image + vector..],
+                grid.lines(n, width, vectors),
+                of_lane,
+                &mut y[first * plane..],
+            );
         }
     }
 }

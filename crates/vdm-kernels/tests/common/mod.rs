@@ -64,6 +64,8 @@ pub struct Conv {
     pub w: usize,
     pub k: usize,
     pub own_bias: bool,
+    /// Channels of the first of two inputs; 0 for one input.
+    pub first: usize,
 }
 
 impl Operator for Conv {
@@ -92,6 +94,11 @@ impl Operator for Conv {
             // An even side halves the image.
             Kind::Fused if self.k.is_multiple_of(2) => vdm_kernels::conv2d_halving(x, weight, bias),
             Kind::Reference if self.k.is_multiple_of(2) => reference::conv2d_halving(x, weight, bias),
+            Kind::Fused if self.first > 0 => {
+                let part = |channels| x.clone().slice([0..self.b, channels, 0..self.h, 0..self.w]);
+                let (a, b) = (part(0..self.first), part(self.first..self.ci));
+                vdm_kernels::conv2d_beside(a, b, weight, bias, None)
+            }
             Kind::Fused => vdm_kernels::conv2d(x, weight, bias),
             Kind::Reference => reference::conv2d(x, weight, bias),
         };
@@ -109,16 +116,22 @@ pub struct Norm {
     pub args: NormArgs,
     /// Channels of the first of two inputs; 0 for one input.
     pub first: usize,
+    /// Whether the third input is a shift of each image and channel, and beta 0.5.
+    pub shifted: bool,
 }
 
 impl Norm {
     pub const fn new([b, c, h, w]: [usize; 4], groups: usize, silu: bool, dropout: f32) -> Self {
-        Self { b, c, h, w, args: NormArgs { groups, eps: 1e-5, silu, dropout, seed: 11 }, first: 0 }
+        Self { b, c, h, w, args: NormArgs { groups, eps: 1e-5, silu, dropout, seed: 11 }, first: 0, shifted: false }
     }
 
     /// The same channels as two inputs, the first of `first` channels.
     pub const fn beside(self, first: usize) -> Self {
         Self { first, ..self }
+    }
+
+    pub const fn shifted(self) -> Self {
+        Self { shifted: true, ..self }
     }
 }
 
@@ -132,13 +145,23 @@ impl Operator for Norm {
     }
 
     fn inputs(&self) -> [(usize, bool); 3] {
-        [(self.b * self.c * self.h * self.w, true), (self.c, false), (self.c, false)]
+        let of_third = if self.shifted { self.b * self.c } else { self.c };
+        [(self.b * self.c * self.h * self.w, true), (self.c, false), (of_third, self.shifted)]
     }
 
-    fn apply(&self, kind: Kind, view: View, [x, gamma, beta]: [Tensor<1>; 3]) -> Output {
+    fn apply(&self, kind: Kind, view: View, [x, gamma, third]: [Tensor<1>; 3]) -> Output {
         let x = shaped(x, [self.b, self.c, self.h, self.w], view);
         let gamma = shaped(gamma, [self.c], view);
-        let beta = shaped(beta, [self.c], view);
+        if self.shifted {
+            let beta = gamma.zeros_like() + 0.5;
+            let shift = shaped(third, [self.b, self.c], view);
+            let y = match kind {
+                Kind::Fused => vdm_kernels::group_norm_shifted(x, gamma, beta, shift, self.args),
+                Kind::Reference => reference::group_norm_shifted(x, gamma, beta, shift, self.args),
+            };
+            return output(y, view);
+        }
+        let beta = shaped(third, [self.c], view);
         let y = match kind {
             Kind::Fused if self.first > 0 => {
                 let part = |channels| x.clone().slice([0..self.b, channels, 0..self.h, 0..self.w]);
@@ -223,12 +246,15 @@ impl Operator for Attention {
 
 // One case of each operator, for properties that hold for all: 9 and 17 images are more than the groups of a
 // convolution's backward pass, 28 rows of 11 and 70 queries are more than a tile.
-pub const CONV3: Conv = Conv { b: 9, ci: 5, co: 7, h: 28, w: 11, k: 3, own_bias: true };
-pub const CONV1: Conv = Conv { b: 17, ci: 33, co: 5, h: 7, w: 9, k: 1, own_bias: false };
-pub const CONV7: Conv = Conv { b: 9, ci: 2, co: 7, h: 8, w: 5, k: 7, own_bias: true };
-pub const HALVING: Conv = Conv { b: 9, ci: 5, co: 7, h: 8, w: 6, k: 4, own_bias: false };
+pub const CONV3: Conv = Conv { b: 9, ci: 5, co: 7, h: 28, w: 11, k: 3, own_bias: true, first: 0 };
+pub const CONV1: Conv = Conv { b: 17, ci: 33, co: 5, h: 7, w: 9, k: 1, own_bias: false, first: 0 };
+pub const CONV7: Conv = Conv { b: 9, ci: 2, co: 7, h: 8, w: 5, k: 7, own_bias: true, first: 0 };
+pub const CONV3_BESIDE: Conv = Conv { b: 9, ci: 13, co: 7, h: 14, w: 11, k: 3, own_bias: true, first: 8 };
+pub const CONV1_BESIDE: Conv = Conv { first: 5, ..CONV1 };
+pub const HALVING: Conv = Conv { b: 9, ci: 5, co: 7, h: 8, w: 6, k: 4, own_bias: false, first: 0 };
 pub const NORM: Norm = Norm::new([5, 33, 6, 7], 11, true, 0.25);
 pub const NORM_BESIDE: Norm = NORM.beside(12);
+pub const NORM_SHIFTED: Norm = NORM.shifted();
 pub const LINEAR: Linear = Linear { b: 17, i: 33, o: 5, bias: true };
 pub const ATTENTION: Attention = Attention { b: 3, c: 10, heads: 2, n: 70, m: 13 };
 
@@ -236,7 +262,9 @@ pub const ATTENTION: Attention = Attention { b: 3, c: 10, heads: 2, n: 70, m: 13
 macro_rules! every_operator {
     ($($property:ident),+ $(,)?) => {$(
         mod $property {
-            use crate::common::{ATTENTION, CONV1, CONV3, CONV7, HALVING, LINEAR, NORM, NORM_BESIDE};
+            use crate::common::{
+                ATTENTION, CONV1, CONV1_BESIDE, CONV3, CONV3_BESIDE, CONV7, HALVING, LINEAR, NORM, NORM_BESIDE, NORM_SHIFTED,
+            };
 
             #[test]
             fn conv2d_3x3() {
@@ -246,6 +274,16 @@ macro_rules! every_operator {
             #[test]
             fn conv2d_1x1() {
                 super::$property(&CONV1);
+            }
+
+            #[test]
+            fn conv2d_3x3_beside() {
+                super::$property(&CONV3_BESIDE);
+            }
+
+            #[test]
+            fn conv2d_1x1_beside() {
+                super::$property(&CONV1_BESIDE);
             }
 
             #[test]
@@ -266,6 +304,11 @@ macro_rules! every_operator {
             #[test]
             fn group_norm_beside() {
                 super::$property(&NORM_BESIDE);
+            }
+
+            #[test]
+            fn group_norm_shifted() {
+                super::$property(&NORM_SHIFTED);
             }
 
             #[test]

@@ -3,8 +3,8 @@
 use crate::initial::Initial;
 use crate::math::sines_and_cosines;
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use vdm_kernels::{NormArgs, rng::Philox};
+use burn::tensor::{Device, Int, Tensor};
+use vdm_kernels::NormArgs;
 
 /// The number of parameters of a [`Conv`] with a kernel of side `k`.
 pub(super) fn conv_parameters(c_in: usize, c_out: usize, k: usize) -> u128 {
@@ -65,15 +65,7 @@ impl Conv {
     /// # Shapes
     /// `[batch, c, height, width]` and `[batch, in - c, height, width]` -> `[batch, out, height, width]`
     pub fn forward_beside(&self, a: Tensor<4>, b: Tensor<4>, to: Option<Tensor<4>>) -> Tensor<4> {
-        let (weight, bias) = (self.weight.val(), self.bias.val().unsqueeze());
-        let ([out, c_in, k, _], c) = (weight.dims(), a.dims()[1]);
-        let [of_a, of_b] = [0..c, c..c_in].map(|channels| weight.clone().slice([0..out, channels, 0..k, 0..k]));
-        let no_bias = Tensor::zeros_like(&bias);
-        let of_a = match to {
-            Some(to) => vdm_kernels::conv2d_add(a, of_a, bias, to),
-            None => vdm_kernels::conv2d(a, of_a, bias),
-        };
-        vdm_kernels::conv2d_add(b, of_b, no_bias, of_a)
+        vdm_kernels::conv2d_beside(a, b, self.weight.val(), self.bias.val().unsqueeze(), to)
     }
 
     /// [`forward`](Self::forward) plus `to`, in one pass.
@@ -189,6 +181,15 @@ impl Norm {
         self.run(x, true, p, seed.unwrap_or(0))
     }
 
+    /// [`silu_dropout`](Self::silu_dropout) with a number for each image and channel added before dropout.
+    ///
+    /// # Shapes
+    /// - `shift`: `[batch, channels]`
+    pub fn silu_shifted_dropout(&self, x: Tensor<4>, shift: Tensor<2>, p: f64, seed: Option<u64>) -> Tensor<4> {
+        let args = self.args(true, if seed.is_some() { p } else { 0.0 }, seed.unwrap_or(0));
+        vdm_kernels::group_norm_shifted(x, self.gamma.val(), self.beta.val(), shift, args)
+    }
+
     fn run(&self, x: Tensor<4>, silu: bool, p: f64, seed: u64) -> Tensor<4> {
         vdm_kernels::group_norm(x, self.gamma.val(), self.beta.val(), self.args(silu, p, seed))
     }
@@ -286,46 +287,4 @@ pub fn time_embedding(t: Tensor<1>, dims: usize) -> Tensor<2> {
     let frequencies = Tensor::<1>::from_data(frequencies.as_slice(), &t.device());
     let angle = (t * 1000.0).unsqueeze_dim::<2>(1) * frequencies.unsqueeze::<2>();
     Tensor::cat(sines_and_cosines(angle).to_vec(), 1)
-}
-
-/// Dropout with probability `p` where there is a `seed`; the mask is a function of the seed and the position in the
-/// batch.
-///
-/// # Shapes
-/// `[batch, channels, height, width]`, in and out
-pub fn dropout(x: Tensor<4>, p: f64, seed: Option<u64>) -> Tensor<4> {
-    let Some(seed) = seed.filter(|_| p > 0.0) else {
-        return x;
-    };
-    let [b, c, h, w] = x.dims();
-    let (p, kept) = (p as f32, (1.0 / (1.0 - p)) as f32);
-    let mut mask = vec![0f32; b * c * h * w];
-    for (image, mask) in mask.chunks_mut((c * h * w).max(1)).enumerate() {
-        Philox::new(seed, image as u64).uniform(0, mask);
-        for m in mask {
-            *m = if *m < p { 0.0 } else { kept };
-        }
-    }
-    let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &x.device());
-    let dtype = x.dtype();
-    x * mask.cast(dtype)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dropout_keeps_the_mean_and_is_a_function_of_its_seed() {
-        let x = Tensor::<4>::ones([2, 8, 16, 16], &Device::flex());
-        let run = |seed| dropout(x.clone(), 0.25, seed).into_data().iter::<f32>().collect::<Vec<_>>();
-        let (y, kept) = (run(Some(3)), 1.0 / 0.75);
-        assert!(y.iter().all(|&y| y == 0.0 || (y - kept as f32).abs() < 1e-6));
-        let mean = y.iter().sum::<f32>() / y.len() as f32;
-        assert!((mean - 1.0).abs() < 0.05, "mean {mean}");
-        assert_ne!(y[..2048], y[2048..], "the images of a batch have different masks");
-        assert_eq!(y, run(Some(3)));
-        assert_ne!(y, run(Some(4)));
-        assert!(run(None).iter().all(|&y| y == 1.0));
-    }
 }

@@ -135,7 +135,7 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
     batch: Batch,
     objective: ScheduleObjective,
 ) -> Result<(GradientSum, LossTerms), ObjectiveError> {
-    let parts = parts::for_training(&batch.k);
+    let parts = parts::for_training(&batch.k, model.num_params());
     let largest = parts.first().map_or(1, |part| part.len());
     // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
     let jobs = parts.into_iter().enumerate().map(|(i, images)| {
@@ -260,7 +260,7 @@ mod tests {
             (ScheduleConfig::PinnedNetwork(pinned), ScheduleObjective::Variance),
         ] {
             let model = model(&schedule);
-            let sizes: Vec<usize> = parts::for_training(&batch().k).iter().map(|part| part.len()).collect();
+            let sizes: Vec<usize> = parts::for_training(&batch().k, model.num_params()).iter().map(|part| part.len()).collect();
             assert!(sizes.len() > 2 && sizes.iter().any(|n| *n != sizes[0]), "{sizes:?}");
             let (sum, terms) = batch_gradients(&model, batch(), objective).unwrap();
             let (mut gradients, whole) = part_gradients(&model, batch(), objective).unwrap();

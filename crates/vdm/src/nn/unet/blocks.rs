@@ -1,6 +1,6 @@
 //! The parts of a U-Net's levels.
 
-use crate::nn::layers::{Conv, Dense, Norm, Projection, dropout};
+use crate::nn::layers::{Conv, Dense, Norm, Projection};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
@@ -53,10 +53,7 @@ impl ContextBlock {
             Some(beside) => self.conv1.forward_beside(x.clone(), beside.clone(), None),
             None => self.conv1.forward(x.clone()),
         };
-        let h = self.norm1.silu(h);
-        let shift = self.ctx.forward(ctx);
-        let [batch, channels] = shift.dims();
-        let h = dropout(h + shift.reshape([batch, channels, 1, 1]), self.dropout, seed);
+        let h = self.norm1.silu_shifted_dropout(h, self.ctx.forward(ctx), self.dropout, seed);
         let h = self.norm2.silu(self.conv2.forward(h));
         match (&self.skip, beside) {
             (Some(skip), Some(beside)) => skip.forward_beside(x, beside, Some(h)),
