@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Run, vdm};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -81,7 +82,7 @@ fn train_eval_sample_info_and_resume() {
     more.args(["train", "--json", "--set", "train.steps=5", "--resume"]).arg(&run);
     assert_eq!(json(&stdout(&mut more))["step"], 5);
     let error = stderr(vdm().args(["train", "--set", "train.lr=1.0", "--resume"]).arg(&run));
-    assert!(error.contains("train.steps, data.dir and data.cache only"), "{error}");
+    assert!(error.contains("train.steps, train.tensorboard, data.dir and data.cache only"), "{error}");
     let error = stderr(vdm().args(["train", "--resume"]).arg(&run));
     assert!(error.contains("finished at step 5"), "{error}");
 }
@@ -302,4 +303,48 @@ fn plain_flags_of_train_are_keys() {
     }
     vdm().args(["train", "--steps", "5", "--json", "--resume"]).arg(&run).succeeds();
     assert!(vdm().args(["train", "--lr", "1", "--resume"]).arg(&run).fails().contains("--resume"));
+}
+
+/// Nothing is made for the answer: the network of the last would take gigabytes.
+#[test]
+fn what_a_presets_network_takes_is_computed() {
+    let info = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&vdm().args(["info", "--json", "--preset"]).args(args).succeeds()).unwrap()
+    };
+    let small = info(&["digits"]);
+    assert_eq!((&small["parameters"], &small["height"]), (&332_547.into(), &8.into()));
+    assert_eq!(info(&["digits", "--shape", "3,16,8"])["channels"], 3);
+    let large = info(&["imagenet64"]);
+    assert!(large["parameters"].as_u64().unwrap() > 200_000_000 && large["batches"][0]["images"] == 1);
+    let unet = info(&["fashion-mnist", "--set", "model.kind=unet"]);
+    assert!(unet["operations"].as_u64().unwrap() > small["operations"].as_u64().unwrap());
+    for (args, words) in [
+        (&["--preset", "digits", "--shape", "3,16"][..], "3,32,32"),
+        (&["--preset", "digits", "--shape", "x,1,8,8"], "3,32,32"),
+        (&["--preset", "digits", "--set", "data.source=folder", "--set", "data.dir=."], "--shape"),
+        (&["--preset", "nothing"], "nothing"),
+        (&[], "required"),
+    ] {
+        let error = vdm().arg("info").args(args).fails();
+        assert!(error.contains(words), "{args:?}: {error}");
+    }
+}
+
+/// The file is complete after a resume too; `scripts/tensorboard_page.py` reads one with TensorBoard itself.
+#[test]
+fn a_training_writes_for_tensorboard() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let sets = ["model.n_layer=1", "train.log_every=1", "eval.repeats=1", "sample.count=1", "sample.steps=1"];
+    let mut first = vdm();
+    first.args(["train", "--tensorboard", "--steps", "2", "--batch-size", "8", "--json", "--out"]).arg(&run);
+    sets.iter().fold(&mut first, |command, set| command.args(["--set", set])).succeeds();
+    let file = run.join("tensorboard/events.out.tfevents.0.vdm");
+    let before = fs::read(&file).unwrap();
+    for tag in ["brain.Event:2", "train/bpd", "eval/test/bpd", "samples"] {
+        assert!(before.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
+    }
+    vdm().args(["train", "--json", "--set", "train.steps=3", "--resume"]).arg(&run).succeeds();
+    let after = fs::read(&file).unwrap();
+    assert!(after.len() > before.len() && after.starts_with(&before[..200]));
 }

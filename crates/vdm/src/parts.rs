@@ -13,10 +13,10 @@ const FEW_PIXELS: usize = 2048;
 /// Parts that a training batch is cut into at most: each makes a gradient of its own.
 const MAX_TRAINING_PARTS: usize = 8;
 
-/// Parameters for each pixel of a part at most, where that leaves [`FEW_TRAINING_PARTS`] of them: what is done once a part
-/// for a parameter (to transform it, to add up its gradient) is then little as well.
-const PARAMETERS_OF_PIXEL: usize = 400;
-/// Parts of a network of many parameters.
+/// More parameters than these for each pixel of a part are many: what is done once a part for every parameter (to transform
+/// it, to add up its gradient) takes a fifth of the time.
+const PARAMETERS_OF_PIXEL: usize = 700;
+/// Parts of a batch for a network of many parameters: the larger parts take more memory.
 const FEW_TRAINING_PARTS: usize = 4;
 
 /// Whether the device computes in parts: accelerators take a whole batch at once.
@@ -52,8 +52,10 @@ pub(crate) fn for_training(images: &Tensor<4>, parameters: usize) -> Vec<Range<u
     if !in_parts(images) {
         return ranges(batch, batch);
     }
-    let of_parameters = images_of(parameters / PARAMETERS_OF_PIXEL, images).min(batch.div_ceil(FEW_TRAINING_PARTS));
-    ranges(batch, batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images)).max(of_parameters))
+    let size = batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images));
+    let [_, _, h, w] = images.dims();
+    let few = parameters > PARAMETERS_OF_PIXEL * size * h * w;
+    ranges(batch, if few { size.max(batch.div_ceil(FEW_TRAINING_PARTS)) } else { size })
 }
 
 #[cfg(test)]

@@ -3,29 +3,125 @@
 use crate::shared::container;
 use crate::shared::model::{Which, checkpoint, model_file, open_run};
 use crate::shared::output::outln;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use vdm::ImageShape;
 use vdm::codec::Steps;
+use vdm::config::resolve;
+use vdm::data::DataSource;
 use vdm::run::{Checkpoint, ModelFile};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of a run, a file that `vdm compress` or `vdm export` wrote, or the name of a shipped model.
-    pub run: PathBuf,
+    #[arg(required_unless_present = "preset")]
+    pub run: Option<PathBuf>,
+    /// Say instead what the network of this preset takes: parameters, operations, memory. Nothing is made for it.
+    #[arg(long, conflicts_with = "run")]
+    pub preset: Option<String>,
+    /// Single key that overrides the preset's, as section.key=value. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "preset")]
+    pub sets: Vec<String>,
+    /// Channels, height and width of its images. Default: those of the preset's data.
+    #[arg(long, value_name = "C,H,W", requires = "preset", value_parser = shape)]
+    pub shape: Option<ImageShape>,
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
-    let ending = args.run.extension().is_some_and(|ending| ending == "safetensors");
-    if (ending || !args.run.exists())
-        && let Some(file) = model_file(&args.run)?
+    match (&args.run, &args.preset) {
+        (_, Some(preset)) => of_preset(preset, args, json),
+        (Some(run), None) => of_path(run, json),
+        (None, None) => unreachable!("clap asks for one of them"),
+    }
+}
+
+/// Bytes of a number.
+const NUMBER: u128 = 4;
+
+/// What the network of a preset takes.
+fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
+    let config = resolve(preset, None, &args.sets)?;
+    let Some(image) = args.shape.or_else(|| usual_shape(&config.data.source)) else {
+        bail!("how large the images of a folder are is not known; name channels, height and width with --shape");
+    };
+    let ImageShape { channels, height, width } = image;
+    config.validate_shape(image)?;
+    let (parameters, cost) = (config.parameters(channels), config.model.network.cost(image));
+    // The weights, their gradient, the optimiser's two means, and the average.
+    let (of_training, of_image) = (5 * NUMBER * parameters, NUMBER * cost.kept);
+    let mut batches = vec![1, 8, 64, config.train.batch_size as u128];
+    batches.sort_unstable();
+    batches.dedup();
+    let memory = |batch: u128| of_training + batch * of_image;
+    if json {
+        let of = |batch: u128| json!({ "images": batch as u64, "bytes": memory(batch) as u64 });
+        let batches: Vec<_> = batches.into_iter().map(of).collect();
+        outln!(
+            "{}",
+            json!({
+                "preset": preset, "channels": channels, "height": height, "width": width,
+                "parameters": parameters as u64, "operations": cost.operations as u64,
+                "operations_of_training": 3 * cost.operations as u64, "bytes_of_parameters": of_training as u64,
+                "bytes_of_image": of_image as u64, "batches": batches, "batch_size": config.train.batch_size,
+            })
+        );
+        return Ok(());
+    }
+    let giga = |x: u128| x as f64 / 1e9;
+    let gib = |bytes: u128| bytes as f64 / (1u64 << 30) as f64;
+    outln!("preset      {preset}, images of {image}");
+    outln!("parameters  {parameters}");
+    outln!(
+        "evaluation  {:.3} GFLOP an image: two operations a product, convolutions as plain sums",
+        giga(cost.operations)
+    );
+    outln!("training    {:.3} GFLOP an image and step", giga(3 * cost.operations));
+    outln!("memory      {:.3} GiB for weights, gradient, optimiser and average, in single precision", gib(of_training));
+    outln!("            {:.4} GiB for each image whose gradient is computed at the time", gib(of_image));
+    for batch in batches {
+        outln!("            {:.2} GiB with {batch} images at a time", gib(memory(batch)));
+    }
+    outln!("            on the CPU a batch is cut into parts, and only one part a team of threads is in memory");
+    Ok(())
+}
+
+/// The shape of a source's images, where it is known without reading them.
+fn usual_shape(source: &DataSource) -> Option<ImageShape> {
+    let of = |channels, side| Some(ImageShape { channels, height: side, width: side });
+    match source {
+        DataSource::Digits(_) => of(1, 8),
+        DataSource::Idx(_) => of(1, 28),
+        DataSource::Cifar10(_) => of(3, 32),
+        DataSource::Imagenet(source) => of(3, source.size),
+        DataSource::Folder(_) => None,
+    }
+}
+
+/// An image shape such as `3,32,32`.
+fn shape(text: &str) -> Result<ImageShape, String> {
+    let sides: Option<Vec<usize>> = text.split(',').map(|side| side.parse().ok()).collect();
+    match sides.as_deref() {
+        Some(&[channels @ 1..=16, height @ 1..=4096, width @ 1..=4096]) => Ok(ImageShape { channels, height, width }),
+        _ => {
+            Err("expected channels, height and width, such as 3,32,32; at most 16 channels and 4096 pixels a side"
+                .into())
+        }
+    }
+}
+
+/// What a path or a shipped name is.
+fn of_path(path: &Path, json: bool) -> Result<()> {
+    let ending = path.extension().is_some_and(|ending| ending == "safetensors");
+    if (ending || !path.exists())
+        && let Some(file) = model_file(path)?
     {
-        return of_model(&args.run, &file, json);
+        return of_model(path, &file, json);
     }
-    if args.run.is_file() {
-        return of_container(&args.run, json);
+    if path.is_file() {
+        return of_container(path, json);
     }
-    let (run, config) = open_run(&args.run)?;
+    let (run, config) = open_run(path)?;
     let last = Checkpoint::load(&checkpoint(&run, Which::Last)?)?;
     let parameters: usize = last.weights.values().map(|t| t.data.len()).sum();
     let evaluation: Option<serde_json::Value> =
@@ -33,7 +129,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let finished = last.step >= config.train.steps && evaluation.is_some();
     if json {
         let object = json!({
-            "run": args.run, "step": last.step, "steps": config.train.steps, "finished": finished,
+            "run": path, "step": last.step, "steps": config.train.steps, "finished": finished,
             "parameters": parameters,
             "channels": last.shape.channels, "height": last.shape.height, "width": last.shape.width,
             "levels": last.vocabulary.levels(),
@@ -43,7 +139,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         outln!("{object}");
         return Ok(());
     }
-    outln!("run         {}", args.run.display());
+    outln!("run         {}", path.display());
     outln!("progress    step {} of {}", last.step, config.train.steps);
     outln!("images      {} with {} levels", last.shape, last.vocabulary.levels());
     outln!("parameters  {parameters}");
@@ -56,7 +152,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
             let bpd = e["bpd"].as_f64().unwrap_or(f64::NAN);
             outln!("test bound  {bpd:.4}{error} bits per dimension over {} images", e["images"]);
         }
-        None => outln!("to go on    vdm train --resume {}", args.run.display()),
+        None => outln!("to go on    vdm train --resume {}", path.display()),
     }
     Ok(())
 }

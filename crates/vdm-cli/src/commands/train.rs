@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Single key that overrides both, as section.key=value, e.g. train.steps=1000. May be repeated.
-    /// With --resume, only train.steps, data.dir and data.cache may change.
+    /// With --resume, only train.steps, train.tensorboard, data.dir and data.cache may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
     /// Training steps in all: --set train.steps=N.
@@ -57,6 +57,9 @@ pub struct Args {
     /// Go on although the images are others than those that the run was trained on so far.
     #[arg(long, requires = "resume")]
     pub other_data: bool,
+    /// Write the metrics and samples for TensorBoard too, to the run's folder `tensorboard`: --set train.tensorboard=true.
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.
     #[arg(long)]
     pub plain: bool,
@@ -72,6 +75,7 @@ impl Args {
             self.batch_size.map(|n| format!("train.batch_size={n}")),
             self.lr.map(|rate| format!("train.lr={rate:?}")),
             self.seed.map(|n| format!("seed={n}")),
+            self.tensorboard.then(|| "train.tensorboard=true".into()),
         ];
         self.sets.iter().cloned().chain(flags.into_iter().flatten()).collect()
     }
@@ -183,12 +187,13 @@ fn configuration(args: &Args) -> Result<Config> {
     Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.all_sets())?)
 }
 
-/// A resumed run is the same run: only its length and the place of its data may change.
+/// A resumed run is the same run: only its length, TensorBoard and the place of its data may change.
 fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     let name = "config.toml".to_string();
     let changed = resolve("digits", Some((&name, &config.to_toml()?)), sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
+    allowed.train.tensorboard = changed.train.tensorboard;
     let (source, mut new) = (&mut allowed.data.source, changed.data.source.clone());
     if let (Some(place), Some(dir)) = (source.dir_mut(), new.dir_mut()) {
         place.clone_from(dir);
@@ -198,7 +203,8 @@ fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     }
     if allowed != changed {
         bail!(
-            "with --resume, --set may change train.steps, data.dir and data.cache only; start a new run to change anything else"
+            "with --resume, --set may change train.steps, train.tensorboard, data.dir and data.cache only; start a new run to \
+             change anything else"
         );
     }
     Ok(allowed)

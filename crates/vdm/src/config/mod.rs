@@ -136,6 +136,9 @@ pub struct TrainConfig {
     pub sample_every: u64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Write the metrics and samples for TensorBoard too.
+    #[serde(default)]
+    pub tensorboard: bool,
 }
 
 impl TrainConfig {

@@ -94,6 +94,7 @@ fn digits() -> Config {
             eval_every: 500,
             sample_every: 1750,
             checkpoint_every: 500,
+            tensorboard: false,
         },
         eval: EvalConfig { images: 0, repeats: 20, batch_size: 64 },
         sample: SampleConfig {
@@ -147,6 +148,7 @@ fn cifar10() -> Config {
             eval_every: 10_000,
             sample_every: 10_000,
             checkpoint_every: 5000,
+            tensorboard: false,
             ..base.train
         },
         eval: EvalConfig { images: 2048, repeats: 1, batch_size: 128 },

@@ -2,7 +2,7 @@
 //!
 //! A new network gets a variant of each of the two types, and a line in `each`.
 
-use super::{Conditioning, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig, UNet, UNetConfig};
+use super::{Conditioning, Cost, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig, UNet, UNetConfig};
 use crate::shape::ImageShape;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -34,6 +34,11 @@ impl AnyNetworkConfig {
     /// asks for a network of more parameters than it brings is refused before any memory is taken.
     pub fn parameters(&self, channels: usize) -> u128 {
         each!(self, Self, config => config.for_channels(channels).parameters())
+    }
+
+    /// What one evaluation of an image of this shape takes.
+    pub fn cost(&self, shape: ImageShape) -> Cost {
+        each!(self, Self, config => config.for_channels(shape.channels).cost(shape.height, shape.width))
     }
 
     /// Says what is wrong with the configuration, if anything.

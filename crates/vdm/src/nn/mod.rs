@@ -10,12 +10,14 @@
 
 mod any;
 mod conditioning;
+mod cost;
 pub mod layers;
 mod score_unet;
 mod unet;
 
 pub use any::{AnyNetwork, AnyNetworkConfig};
 pub use conditioning::{Conditioning, ConditioningError};
+pub use cost::Cost;
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 

@@ -3,7 +3,7 @@
 use super::layers::{
     Attention, ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
 };
-use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use super::{Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
 use crate::math::{silu, sines_and_cosines};
 use crate::shape::ImageShape;
 use burn::module::Module;
@@ -173,6 +173,23 @@ impl ScoreUNetConfig {
         let layers = self.n_layer as u128;
         let attentions = 1 + if self.with_attention { 2 * layers + 1 } else { 0 };
         time + ends + (layers + 2) * block(e) + (layers + 1) * block(2 * e) + attentions * attention()
+    }
+
+    /// What one evaluation of one image takes.
+    pub fn cost(&self, height: usize, width: usize) -> Cost {
+        let (e, pixels) = (self.n_embd, height * width);
+        let conv = |c_in, k| Cost::conv(c_in, e, k, pixels);
+        let norm = |channels| Cost::output(channels, pixels);
+        let block = |c_in| {
+            // The second convolution adds to the skip, or to a copy of the input.
+            let onto = if c_in != e { conv(c_in, 1) } else { Cost::output(e, pixels) };
+            norm(c_in) + conv(c_in, 3) + norm(e) + onto + conv(e, 3).in_place() + Cost::dense(4 * e, e)
+        };
+        let attention = norm(e) + conv(e, 1) * 4 + Cost::attention(e, pixels);
+        let attentions = 1 + if self.with_attention { 2 * self.n_layer + 1 } else { 0 };
+        let time = Cost::dense(e + usize::from(self.conditioning), 4 * e) + Cost::dense(4 * e, 4 * e);
+        let ends = conv(self.fourier.channels(self.channels), 3) + norm(e) + Cost::conv(e, self.channels, 3, pixels);
+        time + ends + block(e) * (self.n_layer + 2) + block(2 * e) * (self.n_layer + 1) + attention * attentions
     }
 
     /// Makes the network on `device`, with the device's random numbers.

@@ -21,7 +21,7 @@ pub use model_file::ModelFile;
 pub use record::{EvalLine, StepLine};
 pub use report::loss_over_time;
 pub(crate) use report::{write_curve, write_plots};
-pub use sinks::{MetricsLog, Sink, open_sinks};
+pub use sinks::{MetricsLog, Sink, TensorBoard, open_sinks};
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,11 @@ impl RunDir {
     /// One JSON object per line.
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.jsonl")
+    }
+
+    /// The metrics for TensorBoard, where they are wanted.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join("tensorboard/events.out.tfevents.0.vdm")
     }
 
     /// The latest state of training.

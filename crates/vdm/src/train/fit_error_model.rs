@@ -175,6 +175,7 @@ fn optimizer_config(steps: u64) -> TrainConfig {
         eval_every: 0,
         sample_every: 0,
         checkpoint_every: 0,
+        tensorboard: false,
     }
 }
 

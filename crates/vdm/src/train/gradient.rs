@@ -260,7 +260,8 @@ mod tests {
             (ScheduleConfig::PinnedNetwork(pinned), ScheduleObjective::Variance),
         ] {
             let model = model(&schedule);
-            let sizes: Vec<usize> = parts::for_training(&batch().k, model.num_params()).iter().map(|part| part.len()).collect();
+            let sizes: Vec<usize> =
+                parts::for_training(&batch().k, model.num_params()).iter().map(|part| part.len()).collect();
             assert!(sizes.len() > 2 && sizes.iter().any(|n| *n != sizes[0]), "{sizes:?}");
             let (sum, terms) = batch_gradients(&model, batch(), objective).unwrap();
             let (mut gradients, whole) = part_gradients(&model, batch(), objective).unwrap();

@@ -43,7 +43,8 @@ impl Outputs {
             // An evaluation of an earlier end would pass for one of the new end.
             let _ = std::fs::remove_file(run.evaluation());
         }
-        let sinks = open_sinks(&run, step, pending).map_err(|(path, source)| TrainError::Io { path, source })?;
+        let sinks = open_sinks(&run, step, pending, config.train.tensorboard)
+            .map_err(|(path, source)| TrainError::Io { path, source })?;
         Ok(Self { run, config: config.clone(), device: device.clone(), sinks })
     }
 
@@ -101,7 +102,7 @@ impl Outputs {
     }
 
     /// Draws a grid of samples; the classes take turns.
-    pub fn draw_samples(&self, model: &Model, step: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    pub fn draw_samples(&mut self, model: &Model, step: u64, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let s = &self.config.sample;
         let options = SampleOptions {
             steps: s.steps,
@@ -121,10 +122,10 @@ impl Outputs {
         let (shape, levels) = (model.shape(), model.settings().vocabulary.levels());
         let columns = (s.count as f64).sqrt().ceil() as usize;
         let scale = tile_scale(shape);
-        grid_png(&images, shape, levels, columns, scale)
-            .map_err(io::Error::other)
-            .and_then(|png| write_bytes(&path, &png))
-            .map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        let png = grid_png(&images, shape, levels, columns, scale).map_err(io::Error::other);
+        let written = png.and_then(|png| write_bytes(&path, &png).map(|()| png));
+        let png = written.map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        self.record(|sink| sink.on_samples(step, &png))?;
         observer.on_file("samples", &path);
         Ok(())
     }

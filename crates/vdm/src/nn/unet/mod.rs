@@ -11,7 +11,7 @@ pub use control::{Control, ControlConfig};
 use super::layers::{
     ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
 };
-use super::{Conditioning, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use super::{Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
 use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
 use burn::module::Module;
@@ -195,6 +195,58 @@ impl UNetConfig {
             + levels.iter().map(up).sum::<u128>()
             + 2 * block(middle, middle)
             + attention(middle)
+    }
+
+    /// What one evaluation of one image takes.
+    pub fn cost(&self, height: usize, width: usize) -> Cost {
+        let levels = self.levels();
+        let last = levels.len() - 1;
+        let pixels = |level: usize| (height >> level) * (width >> level);
+        let block = |c_in: usize, c_out: usize, pixels: usize| {
+            let norms = Cost::output(c_out, pixels) * 2;
+            // The skip is added to the second normalisation's output.
+            let skip = if c_in != c_out { Cost::conv(c_in, c_out, 1, pixels) } else { Cost::output(c_out, pixels) };
+            let convolutions = Cost::conv(c_in, c_out, 3, pixels) + Cost::conv(c_out, c_out, 3, pixels);
+            convolutions + norms + skip + Cost::dense(4 * self.n_embd, c_out)
+        };
+        let attention = |channels: usize, pixels: usize| {
+            let (dim, source) = (self.attn_dim, self.control.source(channels));
+            let adapter = |from: usize, to: usize| match from == to {
+                true => Cost::default(),
+                false => Cost::conv(from, to, 1, pixels),
+            };
+            let adapters = adapter(channels, dim) + adapter(source, dim) * 2 + adapter(dim, channels);
+            adapters + Cost::conv(dim, dim, 1, pixels) * 4 + Cost::attention(dim, pixels)
+        };
+        let in_level = |channels, pixels| match self.with_attention {
+            true => attention(channels, pixels),
+            false => Cost::default(),
+        };
+        let down = |(i, &(c_in, c_out)): (usize, &(usize, usize))| {
+            let resize = match i < last {
+                true => Cost::conv(c_in, c_out, 4, pixels(i + 1)),
+                false => Cost::conv(c_in, c_out, 3, pixels(i)),
+            };
+            block(c_in, c_in, pixels(i)) * 2 + in_level(c_in, pixels(i)) + resize
+        };
+        // All but the largest double the image before the last convolution.
+        let up = |(i, &(c_in, c_out)): (usize, &(usize, usize))| {
+            let doubled = if i > 0 { Cost::output(c_out, pixels(i - 1)) } else { Cost::default() };
+            let resize = doubled + Cost::conv(c_out, c_in, 3, pixels(i.saturating_sub(1)));
+            block(c_out + c_in, c_out, pixels(i)) * 2 + in_level(c_out, pixels(i)) + resize
+        };
+        let (e, middle, context) = (self.n_embd, levels[last].1, 4 * self.n_embd);
+        let images = 1 + usize::from(self.self_conditioning) + 2 * self.n_fourier.len();
+        let ends = Cost::conv(images * self.in_channels, e, 7, pixels(0))
+            + block(2 * e, e, pixels(0))
+            + Cost::conv(e, self.out_channels, 1, pixels(0));
+        Cost::dense(e, context)
+            + Cost::dense(context, context)
+            + ends
+            + levels.iter().enumerate().map(down).sum()
+            + levels.iter().enumerate().map(up).sum()
+            + block(middle, middle, pixels(last)) * 2
+            + attention(middle, pixels(last))
     }
 
     /// Channels before and after each level on the way down; on the way up the same levels in reverse order.

@@ -2,9 +2,11 @@
 
 mod any;
 mod metrics;
+mod tensorboard;
 
 pub use any::open_sinks;
 pub use metrics::MetricsLog;
+pub use tensorboard::TensorBoard;
 
 use super::{EvalLine, StepLine};
 use std::io;
@@ -26,6 +28,14 @@ pub trait Sink {
     /// # Errors
     /// Whatever the file system says.
     fn on_evaluation(&mut self, line: &EvalLine) -> io::Result<()>;
+
+    /// Takes a grid of samples, as a PNG file. Most sinks keep none: each grid is a file of the run already.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn on_samples(&mut self, _step: u64, _png: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Brings to the disk what was taken so far: called before a checkpoint that counts on it.
     ///
