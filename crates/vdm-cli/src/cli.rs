@@ -1,8 +1,8 @@
 //! The command line: which commands there are, and the way to each.
 
 use crate::commands::{
-    bench, completions, compress, data, decompress, denoise, devices, doctor, eval, export, fit_errors, info, inpaint,
-    interpolate, man, models, overhead, presets, report, sample, score, train, variance, verify,
+    bench, completions, compress, data, decompress, denoise, devices, doctor, eval, export, fit_errors, import, info,
+    inpaint, interpolate, man, models, overhead, presets, report, sample, score, train, variance, verify,
 };
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -44,6 +44,8 @@ pub enum Command {
     Score(score::Args),
     /// Write a run's model into one file.
     Export(export::Args),
+    /// Read weights of other programs into a model file.
+    Import(import::Args),
     /// Fit what a model knows of its own error: its bound, samples and code in few steps become nearly those in many.
     FitErrors(fit_errors::Args),
     /// List the models that come with the program.
@@ -89,6 +91,7 @@ impl Command {
             Self::Denoise(args) => denoise::execute(args, json),
             Self::Score(args) => score::execute(args, json),
             Self::Export(args) => export::execute(args, json),
+            Self::Import(args) => import::execute(args, json),
             Self::FitErrors(args) => fit_errors::execute(args, json),
             Self::Models(args) => models::execute(args, json),
             Self::Overhead(args) => overhead::execute(args, json),

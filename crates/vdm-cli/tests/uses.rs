@@ -5,6 +5,7 @@ mod common;
 use common::{Run, vdm};
 use image::AnimationDecoder;
 use image::codecs::gif::GifDecoder;
+use std::fs;
 use std::path::Path;
 
 fn json(args: &[&str], dir: &Path) -> serde_json::Value {
@@ -178,4 +179,54 @@ fn a_model_goes_out_to_pytorch() {
     assert_eq!(header["down.0.norm1.weight"]["shape"], serde_json::json!([32]));
     let about = &header["__metadata__"];
     assert!(about["network"].as_str().unwrap().contains("\"kind\":\"score\"") && about["time"] == "[-8, 5]", "{about}");
+}
+
+/// Weights of other programs become model files; that they compute the same is tested by the golden files of `vdm`.
+#[test]
+fn weights_of_other_programs_are_imported() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vdm/tests/golden");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model.safetensors");
+    let import = |file: &Path, args: &[&str]| {
+        let mut command = vdm();
+        command.arg("import").arg(file).args(args).arg("-o").arg(&out).arg("--json");
+        command
+    };
+    let read = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+    let unet = ["--map", "unet", "--preset", "fashion-mnist", "--shape", "3,8,8", "--set", "model.n_embd=8"];
+    let unet_keys = ["chn_mult=[1,2,4]", "attn_dim=16", "norm_groups=4", "with_attention=true"];
+    let mut command = import(&golden.join("unet_plain.pt"), &unet);
+    unet_keys.iter().for_each(|key| drop(command.args(["--set", &format!("model.{key}")])));
+    let found = read(command.succeeds());
+    assert_eq!((&found["configured_schedule"], &found["parameters"]), (&true.into(), &157_397.into()));
+    vdm().arg("sample").arg(&out).args(["--count", "1", "--steps", "2", "-o"]).arg(dir.path().join("a.png")).succeeds();
+
+    let port = ["--map", "port", "--under", "params/", "--set", "model.n_embd=32", "--set", "model.n_layer=1"];
+    let port_file = golden.join("port_plain.safetensors");
+    // Groups of one channel, which our configurations refuse.
+    let error = import(&port_file, &port).fails();
+    assert!(error.contains("norm_groups"), "{error}");
+
+    // A user's own map, of a file with our own names and another prefix.
+    vdm().args(["export", "digits", "-o"]).arg(&out).succeeds();
+    let own = dir.path().join("own.toml");
+    fs::write(&own, "[[rule]]\nfrom = '^network\\.Score\\.'\nto = 'network.Score.'\n").unwrap();
+    let digits = ["--preset", "digits", "--levels", "17", "--map", own.to_str().unwrap()];
+    let from = dir.path().join("digits.safetensors");
+    fs::rename(&out, &from).unwrap();
+    // The tensors of the error model are no parameters.
+    let error = import(&from, &digits).fails();
+    assert!(error.contains("parameters"), "{error}");
+    for (args, words) in [
+        (&["--map", "nothing"][..], "official, port, unet and vdm"),
+        (&["--map", "unet", "--under", "x/"], "no tensor"),
+        (&["--map", "unet", "--set", "model.n_embd=8192"], "the configured model"),
+    ] {
+        let error = import(&golden.join("unet_plain.pt"), args).fails();
+        assert!(error.contains(words), "{args:?}: {error}");
+    }
+    let text = dir.path().join("a.toml");
+    fs::write(&text, "[[rule]]\nfrom = '('\nto = ''").unwrap();
+    let error = import(&golden.join("unet_plain.pt"), &["--map", text.to_str().unwrap()]).fails();
+    assert!(error.contains("a.toml") && error.contains("rule 1"), "{error}");
 }

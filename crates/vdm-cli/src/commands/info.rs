@@ -3,13 +3,13 @@
 use crate::shared::container;
 use crate::shared::model::{Which, checkpoint, model_file, open_run};
 use crate::shared::output::outln;
+use crate::shared::shapes::{shape, usual_shape};
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::Steps;
 use vdm::config::resolve;
-use vdm::data::DataSource;
 use vdm::run::{Checkpoint, ModelFile};
 
 #[derive(Debug, clap::Args)]
@@ -84,30 +84,6 @@ fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
     }
     outln!("            on the CPU a batch is cut into parts, and only one part a team of threads is in memory");
     Ok(())
-}
-
-/// The shape of a source's images, where it is known without reading them.
-fn usual_shape(source: &DataSource) -> Option<ImageShape> {
-    let of = |channels, side| Some(ImageShape { channels, height: side, width: side });
-    match source {
-        DataSource::Digits(_) => of(1, 8),
-        DataSource::Idx(_) => of(1, 28),
-        DataSource::Cifar10(_) => of(3, 32),
-        DataSource::Imagenet(source) => of(3, source.size),
-        DataSource::Folder(_) => None,
-    }
-}
-
-/// An image shape such as `3,32,32`.
-fn shape(text: &str) -> Result<ImageShape, String> {
-    let sides: Option<Vec<usize>> = text.split(',').map(|side| side.parse().ok()).collect();
-    match sides.as_deref() {
-        Some(&[channels @ 1..=16, height @ 1..=4096, width @ 1..=4096]) => Ok(ImageShape { channels, height, width }),
-        _ => {
-            Err("expected channels, height and width, such as 3,32,32; at most 16 channels and 4096 pixels a side"
-                .into())
-        }
-    }
 }
 
 /// What a path or a shipped name is.

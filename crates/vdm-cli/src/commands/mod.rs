@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod fit_errors;
+pub mod import;
 pub mod info;
 pub mod inpaint;
 pub mod interpolate;

@@ -10,6 +10,7 @@ pub mod model;
 pub mod output;
 pub mod picked;
 pub mod progress;
+pub mod shapes;
 pub mod signals;
 pub mod steps;
 pub mod watch;

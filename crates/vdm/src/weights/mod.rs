@@ -3,11 +3,14 @@
 //! Names are the module's field names joined by dots (`network.down.0.conv1.weight`). Importing is strict: a missing,
 //! an unknown and a wrongly shaped tensor are each an error.
 
+mod file;
 mod layout;
+mod names;
 mod pytorch;
 
+pub use file::{SafetensorsError, load_safetensors};
 pub use layout::to_pytorch;
-
+pub use names::{NameMap, NameMapError};
 pub use pytorch::{PytorchError, load_pytorch};
 
 use burn::module::{Module, ModuleMapper, Param};

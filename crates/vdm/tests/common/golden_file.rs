@@ -4,7 +4,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use vdm::weights::HostTensor;
+use vdm::weights::{HostTensor, NameMap, Weights};
 
 /// Values: norm of the difference over norm of the reference. The reference's own float32 noise against float64, with
 /// a margin.
@@ -125,6 +125,11 @@ impl GoldenFile {
         let (share, what) = &*self.worst.borrow();
         format!("{share:.2} ({what})")
     }
+}
+
+/// Parameters under the names that `vdm import --map NAME` gives them.
+pub fn by_map(name: &str, weights: &Weights) -> Weights {
+    NameMap::named(name).unwrap().apply(weights).unwrap()
 }
 
 pub fn norm(x: &[f32]) -> f64 {

@@ -1,14 +1,13 @@
 //! `official_*`: the paper's reference implementation in JAX. Images are NHWC, kernels [kh, kw, in, out] or [in, out].
 
-use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, floats, permute, tensor};
+use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, by_map, floats, permute, tensor};
 use burn::tensor::{Device, Tensor};
-use std::collections::BTreeMap;
 use vdm::diffusion::Posterior;
 use vdm::diffusion::Vocabulary;
 use vdm::diffusion::process::diffuse;
 use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreUNet, ScoreUNetConfig};
 use vdm::schedule::{Endpoints, NetworkScheduleConfig, Schedule, ScheduleConfig};
-use vdm::weights::{HostTensor, Weights};
+use vdm::weights::Weights;
 use vdm::{DiffusionSettings, ImageShape, Noise, VariationalDiffusion, bits_per_dim};
 
 const NCHW: [usize; 4] = [0, 3, 1, 2];
@@ -41,81 +40,10 @@ fn model(file: &GoldenFile, device: &Device) -> VariationalDiffusion<ScoreUNet> 
     VariationalDiffusion::new(schedule.init(device), network.init(device), settings)
 }
 
-/// Our name and layout of a reference parameter (or of its gradient).
-fn ours(name: &str, t: &HostTensor) -> (String, HostTensor) {
-    let flat = |t: &HostTensor| HostTensor { shape: vec![t.data.len()], data: t.data.clone() };
-    if let Some(gamma) = name.strip_prefix("gamma/") {
-        let field = match gamma {
-            "l1/kernel" => "w1",
-            "l1/bias" => "b1",
-            "l2/kernel" => "w2",
-            "l2/bias" => "b2",
-            "l3/kernel" => "w3",
-            field => field,
-        };
-        let variant = if name.contains("/l") { "Network" } else { "LearnedLinear" };
-        return (format!("schedule.{variant}.{field}"), flat(t));
-    }
-    let mut parts: Vec<&str> = name.strip_prefix("score_model/").unwrap().split('/').collect();
-    let leaf = parts.pop().unwrap();
-    let mut path = vec!["network".to_string()];
-    let mut is_dense = false;
-    for part in &parts {
-        is_dense = false;
-        let index = |prefix: &str| part.strip_prefix(prefix).map(str::to_string);
-        if let Some(i) = index("down.block_") {
-            path.extend(["down".into(), i]);
-        } else if let Some(i) = index("down.attn_") {
-            path.extend(["down_attn".into(), i]);
-        } else if let Some(i) = index("up.block_") {
-            path.extend(["up".into(), i]);
-        } else if let Some(i) = index("up.attn_") {
-            path.extend(["up_attn".into(), i]);
-        } else {
-            let in_attention =
-                path.last().is_some_and(|p| p == "mid_attn") || path.iter().any(|p| p.ends_with("_attn"));
-            path.push(match *part {
-                "mid.block_1" => "mid1".into(),
-                "mid.block_2" => "mid2".into(),
-                "mid.attn_1" => "mid_attn".into(),
-                "GroupNorm_0" if in_attention => "norm".into(),
-                "GroupNorm_0" if parts.len() == 1 => "norm_out".into(),
-                "GroupNorm_0" => "norm1".into(),
-                "GroupNorm_1" => "norm2".into(),
-                "nin_shortcut" => "skip".into(),
-                "proj_out" => "out".into(),
-                "cond_proj" => {
-                    is_dense = true;
-                    "cond".into()
-                }
-                "dense0" | "dense1" => {
-                    is_dense = true;
-                    part.to_string()
-                }
-                other => other.to_string(),
-            });
-        }
-    }
-    let norm = path.last().unwrap().starts_with("norm");
-    let (leaf, t) = match leaf {
-        "scale" => ("gamma", t.clone()),
-        "bias" if norm => ("beta", t.clone()),
-        "bias" => ("bias", t.clone()),
-        "kernel" if t.shape.len() == 4 => ("weight", permute(t, &[3, 2, 0, 1])),
-        "kernel" if is_dense => ("weight", t.clone()),
-        "kernel" => {
-            let mut t = permute(t, &[1, 0]);
-            t.shape.extend([1, 1]);
-            ("weight", t)
-        }
-        other => panic!("unknown leaf {other} of {name}"),
-    };
-    path.push(leaf.into());
-    (path.join("."), t)
-}
-
-fn all_ours(tensors: BTreeMap<String, HostTensor>) -> Weights {
-    tensors.iter().map(|(name, t)| ours(name, t)).collect()
+/// The reference's parameters (or gradients) under our names.
+fn all_ours(tensors: Weights) -> Weights {
+    // The schedule's and the network's kinds have no names of their own in a model of one kind.
+    by_map("official", &tensors).into_iter().map(|(name, t)| (name.replace("network.Score.", "network."), t)).collect()
 }
 
 pub fn check(file: &GoldenFile) {

@@ -1,8 +1,7 @@
 //! `unet_*`: the didactic PyTorch U-Net, with its `state_dict` names.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, floats, permute, tensor};
+use crate::golden_file::{GRADIENTS, GoldenFile, by_map, floats, tensor};
 use burn::tensor::{Device, Gradients, Tensor};
-use std::collections::BTreeMap;
 use vdm::nn::{Conditioning, Control, ControlConfig, Mode, UNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
@@ -101,97 +100,8 @@ fn channels_first(file: &GoldenFile) -> bool {
     }
 }
 
-/// Our names and layouts of the reference's parameters (or gradients); its fused q/k/v maps come apart. Names without a
-/// dot are inputs' and stay.
-fn all_ours(tensors: &BTreeMap<String, HostTensor>) -> Weights {
-    let mut out = Weights::new();
-    for (name, t) in tensors {
-        let Some((parent, leaf)) = name.rsplit_once('.') else {
-            out.insert(name.clone(), t.clone());
-            continue;
-        };
-        let parts: Vec<&str> = parent.split('.').collect();
-        let (ours, in_attention) = match &parts[..] {
-            ["proj_inp"] => ("conv_in".to_string(), false),
-            ["proj_out"] => ("conv_out".to_string(), false),
-            ["time_emb", "1"] => ("time0".to_string(), false),
-            ["time_emb", "3"] => ("time1".to_string(), false),
-            ["mid_block1", rest @ ..] => (format!("mid1.{}", in_block(parent, rest, tensors)), false),
-            ["mid_block2", rest @ ..] => (format!("mid2.{}", in_block(parent, rest, tensors)), false),
-            ["final", rest @ ..] => (format!("last.{}", in_block(parent, rest, tensors)), false),
-            ["mid_attn", rest @ ..] => (format!("mid_attn.{}", attention_map(rest)), true),
-            [side @ ("downs" | "ups"), level, index, rest @ ..] => {
-                let level = format!("{}.{level}", side.trim_end_matches('s'));
-                match *index {
-                    "0" => (format!("{level}.block1.{}", in_block(parent, rest, tensors)), false),
-                    "1" => (format!("{level}.block2.{}", in_block(parent, rest, tensors)), false),
-                    "2" => (format!("{level}.attn.{}", attention_map(rest)), true),
-                    // On the way up the convolution comes second, after the doubling.
-                    "3" => (format!("{level}.resize"), false),
-                    other => panic!("{name}: unknown part {other}"),
-                }
-            }
-            _ => panic!("unknown parameter {name}"),
-        };
-        // Attention's maps are matrices [out, in], whatever trailing ones they have; here they are 1x1 convolutions.
-        let as_map = |t: HostTensor| {
-            let shape = match t.shape.as_slice() {
-                [out, inside, ..] => vec![*out, *inside, 1, 1],
-                vector => vector.to_vec(),
-            };
-            HostTensor { shape, data: t.data }
-        };
-        if let Some(leaf) = leaf.strip_prefix("in_proj_") {
-            let mut shape = t.shape.clone();
-            shape[0] /= 3;
-            for (map, part) in ["q", "k", "v"].iter().zip(t.data.chunks(t.data.len() / 3)) {
-                let part = HostTensor { shape: shape.clone(), data: part.to_vec() };
-                out.insert(format!("{ours}{map}.{leaf}"), as_map(part));
-            }
-            continue;
-        }
-        let is_norm = ours.rsplit('.').next().unwrap().starts_with("norm");
-        let leaf = match (leaf, is_norm) {
-            ("weight", true) => "gamma",
-            ("bias", true) => "beta",
-            (leaf, _) => leaf,
-        };
-        let t = match (in_attention, t.shape.len()) {
-            (true, _) => as_map(t.clone()),
-            // PyTorch's dense weights are [out, in].
-            (false, 2) => permute(t, &[1, 0]),
-            (false, _) => t.clone(),
-        };
-        out.insert(format!("{ours}.{leaf}"), t);
-    }
-    out
-}
-
-/// Our name of a part of a residual block. Where there is dropout, it shifts the numbers of the second half's parts:
-/// the weight's rank tells the convolution.
-fn in_block(parent: &str, rest: &[&str], tensors: &BTreeMap<String, HostTensor>) -> &'static str {
-    match rest {
-        ["skip"] => "skip",
-        ["time_emb", "1"] => "ctx",
-        [half @ ("conv1" | "conv2"), _] => {
-            let is_conv = tensors[&format!("{parent}.weight")].shape.len() == 4;
-            match (*half, is_conv) {
-                ("conv1", true) => "conv1",
-                ("conv1", false) => "norm1",
-                (_, true) => "conv2",
-                (_, false) => "norm2",
-            }
-        }
-        other => panic!("{parent}: unknown part {other:?} of a block"),
-    }
-}
-
-/// Our name of a map of an attention; nothing for the fused maps, whose names end in what they are.
-fn attention_map<'a>(rest: &[&'a str]) -> &'a str {
-    match *rest {
-        [] => "",
-        ["out_proj"] => "out",
-        ["adapter", map] => map,
-        _ => panic!("unknown part {rest:?} of an attention"),
-    }
+/// The reference's parameters (or gradients) under our names; inputs have their own.
+fn all_ours(tensors: &Weights) -> Weights {
+    let of_network = |(name, t): (String, HostTensor)| (name.replace("network.UNet.", ""), t);
+    by_map("unet", tensors).into_iter().map(of_network).collect()
 }
