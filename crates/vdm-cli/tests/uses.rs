@@ -196,7 +196,9 @@ fn weights_of_other_programs_are_imported() {
     let unet = ["--map", "unet", "--preset", "fashion-mnist", "--shape", "3,8,8", "--set", "model.n_embd=8"];
     let unet_keys = ["chn_mult=[1,2,4]", "attn_dim=16", "norm_groups=4", "with_attention=true"];
     let mut command = import(&golden.join("unet_plain.pt"), &unet);
-    unet_keys.iter().for_each(|key| drop(command.args(["--set", &format!("model.{key}")])));
+    for key in unet_keys {
+        command.args(["--set", &format!("model.{key}")]);
+    }
     let found = read(command.succeeds());
     assert_eq!((&found["configured_schedule"], &found["parameters"]), (&true.into(), &157_397.into()));
     vdm().arg("sample").arg(&out).args(["--count", "1", "--steps", "2", "-o"]).arg(dir.path().join("a.png")).succeeds();
