@@ -9,7 +9,7 @@ use vdm::codec::{Attributes, CodedSegment, Container, FileEntry, FileKind, Packe
 use vdm::config::{Config, resolve};
 use vdm::data::{IdxImages, write_idx_images, write_idx_labels};
 use vdm::diffusion::Vocabulary;
-use vdm::run::{Checkpoint, ModelFile, Window};
+use vdm::run::{Checkpoint, ModelFile, Sink, StepLine, TensorBoard, Window};
 use vdm::weights::{HostTensor, Weights, export};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -233,4 +233,26 @@ pub fn containers() -> Vec<Vec<u8>> {
         },
     ];
     all.iter().map(|container| container.to_bytes().expect("it is small")).collect()
+}
+
+/// Metrics for TensorBoard: a line, an evaluation, samples.
+pub fn events() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("events");
+    let mut sink = TensorBoard::open(&path, 0, false).expect("a new file");
+    let step = StepLine {
+        step: 1,
+        bpd: 3.0,
+        prior: 0.1,
+        reconstruction: 0.2,
+        diffusion: 2.7,
+        gamma_0: -13.3,
+        gamma_1: 5.0,
+        grad_norm: 1.0,
+        lr: 2e-4,
+        images_per_second: 100.0,
+    };
+    sink.on_step(&step).expect("a line");
+    sink.on_samples(1, &[7; 40]).expect("samples");
+    vec![std::fs::read(&path).expect("a file")]
 }

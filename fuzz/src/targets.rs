@@ -13,8 +13,8 @@ use vdm::config::{Config, resolve, resolve_run};
 use vdm::data::{
     FolderOptions, Split, check_whole, load_cifar10, load_folder, load_imagenet, read_idx_images, read_idx_labels,
 };
-use vdm::run::{Checkpoint, ModelFile, WhichWeights, load_model};
-use vdm::weights::load_pytorch;
+use vdm::run::{Checkpoint, ModelFile, TensorBoard, WhichWeights, load_model};
+use vdm::weights::{NameMap, load_pytorch, load_safetensors};
 
 /// A reader under test.
 pub struct Target {
@@ -58,7 +58,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "model", read: model, memory: (16 * MIB, 16), seeds: seeds::models },
     Target { name: "npz", read: npz, memory: (MIB, 4 * 1032), seeds: seeds::npz },
     Target { name: "pytorch", read: pytorch, memory: (512 * MIB, 4 * 1032), seeds: seeds::pytorch },
-    Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 16), seeds: seeds::old_checkpoints },
+    Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 32), seeds: seeds::old_checkpoints },
+    Target { name: "tensorboard", read: tensorboard, memory: (MIB, 16), seeds: seeds::events },
 ];
 
 /// A folder of this process, in memory where the system has such a place.
@@ -162,7 +163,20 @@ fn model(data: &[u8]) {
 
 /// A checkpoint of the first format, which has no checksum before the safetensors.
 fn safetensors(data: &[u8]) {
-    read_checkpoint(&file("safetensors", "old", data));
+    let path = file("safetensors", "old", data);
+    read_checkpoint(&path);
+    let Ok(weights) = load_safetensors(&path) else { return };
+    for (name, _) in NameMap::all() {
+        let _ = NameMap::named(name).expect("a map").apply(&weights);
+    }
+}
+
+fn tensorboard(data: &[u8]) {
+    let path = file("tensorboard", "events", data);
+    drop(TensorBoard::open(&path, u64::MAX, false).expect("a file that can be read"));
+    let kept = fs::read(&path).expect("a file");
+    drop(TensorBoard::open(&path, u64::MAX, false).expect("a file that can be read"));
+    assert!(kept.len() <= data.len() + 100 && fs::read(&path).expect("a file") == kept);
 }
 
 fn read_checkpoint(path: &Path) {

@@ -346,5 +346,5 @@ fn a_training_writes_for_tensorboard() {
     }
     vdm().args(["train", "--json", "--set", "train.steps=3", "--resume"]).arg(&run).succeeds();
     let after = fs::read(&file).unwrap();
-    assert!(after.len() > before.len() && after.starts_with(&before[..200]));
+    assert!(after.len() > before.len() && after.starts_with(&before));
 }

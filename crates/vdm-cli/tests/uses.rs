@@ -209,16 +209,30 @@ fn weights_of_other_programs_are_imported() {
     let error = import(&port_file, &port).fails();
     assert!(error.contains("norm_groups"), "{error}");
 
-    // A user's own map, of a file with our own names and another prefix.
-    vdm().args(["export", "digits", "-o"]).arg(&out).succeeds();
-    let own = dir.path().join("own.toml");
-    fs::write(&own, "[[rule]]\nfrom = '^network\\.Score\\.'\nto = 'network.Score.'\n").unwrap();
-    let digits = ["--preset", "digits", "--levels", "17", "--map", own.to_str().unwrap()];
-    let from = dir.path().join("digits.safetensors");
-    fs::rename(&out, &from).unwrap();
-    // The tensors of the error model are no parameters.
-    let error = import(&from, &digits).fails();
-    assert!(error.contains("parameters"), "{error}");
+    // A file with a schedule, under our own names; and a user's map, of a part of it that has none.
+    let (run, own) = (dir.path().join("run"), dir.path().join("own.safetensors"));
+    let sets = ["model.n_layer=1", "eval.repeats=1", "sample.count=1", "sample.steps=1"];
+    let mut train = vdm();
+    train.args(["train", "--steps", "2", "--batch-size", "8", "--json", "--out"]).arg(&run);
+    sets.iter().fold(&mut train, |command, set| command.args(["--set", set])).succeeds();
+    vdm().arg("export").arg(&run).arg("-o").arg(&own).succeeds();
+    let digits = ["--preset", "digits", "--levels", "17", "--set", "model.n_layer=1", "--map"];
+    let found = read(import(&own, &[&digits[..], &["vdm"]].concat()).succeeds());
+    assert_eq!(found["configured_schedule"], false);
+    let bound = |model: &Path| {
+        read(vdm().arg("eval").arg(model).args(["--images", "20", "--repeats", "1", "--json"]).succeeds())["bpd"]
+            .clone()
+    };
+    assert_eq!(bound(&out), bound(&own));
+    let map = dir.path().join("own.toml");
+    fs::write(&map, "[[rule]]\nfrom = '^Score\\.'\nto = 'network.Score.'\n").unwrap();
+    let part = [&digits[..], &[map.to_str().unwrap(), "--under", "network."]].concat();
+    assert_eq!(read(import(&own, &part).succeeds())["configured_schedule"], true);
+
+    // What is too much is named.
+    vdm().args(["export", "digits", "-o"]).arg(&own).succeeds();
+    let error = import(&own, &["--preset", "digits", "--levels", "17", "--map", "vdm"]).fails();
+    assert!(error.contains("`errors."), "{error}");
     for (args, words) in [
         (&["--map", "nothing"][..], "official, port, unet and vdm"),
         (&["--map", "unet", "--under", "x/"], "no tensor"),

@@ -113,6 +113,9 @@ pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4
 /// - `a`: `[batch, c, height, width]`; `b`: `[batch, d, height, width]`
 /// - `weight`: `[out, c + d, k, k]` with k odd; `bias`: `[1, out]` or `[batch, out]`
 /// - `to` and output: `[batch, out, height, width]`
+///
+/// # Panics
+/// If a shape is another.
 pub fn conv2d_beside(
     a: Tensor<4>,
     b: Tensor<4>,
@@ -121,6 +124,9 @@ pub fn conv2d_beside(
     to: Option<Tensor<4>>,
 ) -> Tensor<4> {
     let ([batch, c, h, w], [co, ci, k, _]) = (a.dims(), weight.dims());
+    assert!(c < ci && b.dims() == [batch, ci - c, h, w], "conv2d_beside: {:?} beside {:?}", b.dims(), a.dims());
+    let expected = [batch, co, h, w];
+    assert!(to.as_ref().is_none_or(|to| to.dims() == expected), "conv2d_beside: to another shape than {expected:?}");
     let spec = cpu::conv::Spec { batch, ci, co, h, w, k, stride: 1 };
     if !fused(&a) || !spec.takes_two(c) {
         let x = Tensor::cat(vec![a, b], 1);

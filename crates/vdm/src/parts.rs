@@ -71,7 +71,9 @@ mod tests {
     fn parts_cover_the_batch_in_order() {
         for batch in [0, 1, 2, 7, 16, 33, 64] {
             for side in [1, 8, 28, 64] {
-                for parts in [for_inference(&images(batch, side)), for_training(&images(batch, side), 0)] {
+                let of_training =
+                    [0, usize::MAX >> 16].map(|parameters| for_training(&images(batch, side), parameters));
+                for parts in [for_inference(&images(batch, side))].into_iter().chain(of_training) {
                     let covered: Vec<usize> = parts.into_iter().flatten().collect();
                     assert_eq!(covered, (0..batch).collect::<Vec<_>>());
                 }
@@ -83,9 +85,10 @@ mod tests {
     fn training_parts_do_not_depend_on_threads() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| for_training(&images(64, 28), 0))
+            pool.install(|| [1 << 16, 1 << 24].map(|parameters| for_training(&images(64, 28), parameters)))
         };
         assert_eq!(with(1), with(3));
-        assert_eq!(with(1).len(), MAX_TRAINING_PARTS);
+        // Many parameters make few parts.
+        assert_eq!(with(1).map(|parts| parts.len()), [MAX_TRAINING_PARTS, FEW_TRAINING_PARTS]);
     }
 }

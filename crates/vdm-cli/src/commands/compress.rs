@@ -17,7 +17,7 @@ use vdm::codec::{
 use vdm::data::ImageDataset;
 use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
-use vdm::run::{Model, shipped};
+use vdm::run::{Model, RunDir, shipped};
 
 /// Images that --choose-steps measures, and most steps that it chooses in a reasonable time.
 const CHOOSING_IMAGES: usize = 16;
@@ -202,7 +202,8 @@ fn embedded(path: &Path, choice: &ChoiceArgs, model: &Model, device: &Device) ->
 
 /// What the file says of its model: the name of a shipped one, and what it was trained on.
 fn note_of(model: &Path, source: &str, step: u64) -> String {
-    match model.to_str().filter(|name| !model.exists() && shipped::names().any(|shipped| shipped == *name)) {
+    let there = model.is_file() || RunDir::new(model).config().exists();
+    match model.to_str().filter(|name| !there && shipped::names().any(|shipped| shipped == *name)) {
         Some(name) => format!("{name}, shipped with the program"),
         None => format!("{source} after {step} steps"),
     }

@@ -15,10 +15,11 @@ use vdm::weights::{NameMap, Weights, export, load_pytorch, load_safetensors};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A safetensors file, or what `torch.save(model.state_dict(), …)` wrote; no code in it is run.
+    /// A file that ends in .safetensors, or, with any other ending, what `torch.save(model.state_dict(), …)` wrote; no code in
+    /// it is run.
     pub weights: PathBuf,
-    /// Whose names the parameters have: `official` (google-research/vdm), `port` (the PyTorch port of its network), `unet` (the
-    /// starting project's U-Net), `vdm` for our own, or a TOML file with a map of names.
+    /// Whose names the parameters have: `official` (google-research/vdm), `port` (a PyTorch port of its network), `unet` (the U-Net
+    /// of "Variational Diffusion Models in Easy PyTorch"), `vdm` for our own, or a TOML file with a map of names.
     #[arg(long, value_name = "MAP")]
     pub map: String,
     /// The file to write: a model file, as `vdm export` writes it.
@@ -130,8 +131,8 @@ fn with_schedule(
     let of_schedule = if fresh { 0 } else { config.schedule.schedule.parameters() };
     let expected = config.model.network.parameters(shape.channels) + of_schedule;
     let found: u128 = weights.values().map(|tensor| tensor.data.len() as u128).sum();
-    // Before a network of any size is made.
-    if expected != found {
+    // Before a network of any size is made. What is too much is named when the weights are put into it.
+    if expected > found {
         bail!(
             "{} has {found} numbers, the configured model {expected} parameters; choose its size with --set, such as \
              model.n_embd, model.n_layer and schedule.kind",

@@ -55,15 +55,17 @@ fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
     batches.dedup();
     let memory = |batch: u128| of_training + batch * of_image;
     if json {
-        let of = |batch: u128| json!({ "images": batch as u64, "bytes": memory(batch) as u64 });
+        // JSON has no larger numbers.
+        let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        let of = |batch: u128| json!({ "images": whole(batch), "bytes": whole(memory(batch)) });
         let batches: Vec<_> = batches.into_iter().map(of).collect();
         outln!(
             "{}",
             json!({
                 "preset": preset, "channels": channels, "height": height, "width": width,
-                "parameters": parameters as u64, "operations": cost.operations as u64,
-                "operations_of_training": 3 * cost.operations as u64, "bytes_of_parameters": of_training as u64,
-                "bytes_of_image": of_image as u64, "batches": batches, "batch_size": config.train.batch_size,
+                "parameters": whole(parameters), "operations": whole(cost.operations),
+                "operations_of_training": whole(3 * cost.operations), "bytes_of_parameters": whole(of_training),
+                "bytes_of_image": whole(of_image), "batches": batches, "batch_size": config.train.batch_size,
             })
         );
         return Ok(());
@@ -89,7 +91,8 @@ fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
 /// What a path or a shipped name is.
 fn of_path(path: &Path, json: bool) -> Result<()> {
     let ending = path.extension().is_some_and(|ending| ending == "safetensors");
-    if (ending || !path.exists())
+    // A folder that is no run does not hide a shipped model of its name.
+    if (ending || !path.is_file())
         && let Some(file) = model_file(path)?
     {
         return of_model(path, &file, json);

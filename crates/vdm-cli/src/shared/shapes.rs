@@ -19,9 +19,11 @@ pub fn usual_shape(source: &DataSource) -> Option<ImageShape> {
 pub fn shape(text: &str) -> Result<ImageShape, String> {
     let sides: Option<Vec<usize>> = text.split(',').map(|side| side.parse().ok()).collect();
     match sides.as_deref() {
-        Some(&[channels @ 1..=16, height @ 1..=4096, width @ 1..=4096]) => Ok(ImageShape { channels, height, width }),
+        Some(&[channels @ 1..=16, height @ 1..=4096, width @ 1..=4096]) if channels * height * width <= 1 << 24 => {
+            Ok(ImageShape { channels, height, width })
+        }
         _ => {
-            Err("expected channels, height and width, such as 3,32,32; at most 16 channels and 4096 pixels a side"
+            Err("expected channels, height and width, such as 3,32,32; at most 16 channels, 4096 pixels a side and 16,777,216 numbers"
                 .into())
         }
     }

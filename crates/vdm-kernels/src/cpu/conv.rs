@@ -8,7 +8,7 @@ use super::beside::{Beside, BesideMut};
 use super::lanes::LANES;
 use super::layout::Layout;
 use super::math;
-use super::matmul::{matmul, transpose};
+use super::matmul::matmul;
 use super::patches::{self, Patches};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
@@ -79,6 +79,16 @@ impl Spec {
         Layout { offset: first, row_stride: self.ci, ..Layout::row_major(self.co, inputs) }
     }
 
+    /// Outputs are not zeroed before they are written, so all of them must be.
+    fn check(&self, x: Beside, bias: &[f32], y: &[f32]) {
+        let [a, b] = x.channels;
+        assert!(a + b == self.ci && (b == 0 || self.takes_two(a)), "{self:?} of {a} and {b} channels");
+        let images = self.batch * self.pixels();
+        assert!(x.first.len() >= a * images && x.second.len() >= b * images, "{self:?}: the input is too short");
+        assert!(bias.len() == self.co || bias.len() == self.batch * self.co, "{self:?}: {} biases", bias.len());
+        assert!(y.len() == self.batch * self.co * self.output_pixels(), "{self:?}: {} outputs", y.len());
+    }
+
     fn grid(&self, images: usize) -> Grid {
         Grid { images, h: self.h, w: self.w }
     }
@@ -126,7 +136,8 @@ impl Ready {
     /// has so few tiles that the transform counts beside the products, and not where it would take much memory.
     pub fn worth_remembering(s: &Spec, again: bool) -> bool {
         let tiles = s.grid(s.batch).all_tiles();
-        s.kind() == Kind::Winograd && (again || tiles <= 16 || tiles * s.ci * s.co <= 1 << 18)
+        let small = s.ci * s.co <= 1 << 16;
+        s.kind() == Kind::Winograd && (again || small && (tiles <= 16 || tiles * s.ci * s.co <= 1 << 18))
     }
 }
 
@@ -145,11 +156,12 @@ impl Prepared {
         }
     }
 
-    /// The weight of the gradient for x: outputs and inputs exchanged, and for Winograd's method taps in reverse order.
+    /// The weight of the gradient for x: for Winograd's method with outputs and inputs exchanged and taps in reverse order; a
+    /// matrix is read so.
     fn flipped(s: &Spec, weight: &[f32]) -> Self {
         match s.kind() {
             Kind::Winograd => Self::Winograd(Weight::flipped(weight, s.ci, s.co)),
-            Kind::Pointwise | Kind::Patches => Self::Matrix(transpose(weight, s.ci * s.k * s.k)),
+            Kind::Pointwise | Kind::Patches => Self::Matrix(weight.to_vec()),
         }
     }
 }
@@ -158,9 +170,10 @@ impl Prepared {
 /// `add`.
 ///
 /// # Panics
-/// If the channels of `x` lie in two tensors, and [`takes_two`](Spec::takes_two) says no.
+/// If a slice is of another length than the shapes say, or the channels of `x` lie in two tensors and
+/// [`takes_two`](Spec::takes_two) says no.
 pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], y: &mut [f32], add: bool) {
-    assert!(s.takes_two(x.channels[0]) || x.channels[1] == 0, "{s:?} of {:?} channels", x.channels);
+    s.check(x, bias, y);
     let shared = bias.len() == s.co;
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
@@ -188,7 +201,7 @@ pub fn backward(
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
-    assert!(s.takes_two(x.channels[0]) || x.channels[1] == 0, "{s:?} of {:?} channels", x.channels);
+    s.check(x, dbias, dy);
     let (pixels, output, group) = (s.pixels(), s.output_pixels(), s.group());
     let groups = s.batch.div_ceil(group);
     let part = if s.kind() == Kind::Winograd { Weight::gradient_len(s.ci, s.co) } else { dweight.len() };
@@ -247,10 +260,10 @@ fn backward_group(
         let x = x.images(i * n..i * n + images, pixels);
         match &flipped.0 {
             Prepared::Winograd(flipped) => winograd::backward(s.grid(images), x, dy, flipped, i > 0, dw, dx, scratch),
-            Prepared::Matrix(transposed) if s.kind() == Kind::Pointwise => {
-                pointwise_backward(s, x, dy, transposed, i > 0, dw, dx);
+            Prepared::Matrix(weight) if s.kind() == Kind::Pointwise => {
+                pointwise_backward(s, x, dy, weight, i > 0, dw, dx);
             }
-            Prepared::Matrix(transposed) => {
+            Prepared::Matrix(weight) => {
                 let rows = s.ci * s.k * s.k;
                 let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
                 let lw = Layout::row_major(s.co, rows);
@@ -258,7 +271,7 @@ fn backward_group(
                 matmul(i > 0, dy, ly, columns, lx.transposed(), dw, lw);
                 if !dx.is_empty() {
                     let columns = patches::room(&s.patches(), scratch.columns());
-                    matmul(false, transposed, lw.transposed_copy(), dy, ly, columns, lx);
+                    matmul(false, weight, lw.transposed(), dy, ly, columns, lx);
                     patches::roll(&s.patches(), columns, dx.first);
                 }
             }
@@ -271,7 +284,7 @@ fn pointwise_backward(
     s: &Spec,
     x: Beside,
     dy: &[f32],
-    transposed: &[f32],
+    weight: &[f32],
     accumulate: bool,
     dw: &mut [f32],
     dx: BesideMut,
@@ -281,10 +294,10 @@ fn pointwise_backward(
     let mut first = 0;
     for (x, dx, channels) in [(x.first, dx.first, x.channels[0]), (x.second, dx.second, x.channels[1])] {
         let lx = Layout::row_major(channels, pixels);
-        matmul(accumulate, dy, ly, x, lx.transposed(), dw, s.columns(first, channels));
+        let lw = s.columns(first, channels);
+        matmul(accumulate, dy, ly, x, lx.transposed(), dw, lw);
         if wanted {
-            let lw = Layout { offset: first * s.co, ..Layout::row_major(channels, s.co) };
-            matmul(false, transposed, lw, dy, ly, dx, lx);
+            matmul(false, weight, lw.transposed(), dy, ly, dx, lx);
         }
         first += channels;
     }

@@ -33,6 +33,17 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Outputs are not zeroed before they are written, so all of them must be.
+    ///
+    /// # Panics
+    /// If groups take no whole channels of one part, or a slice is of another length than the shapes say.
+    fn check(&self, x: &[&[f32]], outputs: usize) {
+        let (all, slabs) = (self.batch * self.channels * self.pixels, (self.batch * self.slab()).max(1));
+        assert!(self.channels.is_multiple_of(self.groups), "{self:?}: groups of no whole channels");
+        assert!(x.iter().map(|x| x.len()).sum::<usize>() == all && outputs == all, "{self:?}: {outputs} outputs");
+        assert!(x.iter().all(|x| x.len().is_multiple_of(slabs)), "{self:?}: a group lies in two parts");
+    }
+
     fn slab(&self) -> usize {
         self.channels / self.groups * self.pixels
     }
@@ -101,6 +112,7 @@ impl Spec {
 ///
 /// The shift is added after SiLU and before dropout. No group may lie in two parts.
 pub fn forward(s: &Spec, x: &[&[f32]], gamma: &[f32], beta: &[f32], shift: &[f32], y: &mut [f32], stats: &mut [f32]) {
+    s.check(x, y.len());
     let (slab, parts) = (s.slab(), s.parts(x));
     // A run of slabs lies in one part.
     let n = parts.iter().fold(s.groups, |n, part| greatest_common_divisor(n, part.groups));
@@ -131,6 +143,7 @@ pub fn backward(
     dbeta: &mut [f32],
     dshift: &mut [f32],
 ) {
+    s.check(x, dy.len());
     let slab = s.slab();
     let per_group = s.channels / s.groups;
     for (part, dx) in s.parts(x).into_iter().zip(dx) {

@@ -80,7 +80,12 @@ mod tests {
         let attention = 4 * pointwise(4, 4) + 4 * 4 * 64 * 64;
         // The time's two layers, and what each block adds.
         let dense = 2 * (5 * 16 + 16 * 16) + 3 * 2 * 16 * 4;
-        assert_eq!(config.cost(8, 8).operations, convolutions + attention + dense);
+        let cost = config.cost(8, 8);
+        assert_eq!(cost.operations, convolutions + attention + dense);
+        // In pixels of a channel: first and last convolution and normalisation; in a block two normalisations, a convolution and
+        // what the second adds to; in the attention a normalisation, four maps and the products.
+        let of_pixels = (4 + 4 + 1) + 2 * (4 * 4) + (8 + 3 * 4) + 6 * 4;
+        assert_eq!(cost.kept, 64 * of_pixels + 16 + 16 + 3 * 4);
     }
 
     /// Nearly all of the time of the paper's network for CIFAR-10 is in its 3x3 convolutions.

@@ -83,6 +83,19 @@ pub enum CheckpointError {
         /// What the parser says.
         reason: String,
     },
+    /// Fewer parameters than the configuration asks for.
+    #[error(
+        "{}: it holds {found} parameters, its configuration asks for {expected}: these are the weights of another architecture",
+        path.display()
+    )]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// Parameters in it.
+        found: u128,
+        /// Those of the configuration.
+        expected: u128,
+    },
     /// A safetensors file that is no checkpoint of this program's version.
     #[error("{}: {field} is {found}, expected {expected}; this is no checkpoint of this version of vdm", path.display())]
     Field {

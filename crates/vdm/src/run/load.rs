@@ -78,7 +78,7 @@ pub fn load_model(
 
 /// Whether a file brings as many parameters as its configuration asks for: if not, the model is not to be made, since it
 /// may be of any size.
-pub(super) fn require_parameters(
+pub(crate) fn require_parameters(
     config: &Config,
     shape: ImageShape,
     weights: &Weights,
@@ -89,12 +89,7 @@ pub(super) fn require_parameters(
     if expected <= found {
         return Ok(());
     }
-    Err(CheckpointError::Field {
-        path: path.into(),
-        field: "the number of parameters".into(),
-        found: found.to_string(),
-        expected: format!("the {expected} of its configuration"),
-    })
+    Err(CheckpointError::Parameters { path: path.into(), found, expected })
 }
 
 #[cfg(test)]

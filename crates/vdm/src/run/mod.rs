@@ -15,6 +15,7 @@ mod sinks;
 mod tensor_file;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Window};
+pub(crate) use load::require_parameters;
 pub use load::{LoadError, Model, WhichWeights, load_model};
 pub use lock::{LockError, RunLock};
 pub use model_file::ModelFile;

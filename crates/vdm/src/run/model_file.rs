@@ -308,7 +308,7 @@ mod tests {
             let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
             let other = ModelFile { config: resolve("digits", None, &set).unwrap(), ..file() };
             let error = ModelFile::parse(&other.to_bytes().unwrap(), Path::new("x")).unwrap_err().to_string();
-            assert!(error.contains("the number of parameters is"), "{set:?}: {error}");
+            assert!(error.contains("its configuration asks for"), "{set:?}: {error}");
         }
     }
 

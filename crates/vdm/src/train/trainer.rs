@@ -9,7 +9,7 @@ use crate::data::Split;
 use crate::likelihood::EvalError;
 use crate::math::host;
 use crate::nn::Mode;
-use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window};
+use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window, require_parameters};
 use crate::sample::SampleError;
 use crate::schedule::{Schedule, ScheduleObjective};
 use crate::weights::{WeightsError, export, import};
@@ -116,7 +116,7 @@ impl Trainer {
 
     /// Goes on with the run in the folder `run` from its last checkpoint, or from the beginning where a stop came before
     /// the first one; if the last checkpoint is damaged, from the one before, with a warning. `config` is the run's own,
-    /// except for what may change: `train.steps` and `data.dir`; it is written back. `other_data` allows other images
+    /// except for what may change: `train.steps`, `train.tensorboard`, `data.dir` and `data.cache`; it is written back. `other_data` allows other images
     /// than the run was trained on.
     ///
     /// # Errors
@@ -159,6 +159,7 @@ impl Trainer {
             Some(_) => {}
         }
         data.check_classes(config.model.network.classes())?;
+        require_parameters(&config, checkpoint.shape, &checkpoint.weights, &path)?;
         let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, &device.clone().autodiff());
         let model =
             import(fresh, &checkpoint.weights).map_err(|source| TrainError::Weights { path: path.clone(), source })?;

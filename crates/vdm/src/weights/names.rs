@@ -1,8 +1,8 @@
 //! Maps from the names and layouts of other programs' parameters to ours.
 //!
 //! A map is a TOML file with a list of rules, which are applied to every tensor one after another, as `sed` does: where `from`, a
-//! regular expression, matches the name that the rules before have left, the match becomes `to`, in which `$1` is what the
-//! first pair of parentheses matched; and the tensor is changed as the rule's other keys say. A user's own map can begin as a copy
+//! regular expression, matches the name that the rules before have left, the match becomes `to`, in which `$1`, or `${1}` before a
+//! letter, a digit or `_`, is what the first pair of parentheses matched; and the tensor is changed as the rule's other keys say. A user's own map can begin as a copy
 //! of one of those in `crates/vdm/src/weights/maps`.
 //!
 //! ```
@@ -136,6 +136,12 @@ impl NameMap {
             if text.split.is_some() != text.to.contains(PART) {
                 return Err(wrong(format!("{PART} belongs into `to` where there is `split`, and only there")));
             }
+            if let Some(unknown) = references(&text.to).find(|name| !has_group(&from, name)) {
+                return Err(wrong(format!(
+                    "to = '{}' names the group ${{{unknown}}}, which from = '{}' has not; write ${{1}} before a letter, a digit or _",
+                    text.to, text.from
+                )));
+            }
             if text.split.as_ref().is_some_and(Vec::is_empty) {
                 return Err(wrong("split = [] names no part".into()));
             }
@@ -205,6 +211,10 @@ impl Rule {
     }
 
     fn apply(&self, name: &str, tensor: HostTensor) -> Result<Vec<(String, HostTensor)>, String> {
+        // A file may claim sides of any size beside one of 0.
+        if tensor.data.is_empty() {
+            return Err("it holds no number".into());
+        }
         let name = self.from.replace(name, self.text.to.as_str()).into_owned();
         let mut tensor = match &self.text.axes {
             Some(axes) => permuted(&tensor, axes)?,
@@ -225,6 +235,37 @@ impl Rule {
             (name.replace(PART, part), HostTensor { shape: shape.clone(), data: data.to_vec() })
         };
         Ok(parts.iter().zip(numbers).map(part).collect())
+    }
+}
+
+/// The groups that a replacement names, as the library reads them: `$name` and `${name}`; `$$` is a dollar.
+fn references(to: &str) -> impl Iterator<Item = &str> {
+    let mut rest = to;
+    std::iter::from_fn(move || {
+        loop {
+            let (_, after) = rest.split_once('$')?;
+            if let Some(after) = after.strip_prefix('$') {
+                rest = after;
+                continue;
+            }
+            if let Some((name, after)) = after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+                rest = after;
+                return Some(name);
+            }
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            let (name, after) = after.split_at(end);
+            rest = after;
+            if !name.is_empty() {
+                return Some(name);
+            }
+        }
+    })
+}
+
+fn has_group(from: &Regex, name: &str) -> bool {
+    match name.parse::<usize>() {
+        Ok(number) => number < from.captures_len(),
+        Err(_) => from.capture_names().flatten().any(|own| own == name),
     }
 }
 
@@ -312,6 +353,12 @@ mod tests {
         assert!(parse("[[rule]]\nfrom = 'a'\nto = '{part}'").contains("split"));
         assert!(parse("[[rule]]\nfrom = 'a'\nto = '{part}'\nsplit = []").contains("names no part"));
         assert!(parse("[[rule]]\nfrom = 'a'\nto = 'b'\nshape = 4").contains("shape"));
+        // `$1_attn` is the group of the name 1_attn: all tensors would get one name.
+        for to in ["$1_attn.", "$2", "x${name}", "$$ $1 ${2}"] {
+            let error = parse(&format!("[[rule]]\nfrom = '(a)'\nto = '{to}'"));
+            assert!(error.contains("rule 1") && error.contains("${1}"), "{error}");
+        }
+        assert!(NameMap::parse("[[rule]]\nfrom = '(?<x>a)(b)'\nto = '$x ${2} $1. $$3 $0'").is_ok());
         let apply = |rule: &str, shape: &[usize]| {
             let map = NameMap::parse(&format!("[[rule]]\nfrom = 'a'\n{rule}")).unwrap();
             let weights = Weights::from([("a".to_string(), tensor(shape)), ("b".into(), tensor(&[1]))]);
@@ -326,6 +373,13 @@ mod tests {
         assert!(apply("to = 'c'\nrank = 2", &[2, 3, 4]).contains("2 sides"));
         assert!(apply("to = 'c'\nrank = 1000000000", &[2]).contains("sides"));
         assert!(apply("to = 'b'", &[1]).contains("another tensor has"));
+        // Sides whose product no number holds, in a tensor of none.
+        for shape in [&[0, 1 << 40, 1 << 40, 1][..], &[3, 0]] {
+            let weights =
+                Weights::from([("a/kernel".to_string(), HostTensor { shape: shape.to_vec(), data: Vec::new() })]);
+            let error = NameMap::named("official").unwrap().apply(&weights).unwrap_err().to_string();
+            assert!(error.contains("no number"), "{error}");
+        }
     }
 
     proptest! {

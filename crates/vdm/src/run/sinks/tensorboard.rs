@@ -25,23 +25,31 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Opens the file of a run that stands at `step`: records of later steps, which a stop without checkpoint left behind, and
-    /// damaged ones are dropped; so are evaluations and samples of this step that are `pending`.
+    /// Opens the file of a run that stands at `step`: records of later steps, which a stop without checkpoint left behind, are
+    /// dropped; so are evaluations and samples of this step that are `pending`, and, with a warning, damaged records and
+    /// what follows one whose length is damaged.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn open(path: &Path, step: u64, pending: bool) -> io::Result<Self> {
         let mut kept = Vec::new();
-        if let Ok(bytes) = std::fs::read(path) {
-            for record in records(&bytes) {
-                let Some(event) = Event::parse(record) else { continue };
-                let done_again = pending && (event.tag == SAMPLES || event.tag.starts_with(EVAL));
-                if event.step < step || (event.step == step && !done_again) {
-                    write_record(&mut kept, record);
+        match std::fs::read(path) {
+            Ok(bytes) => {
+                for record in records(&bytes) {
+                    let Some((record, event)) = record.and_then(|record| Some((record, Event::parse(record)?))) else {
+                        tracing::warn!("{}: a record is damaged; it is left out", path.display());
+                        continue;
+                    };
+                    let done_again = pending && (event.tag == SAMPLES || event.tag.starts_with(EVAL));
+                    if event.step < step || (event.step == step && !done_again) {
+                        write_record(&mut kept, record);
+                    }
                 }
             }
-        } else if let Some(folder) = path.parent() {
-            create_folders(folder)?;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), create_folders)?;
+            }
+            Err(error) => return Err(error),
         }
         if kept.is_empty() {
             // The first record says which version of the format follows.
@@ -218,16 +226,20 @@ fn write_record(out: &mut Vec<u8>, record: &[u8]) {
     out.extend(masked_crc(record).to_le_bytes());
 }
 
-/// The whole records at the start of a file, up to the first that is damaged or cut short.
-fn records(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The records of a file, `None` for a damaged one; none after a length that is damaged, since no one knows where the next
+/// record begins. A last record that was being written at a stop is no damage.
+fn records(mut bytes: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         let header = bytes.split_off(..12)?;
         let (length, sum) = header.split_at(8);
+        if masked_crc(length).to_le_bytes() != sum {
+            bytes = &[];
+            return Some(None);
+        }
         let size = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
         let record = bytes.split_off(..size)?;
         let own = bytes.split_off(..4)?;
-        let whole = masked_crc(length).to_le_bytes() == sum && masked_crc(record).to_le_bytes() == own;
-        whole.then_some(record)
+        Some((masked_crc(record).to_le_bytes() == own).then_some(record))
     })
 }
 
@@ -267,7 +279,10 @@ mod tests {
 
     fn events(path: &Path) -> Vec<(u64, String)> {
         let bytes = std::fs::read(path).unwrap();
-        records(&bytes).map(|record| Event::parse(record).unwrap()).map(|event| (event.step, event.tag)).collect()
+        records(&bytes)
+            .map(|record| Event::parse(record.unwrap()).unwrap())
+            .map(|event| (event.step, event.tag))
+            .collect()
     }
 
     fn written(path: &Path) {
@@ -303,21 +318,55 @@ mod tests {
         assert_eq!(events(&path), of(10));
     }
 
+    /// Where each record of a file ends.
+    fn ends(bytes: &[u8]) -> Vec<usize> {
+        let mut end = 0;
+        let sizes = records(bytes).map(|record| 16 + record.unwrap().len());
+        sizes
+            .map(|size| {
+                end += size;
+                end
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(TensorBoard::open(dir.path(), 0, false).is_err());
+        assert!(dir.path().is_dir());
+    }
+
     proptest! {
+        /// All other records stay; after a damaged length, those before it.
         #[test]
-        fn damage_is_dropped_and_never_panics(at in 0usize..2000, bit in 0u8..8, cut in 0usize..2000) {
+        fn a_flipped_bit_costs_a_record(at in 0usize..1 << 20, bit in 0u8..8) {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("events");
             written(&path);
-            let all = events(&path);
-            let mut bytes = std::fs::read(&path).unwrap();
-            let at = at % bytes.len();
+            let (mut all, mut bytes) = (events(&path), std::fs::read(&path).unwrap());
+            let (at, ends) = (at % bytes.len(), ends(&bytes));
+            let hit = ends.partition_point(|&end| end <= at);
+            let start = if hit == 0 { 0 } else { ends[hit - 1] };
             bytes[at] ^= 1 << bit;
-            bytes.truncate(cut.max(1));
             std::fs::write(&path, bytes).unwrap();
             drop(TensorBoard::open(&path, 20, false).unwrap());
-            let left = events(&path);
-            prop_assert!(all.starts_with(&left) && !left.is_empty());
+            if at < start + 12 { all.truncate(hit) } else { drop(all.remove(hit)) }
+            // The first record is written again where nothing is left.
+            prop_assert_eq!(events(&path), if all.is_empty() { vec![(0, String::new())] } else { all });
+        }
+
+        #[test]
+        fn a_file_that_was_cut_keeps_its_whole_records(cut in 0usize..1 << 20) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("events");
+            written(&path);
+            let (mut all, bytes) = (events(&path), std::fs::read(&path).unwrap());
+            let cut = cut % bytes.len();
+            all.truncate(ends(&bytes).partition_point(|&end| end <= cut).max(1));
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            drop(TensorBoard::open(&path, 20, false).unwrap());
+            prop_assert_eq!(events(&path), all);
         }
 
         #[test]
