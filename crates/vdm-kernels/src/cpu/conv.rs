@@ -8,7 +8,7 @@ use super::beside::{Beside, BesideMut};
 use super::lanes::LANES;
 use super::layout::Layout;
 use super::math;
-use super::matmul::matmul;
+use super::matmul::{matmul, transpose};
 use super::patches::{self, Patches};
 use super::winograd::{self, Grid, Scratch, Weight};
 use rayon::prelude::*;
@@ -156,12 +156,12 @@ impl Prepared {
         }
     }
 
-    /// The weight of the gradient for x: for Winograd's method with outputs and inputs exchanged and taps in reverse order; a
-    /// matrix is read so.
+    /// The weight of the gradient for x: outputs and inputs exchanged, and for Winograd's method taps in reverse order. (A
+    /// matrix could be read so where it lies; copied first, its products are a little faster.)
     fn flipped(s: &Spec, weight: &[f32]) -> Self {
         match s.kind() {
             Kind::Winograd => Self::Winograd(Weight::flipped(weight, s.ci, s.co)),
-            Kind::Pointwise | Kind::Patches => Self::Matrix(weight.to_vec()),
+            Kind::Pointwise | Kind::Patches => Self::Matrix(transpose(weight, s.ci * s.k * s.k)),
         }
     }
 }
@@ -260,10 +260,10 @@ fn backward_group(
         let x = x.images(i * n..i * n + images, pixels);
         match &flipped.0 {
             Prepared::Winograd(flipped) => winograd::backward(s.grid(images), x, dy, flipped, i > 0, dw, dx, scratch),
-            Prepared::Matrix(weight) if s.kind() == Kind::Pointwise => {
-                pointwise_backward(s, x, dy, weight, i > 0, dw, dx);
+            Prepared::Matrix(transposed) if s.kind() == Kind::Pointwise => {
+                pointwise_backward(s, x, dy, transposed, i > 0, dw, dx);
             }
-            Prepared::Matrix(weight) => {
+            Prepared::Matrix(transposed) => {
                 let rows = s.ci * s.k * s.k;
                 let (lx, ly) = (Layout::row_major(rows, output), Layout::row_major(s.co, output));
                 let lw = Layout::row_major(s.co, rows);
@@ -271,7 +271,7 @@ fn backward_group(
                 matmul(i > 0, dy, ly, columns, lx.transposed(), dw, lw);
                 if !dx.is_empty() {
                     let columns = patches::room(&s.patches(), scratch.columns());
-                    matmul(false, weight, lw.transposed(), dy, ly, columns, lx);
+                    matmul(false, transposed, lw.transposed_copy(), dy, ly, columns, lx);
                     patches::roll(&s.patches(), columns, dx.first);
                 }
             }
@@ -284,7 +284,7 @@ fn pointwise_backward(
     s: &Spec,
     x: Beside,
     dy: &[f32],
-    weight: &[f32],
+    transposed: &[f32],
     accumulate: bool,
     dw: &mut [f32],
     dx: BesideMut,
@@ -294,10 +294,10 @@ fn pointwise_backward(
     let mut first = 0;
     for (x, dx, channels) in [(x.first, dx.first, x.channels[0]), (x.second, dx.second, x.channels[1])] {
         let lx = Layout::row_major(channels, pixels);
-        let lw = s.columns(first, channels);
-        matmul(accumulate, dy, ly, x, lx.transposed(), dw, lw);
+        matmul(accumulate, dy, ly, x, lx.transposed(), dw, s.columns(first, channels));
         if wanted {
-            matmul(false, weight, lw.transposed(), dy, ly, dx, lx);
+            let lw = Layout { offset: first * s.co, ..Layout::row_major(channels, s.co) };
+            matmul(false, transposed, lw, dy, ly, dx, lx);
         }
         first += channels;
     }

@@ -451,22 +451,19 @@ with_vectors! {
     /// Gᵀ dU G: the derivative of [`transform_weight`], the other way.
     fn weight_gradient<V divides (padded(co))>(du: &[f32], ci: usize, co: usize, dweight: &mut [f32]) {
         let (po, step) = (padded(co), weight_step(ci, co));
-        // Row by row of the matrices, whose numbers are read once, from one end to the other.
-        for i in 0..ci {
-            for o in (0..co).step_by(V::LANES) {
+        for o in (0..co).step_by(V::LANES) {
+            for i in 0..ci {
                 let du = &du[i * po + o..][..extent(SIDE, SIDE * step, step, V::LANES)];
                 // SAFETY: the slice holds the square.
                 let du = unsafe { load_square::<V, SIDE>(du.as_ptr(), SIDE * step, step) };
                 let mut g = [[[0f32; MOST_LANES]; 3]; 3];
                 // SAFETY: no vector is longer than `MOST_LANES`.
                 unsafe { store_square(both_ways::<points::WeightBack, V, _, _>(du), g.as_mut_ptr().cast(), 3 * MOST_LANES, MOST_LANES) };
-                // The nine taps of eight outputs at a time.
-                let lanes = g.as_flattened().as_flattened().as_chunks::<LANES>().0;
-                let stride = MOST_LANES / LANES;
-                for first in (o..co.min(o + V::LANES)).step_by(LANES) {
-                    let channels = LANES.min(co - first);
-                    let lines = Lines { channels, rows: 1, width: 9, plane: ci * 9, row_stride: 0, stride };
-                    scatter::<false>(&lanes[(first - o) / LANES..], lines, [0.0; LANES], &mut dweight[(first * ci + i) * 9..]);
+                for lane in 0..V::LANES.min(co - o) {
+                    let taps = &mut dweight[((o + lane) * ci + i) * 9..][..9];
+                    for tap in 0..9 {
+                        taps[tap] = g[tap / 3][tap % 3][lane];
+                    }
                 }
             }
         }
