@@ -235,7 +235,7 @@ pub fn containers() -> Vec<Vec<u8>> {
     all.iter().map(|container| container.to_bytes().expect("it is small")).collect()
 }
 
-/// Metrics for TensorBoard: a line, an evaluation, samples.
+/// Metrics for TensorBoard: a line of numbers, and samples.
 pub fn events() -> Vec<Vec<u8>> {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("events");

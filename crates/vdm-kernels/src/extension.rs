@@ -123,7 +123,8 @@ pub trait Fused: burn::backend::Backend {
 
 /// Backward passes, and forward passes that keep what these need.
 pub trait FusedBackward: Fused {
-    /// Gradients for (each of x if wanted, weight, bias); x has one tensor or two, whose channels lie one after another.
+    /// Gradients for (each of x, or none if they are not wanted; weight; bias); x has one tensor or two, whose channels lie one
+    /// after another.
     fn conv2d_backward(
         x: Vec<FloatTensor<Self>>,
         weight: FloatTensor<Self>,
@@ -131,7 +132,7 @@ pub trait FusedBackward: Fused {
         dy: FloatTensor<Self>,
         stride: usize,
         want_dx: bool,
-    ) -> (Option<Vec<FloatTensor<Self>>>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (Vec<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
     /// The output, and each group's mean and 1/std, of the channels of all of `x`, one after another.
     fn group_norm_with_stats(
         x: &[FloatTensor<Self>],
@@ -370,7 +371,7 @@ impl FusedBackward for Flex {
         dy: FlexTensor,
         stride: usize,
         want_dx: bool,
-    ) -> (Option<Vec<FlexTensor>>, FlexTensor, FlexTensor) {
+    ) -> (Vec<FlexTensor>, FlexTensor, FlexTensor) {
         let x: Vec<FlexTensor> = x.into_iter().map(contiguous).collect();
         let dy = dy.to_contiguous();
         let s = conv_spec(&x[0], &weight, stride);
@@ -388,7 +389,7 @@ impl FusedBackward for Flex {
             _ => BesideMut::one(&mut [], s.ci),
         };
         conv::backward(&s, beside(&x), &flipped(&s, &weight), data(&dy), into, dw.storage_mut(), db.storage_mut());
-        (want_dx.then_some(dx), dw, db)
+        (dx, dw, db)
     }
 
     fn group_norm_with_stats(
@@ -515,7 +516,7 @@ macro_rules! register_conv2d {
         let parents = [$($px),*];
         let wanted = parents.iter().any(|parent| parent.is_some());
         let (dx, dw, db) = B::conv2d_backward(vec![$($x),*], $weight, $bias, $dy, $stride, wanted);
-        register!($grads, parents, dx.unwrap_or_default());
+        register!($grads, parents, dx);
         register!($grads, [$pw, $pb], [dw, db]);
     };
 }

@@ -84,10 +84,9 @@ struct Model {
 }
 
 impl Model {
-    /// A model, with the widest reverse steps that it knows.
+    /// A model, with the reverse steps that cost least in it.
     fn new(model: vdm::run::Model, config: Config, about: Vec<(String, String)>, step: u64) -> Self {
-        let knows = model.errors().is_some();
-        let variance = if knows { ReverseVariance::Pixel } else { ReverseVariance::Posterior };
+        let variance = model.best_reverse_variance();
         Self { used: model.clone(), model, variance, config, about, step }
     }
 

@@ -1,7 +1,7 @@
 //! `vdm compress`.
 
 use crate::shared::archive_input;
-use crate::shared::model::{ChoiceArgs, DataArgs, of_model};
+use crate::shared::model::{ChoiceArgs, DataArgs, of_model, shipped_name};
 use crate::shared::output::{is_standard, outln, write_all};
 use crate::shared::progress::timed;
 use crate::shared::steps::StepsArgs;
@@ -17,7 +17,7 @@ use vdm::codec::{
 use vdm::data::ImageDataset;
 use vdm::files::{create_folders, write_bytes};
 use vdm::nn::ScoreNetwork;
-use vdm::run::{Model, RunDir, shipped};
+use vdm::run::Model;
 
 /// Images that --choose-steps measures, and most steps that it chooses in a reasonable time.
 const CHOOSING_IMAGES: usize = 16;
@@ -202,8 +202,7 @@ fn embedded(path: &Path, choice: &ChoiceArgs, model: &Model, device: &Device) ->
 
 /// What the file says of its model: the name of a shipped one, and what it was trained on.
 fn note_of(model: &Path, source: &str, step: u64) -> String {
-    let there = model.is_file() || RunDir::new(model).config().exists();
-    match model.to_str().filter(|name| !there && shipped::names().any(|shipped| shipped == *name)) {
+    match shipped_name(model) {
         Some(name) => format!("{name}, shipped with the program"),
         None => format!("{source} after {step} steps"),
     }

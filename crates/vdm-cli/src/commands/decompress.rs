@@ -4,7 +4,6 @@ use crate::shared::archive_output::{self, Wanted};
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
 use crate::shared::output::{is_standard, outln, write_all};
-use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
@@ -12,7 +11,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
-use vdm::codec::{Container, FileEntry, FileKind, decompress_range};
+use vdm::codec::{Container, FileEntry, FileKind};
 use vdm::files::create_folders;
 
 #[derive(Debug, clap::Args)]
@@ -79,15 +78,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     // What could not be written is said before hours of decoding.
     let only = if to_standard { Some(only_file(&wanted, container.shape, &args.file)?) } else { None };
-    let (bytes, seconds) = if count == 0 && first <= container.images() {
-        // Files that are kept as they are need no model.
-        (Vec::new(), 0.0)
-    } else {
-        let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
-        let (bytes, seconds) =
-            timed("decompressing", |progress| decompress_range(&model, &container, first, count, &device, progress));
-        (bytes.with_context(|| format!("cannot decompress {}", args.file.display()))?, seconds)
-    };
+    let failed = format!("cannot decompress {}", args.file.display());
+    let named = (args.model.as_deref(), &args.choice);
+    let (bytes, seconds) = container::decode(&container, (first, count), named, "decompressing", failed)?;
     if let Some(entry) = only {
         return write_all(&archive_output::content(entry, &bytes, container.shape, container.levels)?);
     }

@@ -87,7 +87,12 @@ fn instructions() -> (String, bool) {
     #[cfg(not(target_arch = "x86_64"))]
     {
         let architecture = std::env::consts::ARCH;
-        (format!("plain code, as there is none for {architecture}: the same results, many times slower"), false)
+        (
+            format!(
+                "plain code, since the fast one is for x86-64 and this is {architecture}: the same results, many times slower"
+            ),
+            false,
+        )
     }
 }
 

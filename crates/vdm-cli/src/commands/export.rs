@@ -2,7 +2,8 @@
 
 use crate::shared::model::{Which, of_model};
 use crate::shared::output::outln;
-use anyhow::{Context, Result, bail};
+use crate::shared::words::about;
+use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use serde_json::json;
@@ -36,12 +37,7 @@ pub enum Layout {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let mut file = of_model(&args.run, args.checkpoint, WhichWeights::Ema)?;
-    for text in &args.about {
-        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            bail!("--about {text}: expected KEY=TEXT");
-        };
-        file.about.insert(key.to_string(), value.to_string());
-    }
+    file.about.extend(about(&args.about)?);
     let step = file.step;
     let bytes = match args.layout {
         Layout::Vdm => file.to_bytes()?,

@@ -1,14 +1,15 @@
 //! `vdm import`.
 
 use crate::shared::output::outln;
-use crate::shared::shapes::{shape, usual_shape};
+use crate::shared::shapes::shape;
+use crate::shared::words::about;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::config::{Config, resolve};
+use vdm::data::Source;
 use vdm::diffusion::Vocabulary;
 use vdm::run::ModelFile;
 use vdm::weights::{NameMap, Weights, export, load_pytorch, load_safetensors};
@@ -50,7 +51,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     // The user's keys come last, and win.
     let sets: Vec<String> = map.iter().flat_map(NameMap::set).chain(&args.sets).cloned().collect();
     let config = resolve(&args.preset, None, &sets)?;
-    let Some(image) = args.shape.or_else(|| usual_shape(&config.data.source)) else {
+    let Some(image) = args.shape.or_else(|| config.data.source.usual_shape()) else {
         bail!("how large the images of a folder are is not known; name channels, height and width with --shape");
     };
     config.validate_shape(image)?;
@@ -67,12 +68,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         None => found,
     };
     let (weights, fresh) = with_schedule(ours, &config, image, vocabulary, &args.weights)?;
-    let about = args.about.iter().map(|text| {
-        let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
-        let (key, value) = pair.with_context(|| format!("--about {text}: expected KEY=TEXT"))?;
-        Ok((key.to_string(), value.to_string()))
-    });
-    let about: BTreeMap<String, String> = about.collect::<Result<_>>()?;
+    let about = about(&args.about)?;
     let file = ModelFile { step: 0, shape: image, vocabulary, data: None, config, about, weights, errors: None };
     // Every parameter must have its tensor, and every tensor its parameter.
     file.model(&args.weights, &Device::flex()).context("the weights are not those of the configured model")?;

@@ -3,13 +3,14 @@
 use crate::shared::container;
 use crate::shared::model::{Which, checkpoint, model_file, open_run};
 use crate::shared::output::outln;
-use crate::shared::shapes::{shape, usual_shape};
+use crate::shared::shapes::shape;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::Steps;
 use vdm::config::resolve;
+use vdm::data::Source;
 use vdm::run::{Checkpoint, ModelFile};
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +43,7 @@ const NUMBER: u128 = 4;
 /// What the network of a preset takes.
 fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
     let config = resolve(preset, None, &args.sets)?;
-    let Some(image) = args.shape.or_else(|| usual_shape(&config.data.source)) else {
+    let Some(image) = args.shape.or_else(|| config.data.source.usual_shape()) else {
         bail!("how large the images of a folder are is not known; name channels, height and width with --shape");
     };
     let ImageShape { channels, height, width } = image;

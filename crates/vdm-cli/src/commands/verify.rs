@@ -4,11 +4,10 @@ use crate::shared::archive_output;
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
 use crate::shared::output::outln;
-use crate::shared::progress::timed;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
-use vdm::codec::{FileKind, decompress};
+use vdm::codec::FileKind;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,14 +22,10 @@ pub struct Args {
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let container = container::read(&args.file)?;
-    let (bytes, seconds) = if container.images() == 0 {
-        (Vec::new(), 0.0)
-    } else {
-        let (model, device) = container::model(&container, args.model.as_deref(), &args.choice)?;
-        let (bytes, seconds) = timed("verifying", |progress| decompress(&model, &container, &device, progress));
-        // Not all that can be wrong is damage: it may be another model, another machine, or Ctrl-C.
-        (bytes.with_context(|| format!("cannot verify {}", args.file.display()))?, seconds)
-    };
+    // Not all that can be wrong is damage: it may be another model, another machine, or Ctrl-C.
+    let failed = format!("cannot verify {}", args.file.display());
+    let (all, named) = ((0, container.images()), (args.model.as_deref(), &args.choice));
+    let (bytes, seconds) = container::decode(&container, all, named, "verifying", failed)?;
     let damaged = || format!("{} is damaged", args.file.display());
     // What each file would be written from; of those that are kept as they are, the checksums.
     for (entry, own) in container.split(&bytes) {

@@ -1,11 +1,12 @@
 //! Opening the files of the codec, and the models that they need.
 
 use super::model::ChoiceArgs;
+use super::progress::timed;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use std::io::Read;
 use std::path::Path;
-use vdm::codec::{Container, model_fingerprint};
+use vdm::codec::{Container, decompress_range, model_fingerprint};
 use vdm::run::{Model, ModelFile, shipped};
 
 /// A `.vdmz` file, read and checked as far as that takes no model; `-` is the standard input.
@@ -21,7 +22,7 @@ pub fn read(path: &Path) -> Result<Container> {
 }
 
 /// The model that a container needs: the one that is named, the one inside it, or the shipped one that coded it.
-pub fn model(container: &Container, named: Option<&Path>, choice: &ChoiceArgs) -> Result<(Model, Device)> {
+fn model(container: &Container, named: Option<&Path>, choice: &ChoiceArgs) -> Result<(Model, Device)> {
     if let Some(path) = named {
         let opened = choice.open(path).context("--model must name the model that coded the images")?;
         return Ok((opened.model, opened.device));
@@ -42,4 +43,22 @@ pub fn model(container: &Container, named: Option<&Path>, choice: &ChoiceArgs) -
         "the file was coded with a model that is neither in it nor shipped ({}); name it with --model",
         container.note
     )
+}
+
+/// Images number `first .. first + count`, and the seconds that decoding took, under the name `label`; an error of it begins
+/// with `failed`. Files that are kept as they are have no images, and need no model.
+pub fn decode(
+    container: &Container,
+    (first, count): (usize, usize),
+    (named, choice): (Option<&Path>, &ChoiceArgs),
+    label: &str,
+    failed: String,
+) -> Result<(Vec<u8>, f64)> {
+    if count == 0 && first <= container.images() {
+        return Ok((Vec::new(), 0.0));
+    }
+    let (model, device) = model(container, named, choice)?;
+    let (bytes, seconds) =
+        timed(label, |progress| decompress_range(&model, container, first, count, &device, progress));
+    Ok((bytes.context(failed)?, seconds))
 }

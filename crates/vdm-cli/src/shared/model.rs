@@ -104,11 +104,14 @@ pub fn model_file(path: &Path) -> Result<Option<ModelFile>> {
     if path.is_file() {
         return Ok(Some(ModelFile::load(path)?));
     }
-    // A folder that is no run, such as one of pictures, does not stand in the way of a shipped model of its name.
-    if RunDir::new(path).config().exists() {
-        return Ok(None);
-    }
-    Ok(path.to_str().and_then(shipped::model).transpose()?)
+    Ok(shipped_name(path).and_then(shipped::model).transpose()?)
+}
+
+/// The shipped model that `path` names: one where there is no file and no run of that name. A folder that is no run, such as
+/// one of pictures, does not stand in the way.
+pub fn shipped_name(path: &Path) -> Option<&str> {
+    let taken = path.is_file() || RunDir::new(path).config().exists();
+    path.to_str().filter(|name| !taken && shipped::names().any(|shipped| shipped == *name))
 }
 
 /// The model that `path` names as a file: what `vdm export` writes of a run.

@@ -62,8 +62,7 @@ impl WidthArgs {
                 bail!("--reverse-variance: {NO_ERRORS}")
             }
             Some(variance) => Ok(variance),
-            None if knows => Ok(ReverseVariance::Pixel),
-            None => Ok(ReverseVariance::Posterior),
+            None => Ok(model.best_reverse_variance()),
         }
     }
 }

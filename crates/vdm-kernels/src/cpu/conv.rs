@@ -131,9 +131,9 @@ impl Ready {
         Self(Prepared::flipped(s, weight))
     }
 
-    /// Whether making it ready is work enough to remember it: outside of training, where it comes `again` at every step, for all
-    /// of Winograd's; in training, where it comes again for each part of a batch and then is another, only where the part
-    /// has so few tiles that the transform counts beside the products, and not where it would take much memory.
+    /// Whether making it ready is work enough to remember it. Outside of training the same weight comes `again` at every step:
+    /// all of Winograd's are remembered. In training only the parts of one batch have the same weight: it is remembered where
+    /// a part has so few tiles that the transform takes long beside the products, and where it takes little memory.
     pub fn worth_remembering(s: &Spec, again: bool) -> bool {
         let tiles = s.grid(s.batch).all_tiles();
         let small = s.ci * s.co <= 1 << 16;

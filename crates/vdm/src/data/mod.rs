@@ -41,6 +41,7 @@ pub use sources::{
 };
 pub use split::Split;
 
+use crate::shape::ImageShape;
 use std::path::PathBuf;
 
 /// What a source of images can do.
@@ -58,6 +59,11 @@ pub trait Source {
 
     /// The folder for a cache of the images, for sources that may have one.
     fn cache_mut(&mut self) -> Option<&mut PathBuf> {
+        None
+    }
+
+    /// The shape of the images, for sources whose images have one that is known without looking at files.
+    fn usual_shape(&self) -> Option<ImageShape> {
         None
     }
 

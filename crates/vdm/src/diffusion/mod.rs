@@ -149,6 +149,11 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         self
     }
 
+    /// The variance of reverse steps that costs least in this model: by pixel, if it knows its own error.
+    pub fn best_reverse_variance(&self) -> ReverseVariance {
+        if self.errors.is_some() { ReverseVariance::Pixel } else { ReverseVariance::Posterior }
+    }
+
     /// The same model with reverse steps of this variance.
     ///
     /// # Errors

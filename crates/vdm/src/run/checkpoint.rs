@@ -15,13 +15,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Bounds on an image's shape, so that a damaged file cannot ask for more memory than there is.
-const MAX_CHANNELS: usize = 16;
-/// Most pixels of a side.
-const MAX_SIDE: usize = 4096;
-/// Most numbers of an image.
-const MAX_DIMS: usize = 1 << 24;
-
 /// The file format's version.
 const FORMAT: &str = "3";
 /// The version before: without checksum, window and fingerprint. Its models are read; its trainings cannot go on.
@@ -225,12 +218,11 @@ pub(super) fn facts(
     let Some(&[channels, height, width]) = sides.as_deref() else {
         return Err(wrong("shape", text, "channels,height,width"));
     };
-    let possible = [channels, height, width].iter().all(|side| (1..=MAX_SIDE).contains(side));
-    // The sides are multiplied only after they are known to be small.
-    if !possible || channels > MAX_CHANNELS || channels * height * width > MAX_DIMS {
+    let shape = ImageShape { channels, height, width };
+    if !shape.is_within_limits() {
         return Err(wrong("shape", text, "at most 16 channels, sides of 1 to 4096, 2^24 numbers"));
     }
-    Ok((step, vocabulary, ImageShape { channels, height, width }))
+    Ok((step, vocabulary, shape))
 }
 
 /// A tensor of a file, which must be of single precision.

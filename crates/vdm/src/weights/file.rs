@@ -1,6 +1,6 @@
 //! Weights out of safetensors files that other programs wrote.
 
-use super::{HostTensor, Weights};
+use super::{HostTensor, Weights, from_bytes};
 use burn::tensor::{bf16, f16};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::io;
@@ -50,10 +50,10 @@ pub fn load_safetensors(path: &Path) -> Result<Weights, SafetensorsError> {
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(damaged)?.tensors() {
         let data = view.data();
         let data: Vec<f32> = match view.dtype() {
-            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F64 => data.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect(),
-            Dtype::F16 => data.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F32 => from_bytes(data, f32::from_le_bytes),
+            Dtype::F64 => from_bytes(data, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F16 => from_bytes(data, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => from_bytes(data, |b| bf16::from_le_bytes(b).to_f32()),
             other => {
                 return Err(SafetensorsError::NotFloat { path: path.into(), name, found: format!("{other:?}") });
             }

@@ -52,6 +52,11 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
+/// Numbers of `N` bytes each, converted one by one.
+fn from_bytes<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks::<N>().0.iter().map(|&number| convert(number)).collect()
+}
+
 /// Tensors by name, in the names' order.
 pub type Weights = BTreeMap<String, HostTensor>;
 

@@ -1,6 +1,6 @@
 //! Weights out of the files that PyTorch saves, without running what is in them.
 
-use super::{HostTensor, Weights};
+use super::{HostTensor, Weights, from_bytes};
 use burn::tensor::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
 use std::collections::BTreeMap;
@@ -81,11 +81,6 @@ pub fn load_pytorch(path: &Path) -> Result<Weights, PytorchError> {
         out.insert(name, HostTensor { shape: tensor.shape().to_vec(), data: convert(&bytes) });
     }
     Ok(out)
-}
-
-/// Numbers of `N` bytes each, converted one by one.
-fn from_bytes<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|&number| convert(number)).collect()
 }
 
 #[cfg(test)]

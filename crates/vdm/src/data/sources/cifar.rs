@@ -101,6 +101,10 @@ impl Source for Cifar10Source {
         load_cifar10(&self.dir, split)
     }
 
+    fn usual_shape(&self) -> Option<ImageShape> {
+        Some(ImageShape { channels: 3, height: 32, width: 32 })
+    }
+
     fn dir_mut(&mut self) -> Option<&mut PathBuf> {
         Some(&mut self.dir)
     }

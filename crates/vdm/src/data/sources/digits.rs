@@ -90,6 +90,10 @@ impl Source for DigitsSource {
     fn load(&self, split: Split) -> Result<ImageDataset> {
         digits(split)
     }
+
+    fn usual_shape(&self) -> Option<ImageShape> {
+        Some(SHAPE)
+    }
 }
 
 #[cfg(test)]

@@ -256,6 +256,11 @@ impl Source for IdxSource {
         load_idx_split(&self.dir, split)
     }
 
+    /// That of MNIST; other data sets in its format may have another.
+    fn usual_shape(&self) -> Option<ImageShape> {
+        Some(ImageShape { channels: 1, height: 28, width: 28 })
+    }
+
     fn dir_mut(&mut self) -> Option<&mut PathBuf> {
         Some(&mut self.dir)
     }

@@ -314,6 +314,10 @@ impl Source for ImagenetSource {
         split_in(&self.dir, &self.cache, self.size, split)
     }
 
+    fn usual_shape(&self) -> Option<ImageShape> {
+        Some(ImageShape { channels: 3, height: self.size, width: self.size })
+    }
+
     fn dir_mut(&mut self) -> Option<&mut PathBuf> {
         Some(&mut self.dir)
     }

@@ -22,6 +22,7 @@ use super::Source;
 use super::dataset::ImageDataset;
 use super::error::Result;
 use super::split::Split;
+use crate::shape::ImageShape;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -81,6 +82,10 @@ impl Source for DataSource {
 
     fn cache_mut(&mut self) -> Option<&mut PathBuf> {
         self.any_mut().cache_mut()
+    }
+
+    fn usual_shape(&self) -> Option<ImageShape> {
+        self.any().usual_shape()
     }
 
     fn check(&self) -> Result<()> {
