@@ -27,7 +27,7 @@ fn config(steps: u64, more: &[&str]) -> Config {
     ]
     .map(String::from)
     .into();
-    if !more.contains(&"model.kind=unet") {
+    if !more.iter().any(|set| set.starts_with("model.kind")) {
         sets.push("model.n_layer=1".into());
     }
     sets.extend(more.iter().map(|s| s.to_string()));

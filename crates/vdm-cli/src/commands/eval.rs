@@ -42,13 +42,16 @@ pub struct Args {
     /// the terms.
     #[arg(long, value_name = "FILE")]
     pub per_image: Option<PathBuf>,
-    /// Passes over the test split, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
+    /// Which images: the `test` split, for the final number, or the `validation` images, to choose with.
+    #[arg(long, value_name = "NAME", value_enum, default_value = "test")]
+    pub split: Images,
+    /// Passes over them, each with other times and fresh noise. At least 1. Default: the run's eval.repeats.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: Option<u32>,
     /// Steps T of the discrete-time bound, 1 to 65536; 0 for continuous time. Default: the run's train.timesteps.
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(0..=MAX_TIMESTEPS as i64))]
     pub timesteps: Option<u32>,
-    /// Only N images, spread evenly over the test split. Default: all.
+    /// Only N images, spread evenly over the split. Default: all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub images: Option<u32>,
     /// Seed of times and noises.
@@ -64,27 +67,46 @@ pub struct Args {
     pub without_classes: bool,
 }
 
+/// Images that no model is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Images {
+    Test,
+    Validation,
+}
+
+impl Images {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Validation => "validation",
+        }
+    }
+}
+
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let opened = args.model.open()?;
     if args.without_classes {
         opened.require_no_class()?;
     }
     let config = &opened.config;
-    let test = opened.test_split(&args.data)?;
-    let test = match args.images.map(|n| n as usize) {
-        Some(n) if n < test.len() => test.spread(n)?,
-        _ => test,
+    let data = match args.split {
+        Images::Test => opened.test_split(&args.data)?,
+        Images::Validation => opened.validation_split(&args.data)?,
+    };
+    let data = match args.images.map(|n| n as usize) {
+        Some(n) if n < data.len() => data.spread(n)?,
+        _ => data,
     };
     let classes = config.model.network.classes();
-    if test.classes() > classes && classes > 0 && !args.without_classes {
+    if data.classes() > classes && classes > 0 && !args.without_classes {
         bail!(
             "the run knows {classes} classes, `{}` has {}; evaluate it with --without-classes",
-            test.name(),
-            test.classes()
+            data.name(),
+            data.classes()
         );
     }
-    if classes > 0 && test.labels().is_none() && !args.without_classes {
-        bail!("`{}` has no labels; evaluate the bound on p(x) with --without-classes", test.name());
+    if classes > 0 && data.labels().is_none() && !args.without_classes {
+        bail!("`{}` has no labels; evaluate the bound on p(x) with --without-classes", data.name());
     }
     let options = EvalOptions {
         repeats: args.repeats.map_or(config.eval.repeats, |k| k as usize),
@@ -96,7 +118,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let model = opened.model.with_reverse_variance(variance)?.with_timesteps((timesteps > 0).then_some(timesteps));
     let classes_of = |indices: &[usize]| match args.without_classes {
         true => Conditioning::default(),
-        false => classes_of(&model.network, &test, indices),
+        false => classes_of(&model.network, &data, indices),
     };
     let unwritable = |file: &PathBuf| format!("cannot write {}", file.display());
     if let Some(file) = &args.per_image {
@@ -111,17 +133,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     let estimator = args.estimator.estimator(&settings);
     let (found, seconds) = timed("evaluating", |progress| {
-        evaluate_conditioned(&model, &*estimator, &test, classes_of, &options, &opened.device, progress)
+        evaluate_conditioned(&model, &*estimator, &data, classes_of, &options, &opened.device, progress)
     });
     let evaluation = found?;
     if let Some(file) = &args.per_image {
-        write_bytes(file, table(&evaluation, &test).as_bytes()).with_context(|| unwritable(file))?;
+        write_bytes(file, table(&evaluation, &data).as_bytes()).with_context(|| unwritable(file))?;
     }
     let found = Found {
         evaluation,
         estimator: args.estimator,
         seconds,
         step: opened.checkpoint.step,
+        split: args.split,
         conditional: classes > 0 && !args.without_classes,
     };
     if json {
@@ -132,10 +155,10 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
 }
 
 /// The rows of `--per-image`.
-fn table(evaluation: &Evaluation, test: &ImageDataset) -> String {
+fn table(evaluation: &Evaluation, data: &ImageDataset) -> String {
     let mut rows = String::from("index,label,bpd,bpd_stderr,prior,reconstruction,diffusion\n");
     for (i, of) in evaluation.of_images.iter().enumerate() {
-        let label = test.label(i).map_or(String::new(), |label| label.to_string());
+        let label = data.label(i).map_or(String::new(), |label| label.to_string());
         let error = of.bpd_stderr.map_or(String::new(), |error| error.to_string());
         rows += &format!("{i},{label},{},{error},{},{},{}\n", of.bpd, of.prior, of.reconstruction, of.diffusion);
     }
@@ -147,6 +170,7 @@ struct Found {
     estimator: EstimatorKind,
     seconds: f64,
     step: u64,
+    split: Images,
     conditional: bool,
 }
 
@@ -156,6 +180,7 @@ impl Found {
         object["estimator"] = serde_json::to_value(self.estimator)?;
         object["seconds"] = self.seconds.into();
         object["step"] = self.step.into();
+        object["split"] = self.split.name().into();
         object["conditional"] = self.conditional.into();
         Ok(object)
     }
@@ -164,7 +189,13 @@ impl Found {
         let e = &self.evaluation;
         let time = e.timesteps.map_or("continuous time".to_string(), |t| format!("{t} steps"));
         let of = if self.conditional { "p(x | class)" } else { "p(x)" };
-        outln!("{of}: {} test images, {} passes, {time}, after {} steps", e.images, e.repeats, self.step);
+        outln!(
+            "{of}: {} {} images, {} passes, {time}, after {} steps",
+            e.images,
+            self.split.name(),
+            e.repeats,
+            self.step
+        );
         let name = serde_json::to_value(self.estimator)?;
         let name = name.as_str().unwrap_or_default();
         match e.bpd_stderr {

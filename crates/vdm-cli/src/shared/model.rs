@@ -132,17 +132,7 @@ pub fn of_model(path: &Path, which: Which, weights: WhichWeights) -> Result<Mode
 impl Opened {
     /// The run's test split, which must still be of the images that it was trained on.
     pub fn test_split(&self, data: &DataArgs) -> Result<ImageDataset> {
-        let test = source(&self.config, data.data_dir.as_deref())?.load(Split::Test)?;
-        let (shape, levels) = (self.checkpoint.shape, self.checkpoint.vocabulary.levels());
-        if (test.shape(), test.levels()) != (shape, levels) {
-            bail!(
-                "the run was trained on {shape} images of {levels} levels, those of `{}` are {} of {}; name the right \
-                 folder with --data-dir",
-                test.name(),
-                test.shape(),
-                test.levels()
-            );
-        }
+        let test = self.split(Split::Test, data)?;
         let own = self.checkpoint.data.as_deref().and_then(|data| data.split("test:").nth(1));
         let found = test.fingerprint();
         if own.is_some_and(|own| own != found) && !data.other_data {
@@ -153,6 +143,27 @@ impl Opened {
             );
         }
         Ok(test)
+    }
+
+    /// The images of the run's data that no model is trained on, to choose with.
+    pub fn validation_split(&self, data: &DataArgs) -> Result<ImageDataset> {
+        self.split(Split::Valid, data)
+    }
+
+    /// A split whose images are of the model's shape and levels.
+    fn split(&self, split: Split, data: &DataArgs) -> Result<ImageDataset> {
+        let images = source(&self.config, data.data_dir.as_deref())?.load(split)?;
+        let (shape, levels) = (self.checkpoint.shape, self.checkpoint.vocabulary.levels());
+        if (images.shape(), images.levels()) != (shape, levels) {
+            bail!(
+                "the run was trained on {shape} images of {levels} levels, those of `{}` are {} of {}; name the right \
+                 folder with --data-dir",
+                images.name(),
+                images.shape(),
+                images.levels()
+            );
+        }
+        Ok(images)
     }
 
     /// Refuses a run whose network never saw an image without its class, where it is to work without one.

@@ -2,7 +2,9 @@
 //!
 //! A new network gets a variant of each of the two types, and a line in `each`.
 
-use super::{Conditioning, Cost, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig, UNet, UNetConfig};
+use super::{
+    Conditioning, Cost, Hourglass, HourglassConfig, Mode, ScoreNetwork, ScoreUNet, ScoreUNetConfig, UNet, UNetConfig,
+};
 use crate::shape::ImageShape;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -14,6 +16,7 @@ macro_rules! each {
         match $any {
             $type::Score($one) => $value,
             $type::UNet($one) => $value,
+            $type::Hourglass($one) => $value,
         }
     };
 }
@@ -27,6 +30,8 @@ pub enum AnyNetworkConfig {
     /// One that halves the image from level to level: see [`UNetConfig`].
     #[serde(rename = "unet")]
     UNet(UNetConfig),
+    /// One of several resolutions, fast on a CPU: see [`HourglassConfig`].
+    Hourglass(HourglassConfig),
 }
 
 impl AnyNetworkConfig {
@@ -75,6 +80,7 @@ impl AnyNetworkConfig {
         match self {
             Self::Score(config) => AnyNetwork::Score(config.for_channels(channels).init(device)),
             Self::UNet(config) => AnyNetwork::UNet(config.for_channels(channels).init(device)),
+            Self::Hourglass(config) => AnyNetwork::Hourglass(config.for_channels(channels).init(device)),
         }
     }
 }
@@ -88,6 +94,8 @@ pub enum AnyNetwork {
     Score(ScoreUNet),
     /// See [`UNet`].
     UNet(UNet),
+    /// See [`Hourglass`].
+    Hourglass(Hourglass),
 }
 
 impl ScoreNetwork for AnyNetwork {

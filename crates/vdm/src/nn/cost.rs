@@ -66,7 +66,7 @@ impl Sum for Cost {
 
 #[cfg(test)]
 mod tests {
-    use crate::nn::{FourierFeatures, ScoreUNetConfig, UNetConfig};
+    use crate::nn::{FourierFeatures, HourglassConfig, ScoreUNetConfig, UNetConfig};
 
     /// A network of four channels without layers, on 8x8 pixels.
     #[test]
@@ -114,5 +114,30 @@ mod tests {
         let up = 2 * block(12, 8, 16) + conv(8, 4, 3, 64) + 2 * block(8, 4, 64) + conv(4, 4, 3, 64);
         let ends = conv(1, 4, 7, 64) + block(8, 4, 64) + conv(4, 1, 1, 64) + 2 * (4 * 16 + 16 * 16);
         assert_eq!(config.cost(8, 8).operations, down + middle + up + ends);
+    }
+
+    /// Two levels of four and eight channels, on 8x8 and 4x4 pixels.
+    #[test]
+    fn a_small_hourglass_is_counted_by_hand() {
+        let config = HourglassConfig {
+            n_embd: 4,
+            chn_mult: vec![1, 2],
+            blocks: vec![1, 2],
+            fourier: FourierFeatures::None,
+            norm_groups: 2,
+            ..Default::default()
+        };
+        let conv = |c_in: u128, c_out: u128, k: u128, pixels: u128| 2 * k * k * c_in * c_out * pixels;
+        let block = |c: u128, pixels: u128| 2 * conv(c, c, 3, pixels) + 2 * 16 * c;
+        let large = 2 * block(4, 64) + conv(4, 8, 4, 16) + conv(8, 4, 1, 16);
+        let small = 4 * block(8, 16) + 4 * conv(8, 8, 1, 16) + 4 * 8 * 16 * 16;
+        let ends = 2 * conv(1, 4, 3, 64) + 2 * (5 * 16 + 16 * 16);
+        let cost = config.cost(8, 8);
+        assert_eq!(cost.operations, large + small + ends);
+        // In a block two normalisations, a convolution and what the second adds to; on the way up a normalisation, the map, its
+        // double and the sum.
+        let of_large = 2 * 4 * 4 + 2 * 4 + (4 + 4 + 1);
+        let of_small = 4 * 4 * 8 + 8 + (8 + 4) + 6 * 8;
+        assert_eq!(cost.kept, 64 * of_large + 16 * of_small + 16 + 16 + 2 * 4 + 4 * 8);
     }
 }

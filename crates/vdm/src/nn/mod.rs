@@ -1,7 +1,7 @@
 //! Networks that predict the noise: eps_hat(z_t, gamma_t).
 //!
-//! [`ScoreUNet`] is the paper's network, of constant resolution; [`UNet`] halves the image from level to level, and can
-//! attend to a control signal. Anything else that implements [`ScoreNetwork`] can take their place in a
+//! [`ScoreUNet`] is the paper's network, of constant resolution; [`Hourglass`] computes most on smaller images; [`UNet`] is
+//! the didactic one, which can attend to a control signal. Anything else that implements [`ScoreNetwork`] can take their place in a
 //! [`VariationalDiffusion`](crate::VariationalDiffusion). What a network may know about an image besides z_t is its
 //! [`Conditioning`].
 //!
@@ -11,6 +11,7 @@
 mod any;
 mod conditioning;
 mod cost;
+mod hourglass;
 pub mod layers;
 mod score_unet;
 mod unet;
@@ -18,6 +19,7 @@ mod unet;
 pub use any::{AnyNetwork, AnyNetworkConfig};
 pub use conditioning::{Conditioning, ConditioningError};
 pub use cost::Cost;
+pub use hourglass::{Down, Hourglass, HourglassConfig, Up};
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 
@@ -81,6 +83,8 @@ pub trait ScoreNetwork: Module {
 const MAX_CHANNELS: usize = 1 << 13;
 /// Most classes of a network of a configuration file.
 const MAX_CLASSES: usize = 1 << 20;
+/// Most levels: 2^15 pixels are more than any image's side.
+const MAX_LEVELS: usize = 16;
 
 /// Says that a value of a configuration is too large, if it is.
 fn check_limit(key: &str, value: usize, most: usize) -> Result<(), String> {
@@ -90,4 +94,17 @@ fn check_limit(key: &str, value: usize, most: usize) -> Result<(), String> {
 /// Says why images of `found` channels do not fit a network for images of `expected`, if they do not.
 fn check_channels(found: usize, expected: usize) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("images of {found} channels, the network needs {expected}")) }
+}
+
+/// Says why the sides of an image cannot be halved from level to level, if they cannot.
+fn check_sides(levels: usize, height: usize, width: usize) -> Result<(), String> {
+    let unit = 1usize << (levels - 1);
+    if height > 0 && width > 0 && height.is_multiple_of(unit) && width.is_multiple_of(unit) {
+        return Ok(());
+    }
+    Err(format!(
+        "images of {height}x{width} pixels do not fit: the {levels} levels of chn_mult halve the sides {} times, so \
+         both must be divisible by {unit}; use fewer levels or another image size",
+        levels - 1
+    ))
 }

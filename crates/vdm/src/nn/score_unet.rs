@@ -203,15 +203,7 @@ impl ScoreUNetConfig {
         let e = self.n_embd;
         let norm = |channels| Norm::new(self.norm_groups, channels, self.norm_eps, device);
         let attention = || Attention::new(e, self.heads, norm(e), device);
-        let block = |c_in| ResBlock {
-            norm1: norm(c_in),
-            conv1: Conv::new(c_in, e, 3, device),
-            cond: Dense::zeros_without_bias(4 * e, e, device),
-            norm2: norm(e),
-            conv2: Conv::zeros(e, e, 3, device),
-            skip: (c_in != e).then(|| Conv::new(c_in, e, 1, device)),
-            dropout: self.dropout,
-        };
+        let block = |c_in| ResBlock::new(c_in, e, 4 * e, self.dropout, &norm, device);
         let attentions = |n| if self.with_attention { (0..n).map(|_| attention()).collect() } else { Vec::new() };
         ScoreUNet {
             dense0: Dense::new(e + usize::from(self.conditioning), 4 * e, device),
@@ -252,11 +244,32 @@ pub struct ResBlock {
 }
 
 impl ResBlock {
+    /// A block from `c_in` to `c_out` channels with a conditioning of `context` numbers; without a skip, the identity at
+    /// first.
+    pub(super) fn new(
+        c_in: usize,
+        c_out: usize,
+        context: usize,
+        dropout: f64,
+        norm: &impl Fn(usize) -> Norm,
+        device: &Device,
+    ) -> Self {
+        Self {
+            norm1: norm(c_in),
+            conv1: Conv::new(c_in, c_out, 3, device),
+            cond: Dense::zeros_without_bias(context, c_out, device),
+            norm2: norm(c_out),
+            conv2: Conv::zeros(c_out, c_out, 3, device),
+            skip: (c_in != c_out).then(|| Conv::new(c_in, c_out, 1, device)),
+            dropout,
+        }
+    }
+
     /// `beside` are further channels of the input, from a skip connection.
     ///
     /// # Shapes
     /// - `x` and `beside`, together: `[batch, in, height, width]`; `cond`: `[batch, 4 n_embd]`
-    /// - output: `[batch, n_embd, height, width]`
+    /// - output: `[batch, out, height, width]`
     pub fn forward(&self, x: Tensor<4>, beside: Option<Tensor<4>>, cond: Tensor<2>, seed: Option<u64>) -> Tensor<4> {
         let h = match &beside {
             Some(beside) => self.norm1.silu_beside(x.clone(), beside.clone()),
@@ -311,23 +324,40 @@ pub struct ScoreUNet {
     conditioning: bool,
 }
 
+/// What every block is told about the time, the conditioning scalar if there is one (`with_scalar`), and the class.
+///
+/// # Shapes
+/// - `t`: `[batch]`
+/// - output: `[batch, 4 n_embd]`, after SiLU
+pub(super) fn conditioning_vector(
+    dense0: &Dense,
+    dense1: &Dense,
+    class: Option<&ClassEmbedding>,
+    t: Tensor<1>,
+    conditioning: &Conditioning,
+    with_scalar: bool,
+) -> Tensor<2> {
+    let batch = t.dims()[0];
+    let n_embd = dense0.weight.dims()[0] - usize::from(with_scalar);
+    let mut cond = time_embedding(t.clone(), n_embd);
+    if with_scalar {
+        let scalar = conditioning.scalar.clone().unwrap_or_else(|| t.zeros_like());
+        cond = Tensor::cat(vec![cond, scalar.reshape([batch, 1])], 1);
+    }
+    let cond = dense1.forward(silu(dense0.forward(cond)));
+    silu(match class {
+        Some(class) => cond + class.forward(conditioning.classes.as_deref(), batch),
+        None => cond,
+    })
+}
+
 impl ScoreNetwork for ScoreUNet {
     /// # Panics
     /// If a class is not below the network's number of classes, or there is not one per image.
     fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
         // 1. Conditioning vector.
-        let batch = t.dims()[0];
-        let n_embd = self.dense0.weight.dims()[0] - usize::from(self.conditioning);
-        let mut cond = time_embedding(t.clone(), n_embd);
-        if self.conditioning {
-            let scalar = conditioning.scalar.clone().unwrap_or_else(|| t.zeros_like());
-            cond = Tensor::cat(vec![cond, scalar.reshape([batch, 1])], 1);
-        }
-        let cond = self.dense1.forward(silu(self.dense0.forward(cond)));
-        let cond = silu(match &self.class {
-            Some(class) => cond + class.forward(conditioning.classes.as_deref(), batch),
-            None => cond,
-        });
+        let class = self.class.as_ref();
+        let cond = conditioning_vector(&self.dense0, &self.dense1, class, t, conditioning, self.conditioning);
 
         let mut layer = 0;
         let mut block = |block: &ResBlock, attn: Option<&Attention>, h: Tensor<4>, skip: Option<Tensor<4>>| {

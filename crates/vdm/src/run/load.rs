@@ -115,6 +115,9 @@ mod tests {
             &["model.kind=unet", "model.chn_mult=[1, 3, 2]", "model.n_embd=16", "model.with_attention=true"],
             &["model.kind=unet", "model.self_conditioning=true", "model.n_fourier=[7, 8]", "model.classes=3"],
             &["model.kind=unet", "model.chn_mult=[2]", "model.attn_dim=64", "model.n_embd=32"],
+            &["model.kind=hourglass"],
+            &["model.kind=hourglass", "model.chn_mult=[2, 1, 3]", "model.blocks=[1, 0, 2]", "model.classes=3"],
+            &["model.kind=hourglass", "model.chn_mult=[1]", "model.blocks=[2]", "model.fourier=none"],
         ] {
             let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
             let config = resolve("digits", None, &set).unwrap();

@@ -2,14 +2,14 @@
 
 mod parts;
 
-use crate::shared::model::{DataArgs, ModelArgs, Opened, model_file, source};
+use crate::shared::model::{DataArgs, ModelArgs, Opened, model_file};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
 use parts::{Chart, Part, Picture, Report, Series, Table};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use vdm::data::{ImageDataset, Source, Split};
+use vdm::data::ImageDataset;
 use vdm::diffusion::ReverseVariance;
 use vdm::files::{target, write_bytes};
 use vdm::likelihood::{Bound, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
@@ -82,7 +82,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         parts.extend(curve(&run)?);
     }
     parts.push(schedule(&opened.model));
-    let valid = validation(&opened, &args.data);
+    let valid = opened.validation_split(&args.data);
     match &valid {
         Ok(valid) => {
             let data = valid.spread((args.images as usize).min(valid.len()))?;
@@ -166,23 +166,6 @@ fn schedule(model: &vdm::run::Model) -> Part {
         series: vec![Series::new("gamma", points)],
         ..Default::default()
     })
-}
-
-/// The validation split of the model's data, if it is there.
-fn validation(opened: &Opened, data: &DataArgs) -> Result<ImageDataset> {
-    let valid = source(&opened.config, data.data_dir.as_deref())?.load(Split::Valid)?;
-    let (own, found) =
-        ((opened.checkpoint.shape, opened.checkpoint.vocabulary.levels()), (valid.shape(), valid.levels()));
-    if own != found {
-        anyhow::bail!(
-            "the images are {} of {} levels, the model is for {} of {}; name the right folder with --data-dir",
-            found.0,
-            found.1,
-            own.0,
-            own.1
-        );
-    }
-    Ok(valid)
 }
 
 /// The bound on images, term by term; its histogram; the loss over time; the likeliest and the least likely images.

@@ -11,7 +11,10 @@ pub use control::{Control, ControlConfig};
 use super::layers::{
     ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
 };
-use super::{Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_limit};
+use super::{
+    Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, MAX_LEVELS, Mode, ScoreNetwork, check_channels, check_limit,
+    check_sides,
+};
 use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
 use burn::module::Module;
@@ -20,8 +23,6 @@ use serde::{Deserialize, Serialize};
 
 /// Added to the variance in every group normalisation: PyTorch's default.
 const NORM_EPS: f64 = 1e-5;
-/// Most levels: 2^15 pixels are more than any image's side.
-const MAX_LEVELS: usize = 16;
 /// Largest exponent of a Fourier feature: beyond it single precision has no phase left.
 const MAX_EXPONENT: u32 = 20;
 
@@ -65,6 +66,11 @@ pub struct UNetConfig {
     pub heads: usize,
     /// Attention is added to its input. In the didactic implementation it replaces its input.
     pub attn_residual: bool,
+    /// z is added to the output, as in the paper's network; only where as many channels come out as go in. Not in the
+    /// didactic implementation.
+    pub add_input: bool,
+    /// The last convolution is zero at first, as in the paper's network. Not in the didactic implementation.
+    pub zero_last: bool,
 }
 
 impl Default for UNetConfig {
@@ -93,6 +99,8 @@ impl UNetConfig {
             norm_groups: 8,
             heads: 4,
             attn_residual: true,
+            add_input: false,
+            zero_last: false,
         }
     }
 
@@ -123,6 +131,10 @@ impl UNetConfig {
         }
         if self.n_fourier.iter().any(|&n| n > MAX_EXPONENT) {
             return Err(format!("n_fourier = {:?} must be exponents in 0..={MAX_EXPONENT}", self.n_fourier));
+        }
+        if self.add_input && self.in_channels != self.out_channels {
+            let (found, wanted) = (self.out_channels, self.in_channels);
+            return Err(format!("add_input: {found} channels come out, but z has {wanted}"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(format!("dropout = {} must be in [0, 1)", self.dropout));
@@ -293,6 +305,7 @@ impl UNetConfig {
             resize: Conv::new(c_out, c_in, 3, device),
         };
         let images = 1 + usize::from(self.self_conditioning) + 2 * self.n_fourier.len();
+        let conv_out = if self.zero_last { Conv::zeros } else { Conv::new };
         UNet {
             time0: Dense::new(self.n_embd, context, device),
             time1: Dense::new(context, context, device),
@@ -304,25 +317,14 @@ impl UNetConfig {
             mid2: block(middle, middle, 0.0),
             up: levels.iter().rev().map(up).collect(),
             last: block(2 * self.n_embd, self.n_embd, 0.0),
-            conv_out: Conv::new(self.n_embd, self.out_channels, 1, device),
+            conv_out: conv_out(self.n_embd, self.out_channels, 1, device),
             control: self.control,
             self_conditioning: self.self_conditioning,
             n_fourier: self.n_fourier.clone(),
             fourier_pi: self.fourier_pi,
+            add_input: self.add_input,
         }
     }
-}
-
-fn check_sides(levels: usize, height: usize, width: usize) -> Result<(), String> {
-    let unit = 1usize << (levels - 1);
-    if height > 0 && width > 0 && height.is_multiple_of(unit) && width.is_multiple_of(unit) {
-        return Ok(());
-    }
-    Err(format!(
-        "images of {height}x{width} pixels do not fit: the {levels} levels of chn_mult halve the sides {} times, so \
-         both must be divisible by {unit}; use fewer levels or another image size",
-        levels - 1
-    ))
 }
 
 /// A U-Net whose levels halve the image.
@@ -359,6 +361,7 @@ pub struct UNet {
     #[module(skip)]
     n_fourier: Vec<u32>,
     fourier_pi: bool,
+    add_input: bool,
 }
 
 impl UNet {
@@ -404,7 +407,7 @@ impl UNet {
 
         // 2. Down: the output of the first convolution and of every block are kept for the way up.
         let last = self.down.len() - 1;
-        let mut h = self.conv_in.forward(self.input(z, conditioning.self_cond.clone()));
+        let mut h = self.conv_in.forward(self.input(z.clone(), conditioning.self_cond.clone()));
         let mut skips = vec![h.clone()];
         for (i, level) in self.down.iter().enumerate() {
             h = block(&level.block1, h, None);
@@ -428,7 +431,8 @@ impl UNet {
         }
 
         // 5. The last block takes the first convolution's output.
-        self.conv_out.forward(block(&self.last, h, skip()))
+        let h = block(&self.last, h, skip());
+        if self.add_input { self.conv_out.forward_onto(h, z) } else { self.conv_out.forward(h) }
     }
 
     /// z, the sines and the cosines of its Fourier features (the channels of one frequency side by side), and the
