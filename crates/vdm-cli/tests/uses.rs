@@ -60,6 +60,58 @@ fn every_estimator_evaluates_a_shipped_model() {
 }
 
 #[test]
+fn validation_images_are_evaluated_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let eval =
+        |split: &[&str]| json(&[&["eval", "digits", "--images", "6", "--repeats", "1"], split].concat(), dir.path());
+    let (test, valid) = (eval(&[]), eval(&["--split", "validation"]));
+    assert_eq!((&test["split"], &valid["split"]), (&"test".into(), &"validation".into()));
+    assert_ne!(test["bpd"], valid["bpd"]);
+    // All 74 that `vdm train` holds out.
+    let all = json(&["eval", "digits", "--split", "validation", "--repeats", "1"], dir.path());
+    assert_eq!(all["images"], 74);
+}
+
+/// The same numbers in both formats, or an error before the work that says how to get them.
+#[test]
+fn rows_of_images_are_written_as_parquet() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["eval", "digits", "--images", "5", "--repeats", "1", "--per-image"];
+    #[cfg(not(feature = "parquet"))]
+    {
+        let refused = error(&[&args[..], &["each.parquet"]].concat(), dir.path());
+        assert!(refused.contains("--features parquet") && refused.contains(".csv"), "{refused}");
+        assert!(!dir.path().join("each.parquet").exists());
+    }
+    #[cfg(feature = "parquet")]
+    {
+        use parquet::file::reader::{FileReader, SerializedFileReader};
+        use parquet::record::Field;
+        json(&[&args[..], &["each.csv"]].concat(), dir.path());
+        json(&[&args[..], &["each.parquet"]].concat(), dir.path());
+        let rows = std::fs::read_to_string(dir.path().join("each.csv")).unwrap();
+        let file = std::fs::File::open(dir.path().join("each.parquet")).unwrap();
+        let found = SerializedFileReader::new(file).unwrap();
+        let mut lines = rows.lines();
+        let names = Vec::from_iter(lines.next().unwrap().split(','));
+        for (line, row) in lines.zip(found.get_row_iter(None).unwrap()) {
+            for ((name, value), (column, field)) in
+                names.iter().zip(line.split(',')).zip(row.unwrap().get_column_iter())
+            {
+                assert_eq!(name, column);
+                match field {
+                    Field::Null => assert_eq!((*name, value), ("bpd_stderr", "")),
+                    Field::Long(number) => assert_eq!(value, number.to_string()),
+                    Field::Double(number) => assert_eq!(value.parse::<f64>().unwrap(), *number),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(found.metadata().file_metadata().num_rows(), 5);
+    }
+}
+
+#[test]
 fn every_sampler_draws_and_shows_its_way() {
     let dir = tempfile::tempdir().unwrap();
     for sampler in ["ancestral", "ddim", "heun", "dpm++-2m", "ode"] {

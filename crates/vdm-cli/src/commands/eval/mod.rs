@@ -1,5 +1,7 @@
 //! `vdm eval`.
 
+mod rows;
+
 use crate::shared::model::{DataArgs, ModelArgs};
 use crate::shared::output::outln;
 use crate::shared::progress::timed;
@@ -8,9 +10,8 @@ use crate::shared::words::word;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::PathBuf;
-use vdm::data::ImageDataset;
 use vdm::diffusion::MAX_TIMESTEPS;
-use vdm::files::{target, write_bytes};
+use vdm::files::write_bytes;
 use vdm::flow::Tolerance;
 use vdm::flow::divergence::Trace;
 use vdm::likelihood::{EstimatorKind, EstimatorSettings, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
@@ -38,7 +39,7 @@ pub struct Args {
     /// Error of a step that the estimator `ode` allows.
     #[arg(long, value_name = "E", default_value_t = 1e-4)]
     pub tolerance: f64,
-    /// Also write a row for each image to this CSV file: index, label, bits per dimension, its standard error over passes, and
+    /// Also write a row for each image to this file, as CSV or by the ending `.parquet` as Parquet: index, label, bits per dimension, its standard error over passes, and
     /// the terms.
     #[arg(long, value_name = "FILE")]
     pub per_image: Option<PathBuf>,
@@ -123,7 +124,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let unwritable = |file: &PathBuf| format!("cannot write {}", file.display());
     if let Some(file) = &args.per_image {
         // Before the work, which may take long.
-        target(file).with_context(|| unwritable(file))?;
+        rows::check(file).with_context(|| unwritable(file))?;
     }
     let settings = EstimatorSettings {
         draws: args.draws as usize,
@@ -137,7 +138,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     });
     let evaluation = found?;
     if let Some(file) = &args.per_image {
-        write_bytes(file, table(&evaluation, &data).as_bytes()).with_context(|| unwritable(file))?;
+        write_bytes(file, &rows::bytes(file, &evaluation, &data)?).with_context(|| unwritable(file))?;
     }
     let found = Found {
         evaluation,
@@ -152,17 +153,6 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         return Ok(());
     }
     found.print()
-}
-
-/// The rows of `--per-image`.
-fn table(evaluation: &Evaluation, data: &ImageDataset) -> String {
-    let mut rows = String::from("index,label,bpd,bpd_stderr,prior,reconstruction,diffusion\n");
-    for (i, of) in evaluation.of_images.iter().enumerate() {
-        let label = data.label(i).map_or(String::new(), |label| label.to_string());
-        let error = of.bpd_stderr.map_or(String::new(), |error| error.to_string());
-        rows += &format!("{i},{label},{},{error},{},{},{}\n", of.bpd, of.prior, of.reconstruction, of.diffusion);
-    }
-    rows
 }
 
 struct Found {
