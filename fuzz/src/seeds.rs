@@ -226,7 +226,7 @@ pub fn containers() -> Vec<Vec<u8>> {
                         attributes: Some(Attributes { mode: 0o600, modified: 1_700_000_000 }),
                         ..entry("notes.txt", FileKind::Stored(Packed::new(vec![b'a'; 50])))
                     },
-                    entry("wide.png", FileKind::Tiled { channels: 3, width: 20, height: 9, alpha: None }),
+                    entry("wide.png", FileKind::Tiled { channels: 3, width: 20, height: 9, margin: 0, alpha: None }),
                 ],
                 vec![segment(18, 30)],
             )

@@ -73,7 +73,7 @@ fn decoded(model: &VariationalDiffusion<ScoreUNet>, container: &Container) -> Re
 
 fn tiled(width: u32, height: u32) -> FileKind {
     let alpha = Some(Packed::new(b"opacity".to_vec()));
-    FileKind::Tiled { channels: 1, width, height, alpha }
+    FileKind::Tiled { channels: 1, width, height, margin: 1, alpha }
 }
 
 /// A container with every kind of file, whose streams nothing could decode.
@@ -199,9 +199,9 @@ fn other_files_are_told_apart() {
     let words = message(b"\x89PNG\r\n\x1a\n");
     assert!(words.contains("not a .vdmz file") && words.contains("89504e47"), "{words}");
     let mut later = container().to_bytes().unwrap();
-    later[4] = 3;
+    later[4] = 4;
     let words = message(&later);
-    assert!(words.contains("expected 2, found 3"), "{words}");
+    assert!(words.contains("expected 3, found 4"), "{words}");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn headers_that_cannot_be_are_refused() {
         assert!(why.is_none_or(|why| parsed.unwrap_err().to_string().contains(why)));
     }
     type Damage = fn(&mut Container);
-    let cases: [(Damage, &str); 19] = [
+    let cases: [(Damage, &str); 20] = [
         (|c| c.files.clear(), "there are no files"),
         (|c| c.files[0].kind = FileKind::Idx { images: 3 }, "said to hold 9 images, but there are 8"),
         (|c| (c.files, c.segments) = (Vec::new(), Vec::new()), "there are no files"),
@@ -253,9 +253,13 @@ fn headers_that_cannot_be_are_refused() {
         ),
         (|c| c.files[5].kind = tiled(1 << 20 | 1, 1), "width of a file: found 1048577"),
         (|c| c.files[5].kind = tiled(1, 0), "height of a file: found 0"),
+        (
+            |c| c.files[5].kind = FileKind::Tiled { channels: 1, width: 1, height: 1, margin: 255, alpha: None },
+            "level of a file's margins: found 255",
+        ),
         (|c| c.files[5].kind = tiled(5, 5), "said to hold 10 images, but there are 8"),
         (
-            |c| c.files[5].kind = FileKind::Tiled { channels: 2, width: 1, height: 1, alpha: None },
+            |c| c.files[5].kind = FileKind::Tiled { channels: 2, width: 1, height: 1, margin: 0, alpha: None },
             "cannot be cut into tiles",
         ),
         (|c| c.shape = ImageShape { channels: 1, height: 256, width: 256 }, "4 images of 1x256x256 in 3 words"),
@@ -511,10 +515,10 @@ fn files_of_any_kind_come_back() {
     let tiles = |width: u32, height: u32, seed: u8| -> Input {
         let entry = FileEntry::new(
             format!("{width}x{height}.png"),
-            FileKind::Tiled { channels: 1, width, height, alpha: None },
+            FileKind::Tiled { channels: 1, width, height, margin: 3, alpha: None },
         );
         let pixels: Vec<u8> = (0..width * height).map(|i| (i as u8 ^ seed) % LEVELS as u8).collect();
-        let images = entry.tiling(SHAPE).unwrap().cut(&pixels);
+        let images = entry.tiling(SHAPE).unwrap().cut(&pixels, 3);
         Input {
             entry,
             images,
@@ -540,6 +544,22 @@ fn files_of_any_kind_come_back() {
     // The last tile of all alone.
     let last = decompress_range(&model, &container, 8, 1, &Device::flex(), &mut unwatched).unwrap();
     assert_eq!(last, inputs[4].images);
+}
+
+/// A margin of another level would come back as another image.
+#[test]
+fn margins_of_another_level_are_refused() {
+    let entry =
+        |margin| FileEntry::new("a.png", FileKind::Tiled { channels: 1, width: 5, height: 4, margin, alpha: None });
+    let code = |entry: FileEntry, level| {
+        let images = entry.tiling(SHAPE).unwrap().cut(&[1; 20], level);
+        let input = Input { entry, images, original: None };
+        compress_files(&model(1), &[input], &options(4, 0), &Device::flex(), &mut unwatched)
+    };
+    assert!(code(entry(2), 2).is_ok());
+    let refused = |entry, level| code(entry, level).unwrap_err().to_string();
+    assert!(refused(entry(2), 3).contains("3 in the margin of tile 1, expected 2"));
+    assert!(refused(entry(LEVELS as u8), 2).contains("margins of level"));
 }
 
 #[test]

@@ -159,7 +159,15 @@ fn png(bytes: &[u8], shape: ImageShape, levels: usize) -> Option<Known> {
         return Some((FileKind::Png, planes));
     }
     let tiling = Tiling::new(shape, channels, own.width, own.height)?;
-    Some((FileKind::Tiled { channels: channels as u8, width, height, alpha }, tiling.cut(&planes)))
+    let margin = mean(&planes);
+    let tiles = tiling.cut(&planes, margin);
+    Some((FileKind::Tiled { channels: channels as u8, width, height, margin, alpha }, tiles))
+}
+
+/// The mean level, rounded: a margin of it changes least to what is beside it.
+fn mean(levels: &[u8]) -> u8 {
+    let (sum, n) = (levels.iter().map(|&level| u64::from(level)).sum::<u64>(), levels.len().max(1) as u64);
+    ((sum + n / 2) / n) as u8
 }
 
 /// The bytes of a PNG file from its start to the end of its last chunk (PNG specification, sections 5.2 and 5.3).

@@ -112,7 +112,7 @@ pub fn content(entry: &FileEntry, images: &[u8], shape: ImageShape, levels: usiz
         }
         FileKind::Png => grid::grid_png(images, shape, levels, 1, 1).with_context(of_entry)?,
         FileKind::Stored(packed) => packed.unpack().with_context(of_entry)?,
-        FileKind::Tiled { channels, width, height, alpha } => {
+        FileKind::Tiled { channels, width, height, alpha, .. } => {
             let tiling = entry.tiling(shape).with_context(of_entry)?;
             let planes = tiling.join(images);
             png(&planes, (*channels).into(), [*width, *height], levels, alpha.as_ref()).with_context(of_entry)?

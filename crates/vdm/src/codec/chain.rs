@@ -4,12 +4,14 @@ use super::gaussian::{Model, Posterior, QuantizedNormal};
 use super::levels::Levels;
 use super::plan::{Point, first_bytes};
 use super::stack::BitStack;
+use super::tiles::Margin;
 use super::{CodecError, Plan};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::random::MASKS;
 use crate::{Stopped, VariationalDiffusion};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
+use std::ops::Range;
 use vdm_kernels::rng::Philox;
 
 /// A coded stream of images.
@@ -39,7 +41,10 @@ pub struct SegmentStats {
 /// Is told after every step how many images it was for; its error ends the work.
 pub type Told<'a> = dyn FnMut(usize) -> Result<(), Stopped> + 'a;
 
-/// Codes images, `bytes` holding one after another, channels first.
+/// The margin of image number `n` of a segment, if it has one.
+pub type MarginOf<'a> = dyn Fn(usize) -> Option<Margin> + 'a;
+
+/// Codes images, `bytes` holding one after another, channels first. What is in a margin is not coded.
 ///
 /// # Errors
 /// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together,
@@ -48,6 +53,7 @@ pub fn encode_segment<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     plan: &Plan,
     bytes: &[u8],
+    margin_of: &MarginOf,
     device: &Device,
     progress: &mut Told,
 ) -> Result<(Segment, SegmentStats), CodecError> {
@@ -56,11 +62,13 @@ pub fn encode_segment<N: ScoreNetwork>(
     let images = chain.check_images(bytes)?;
     let mut stack = BitStack::new(plan.seed);
     let mut per_image_bits = Vec::with_capacity(images as usize);
-    let mut rest = bytes;
+    let (mut first, mut rest) = (0, bytes);
     for (number, size) in Batches::new(images as usize, plan.batch_size.into()).sizes().enumerate() {
         let (batch, after) = rest.split_at(size * dims);
         rest = after;
-        per_image_bits.extend(chain.encode(&mut stack, number, batch, progress)?);
+        let batch = Batch { number, images: size, known: chain.known(first..first + size, margin_of), k: batch };
+        first += size;
+        per_image_bits.extend(chain.encode(&mut stack, batch, progress)?);
     }
     let stats = SegmentStats {
         net_bits: stack.net_bits(),
@@ -81,6 +89,7 @@ pub fn decode_segment<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
     plan: &Plan,
     segment: &Segment,
+    margin_of: &MarginOf,
     device: &Device,
     progress: &mut Told,
 ) -> Result<Vec<u8>, CodecError> {
@@ -89,8 +98,11 @@ pub fn decode_segment<N: ScoreNetwork>(
     let mut batches = Vec::new();
     // What was coded last is on top.
     let all = Batches::new(segment.images as usize, plan.batch_size.into());
+    let mut first = segment.images as usize;
     for (number, size) in (0..all.count()).rev().zip(all.sizes().rev()) {
-        batches.push(chain.decode(&mut stack, number, size, progress)?);
+        first -= size;
+        let batch = Batch { number, images: size, known: chain.known(first..first + size, margin_of), k: &[] };
+        batches.push(chain.decode(&mut stack, batch, progress)?);
     }
     if !stack.is_at_start(plan.seed) {
         return Err(CodecError::Stream { reason: "it does not end with the bits that streams start with".into() });
@@ -234,90 +246,116 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         Ok(bits)
     }
 
-    /// Codes batch `number` of the segment; the bits that each of its images takes.
-    fn encode(
-        &self,
-        stack: &mut BitStack,
-        number: usize,
-        k: &[u8],
-        progress: &mut Told,
-    ) -> Result<Vec<f64>, CodecError> {
+    /// The levels that both sides know of these images, number by number; nothing if they know none.
+    fn known(&self, images: Range<usize>, margin_of: &MarginOf) -> Vec<Option<u8>> {
         let dims = self.plan.shape.dims();
-        let mut bits = Tally { bits: vec![0.0; k.len() / dims], dims };
+        let margins = Vec::from_iter(images.map(margin_of));
+        if margins.iter().all(Option::is_none) {
+            return Vec::new();
+        }
+        let of_image = |margin: Option<Margin>| {
+            (0..dims).map(move |i| margin.filter(|margin| margin.has(i)).map(|margin| margin.level))
+        };
+        margins.into_iter().flat_map(of_image).collect()
+    }
+
+    /// Codes a batch of the segment; the bits that each of its images takes.
+    fn encode(&self, stack: &mut BitStack, batch: Batch, progress: &mut Told) -> Result<Vec<f64>, CodecError> {
+        let (dims, k) = (self.plan.shape.dims(), batch.k);
+        let mut bits = Tally { bits: vec![0.0; batch.images], dims };
 
         // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
-        let masks = self.masks(number, 0, k.len());
+        let masks = self.masks(batch.number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
         bits.upwards(stack, |stack, i| {
-            z_s.push(self.encoded(k[i]).pop(stack, masks[i])?);
+            z_s.push(match batch.known(i) {
+                Some(level) => self.diffused(0, level).draw(masks[i])?.0,
+                None => self.encoded(k[i]).pop(stack, masks[i])?,
+            });
             Ok(())
         })?;
         // 2. Code x given z_0. What is to be popped in ascending order is pushed in descending order.
         let mut levels = self.levels();
         bits.downwards(stack, |stack, i| {
-            levels.set(self.y(z_s[i]));
-            let interval = levels.interval(k[i].into()).expect("levels were checked");
-            stack.push(interval);
+            if batch.known(i).is_none() {
+                levels.set(self.y(z_s[i]));
+                stack.push(levels.interval(k[i].into()).expect("levels were checked"));
+            }
             Ok(())
         })?;
         // 3. One step up after the other: draw z_t from q(z_t | z_s), code z_s given z_t.
         for t in 1..self.points.len() {
-            let masks = self.masks(number, t, k.len());
+            let masks = self.masks(batch.number, t, k.len());
             let mut z_t = Vec::with_capacity(k.len());
             bits.upwards(stack, |stack, i| {
-                z_t.push(self.up(t, z_s[i]).pop(stack, masks[i])?);
+                z_t.push(match batch.known(i) {
+                    Some(level) => self.diffused(t, level).draw(masks[i])?.0,
+                    None => self.up(t, z_s[i]).pop(stack, masks[i])?,
+                });
                 Ok(())
             })?;
             let seen = self.seen(t, self.floats(t, &z_t));
             bits.downwards(stack, |stack, i| {
-                self.down(t, z_t[i], &seen, i)?.push(stack, z_s[i]);
+                if batch.known(i).is_none() {
+                    self.down(t, z_t[i], &seen, i)?.push(stack, z_s[i]);
+                }
                 Ok(())
             })?;
             z_s = z_t;
-            progress(k.len() / dims)?;
+            progress(batch.images)?;
         }
         // 4. Code z_T.
         bits.downwards(stack, |stack, i| {
-            self.prior().push(stack, z_s[i]);
+            if batch.known(i).is_none() {
+                self.prior().push(stack, z_s[i]);
+            }
             Ok(())
         })?;
         Ok(bits.bits)
     }
 
-    /// Decodes batch `number` of the segment, of `images` images: [`encode`](Self::encode) step by step in reverse.
-    fn decode(
-        &self,
-        stack: &mut BitStack,
-        number: usize,
-        images: usize,
-        progress: &mut Told,
-    ) -> Result<Vec<u8>, CodecError> {
-        let numbers = images * self.plan.shape.dims();
-        let mut z_t = (0..numbers).map(|_| self.prior().pop(stack)).collect::<Result<Vec<i32>, _>>()?;
-        for t in (1..self.points.len()).rev() {
+    /// Decodes a batch of the segment: [`encode`](Self::encode) step by step in reverse.
+    fn decode(&self, stack: &mut BitStack, batch: Batch, progress: &mut Told) -> Result<Vec<u8>, CodecError> {
+        let numbers = batch.images * self.plan.shape.dims();
+        let last = self.points.len() - 1;
+        let mut masks = self.masks(batch.number, last, numbers);
+        let mut z_t = Vec::with_capacity(numbers);
+        for (i, &mask) in masks.iter().enumerate() {
+            z_t.push(match batch.known(i) {
+                Some(level) => self.diffused(last, level).draw(mask)?.0,
+                None => self.prior().pop(stack)?,
+            });
+        }
+        for t in (1..=last).rev() {
             let seen = self.seen(t, self.floats(t, &z_t));
+            let masks_below = self.masks(batch.number, t - 1, numbers);
             let mut z_s = Vec::with_capacity(numbers);
             for (i, &z_t) in z_t.iter().enumerate() {
-                z_s.push(self.down(t, z_t, &seen, i)?.pop(stack)?);
+                z_s.push(match batch.known(i) {
+                    Some(level) => self.diffused(t - 1, level).draw(masks_below[i])?.0,
+                    None => self.down(t, z_t, &seen, i)?.pop(stack)?,
+                });
             }
-            let masks = self.masks(number, t, numbers);
-            for i in (0..numbers).rev() {
+            for i in (0..numbers).rev().filter(|&i| batch.known(i).is_none()) {
                 self.up(t, z_s[i]).push(stack, z_t[i], masks[i])?;
             }
-            z_t = z_s;
-            progress(images)?;
+            (z_t, masks) = (z_s, masks_below);
+            progress(batch.images)?;
         }
         let mut levels = self.levels();
         let mut k = Vec::with_capacity(numbers);
-        for &z_0 in &z_t {
+        for (i, &z_0) in z_t.iter().enumerate() {
+            if let Some(level) = batch.known(i) {
+                k.push(level);
+                continue;
+            }
             levels.set(self.y(z_0));
             let level = levels.level(stack.peek());
             stack.pop(levels.interval(level).expect("it is the level of a quantile"))?;
             // Images of bytes have at most 256 levels; a plan of more has no images to code.
             k.push(u8::try_from(level).map_err(|_| CodecError::Stream { reason: format!("found level {level}") })?);
         }
-        let masks = self.masks(number, 0, numbers);
-        for i in (0..numbers).rev() {
+        for i in (0..numbers).rev().filter(|&i| batch.known(i).is_none()) {
             self.encoded(k[i]).push(stack, z_t[i], masks[i])?;
         }
         Ok(k)
@@ -337,7 +375,12 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
 
     /// q(z_0 | x) = N(alpha_0 x, sigma_0²).
     fn encoded(&self, k: u8) -> Posterior {
-        let p = self.points[0];
+        self.diffused(0, k)
+    }
+
+    /// q(z_t | x) = N(alpha_t x, sigma_t²).
+    fn diffused(&self, t: usize, k: u8) -> Posterior {
+        let p = self.points[t];
         let x = self.plan.vocabulary.code(k.into());
         Posterior(QuantizedNormal { mean_in_bins: p.alpha * x / p.delta, inverse_sigma_in_bins: p.delta / p.sigma })
     }
@@ -401,6 +444,24 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     }
 }
 
+/// Images of a segment that go through the network together.
+struct Batch<'a> {
+    /// Its place among the batches of the segment.
+    number: usize,
+    images: usize,
+    /// The levels that both sides know, number by number; nothing if they know none.
+    known: Vec<Option<u8>>,
+    /// All levels, where they are to be coded.
+    k: &'a [u8],
+}
+
+impl Batch<'_> {
+    /// The level of number `i`, if both sides know it.
+    fn known(&self, i: usize) -> Option<u8> {
+        self.known.get(i).copied().flatten()
+    }
+}
+
 /// What the model says about the numbers of a batch.
 struct Seen {
     eps_hat: Vec<f32>,
@@ -448,6 +509,7 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::ImageShape;
+    use crate::codec::tiles::Tiling;
     use crate::diffusion::Vocabulary;
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
     use crate::schedule::{Endpoints, ScheduleConfig};
@@ -487,6 +549,11 @@ mod tests {
         u.into_iter().map(|u| (u * 17.0) as u8).collect()
     }
 
+    /// No image has a margin.
+    fn whole(_: usize) -> Option<Margin> {
+        None
+    }
+
     #[test]
     fn batches_start_small() {
         let sizes = |images, most| Batches::new(images, most).sizes().collect::<Vec<_>>();
@@ -516,13 +583,34 @@ mod tests {
             let (model, device) = (model(seed), Device::flex());
             let plan = Plan { bins_per_sigma: bins, seed, ..plan(steps, batch) };
             let bytes = images(seed, n);
-            let (segment, stats) = encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap();
-            prop_assert_eq!(decode_segment(&model, &plan, &segment, &device, &mut |_| Ok(())).unwrap(), bytes);
+            let (segment, stats) = encode_segment(&model, &plan, &bytes, &whole, &device, &mut |_| Ok(())).unwrap();
+            prop_assert_eq!(decode_segment(&model, &plan, &segment, &whole, &device, &mut |_| Ok(())).unwrap(), bytes);
             prop_assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
             prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
             let stored = 64.0 + 32.0 * segment.words.len() as f64;
             prop_assert!(stored >= stats.net_bits + stats.initial_bits && stored < stats.net_bits + stats.initial_bits + 33.0);
         }
+    }
+
+    /// Of every second image only two pixels of four in two lines of four are coded: they come back, for a quarter of the bits.
+    #[test]
+    fn margins_take_no_bits() {
+        let (model, device, plan) = (model(1), Device::flex(), plan(5, 3));
+        let shape = ImageShape { height: 2, width: 2, ..SHAPE };
+        let margin = Tiling::new(SHAPE, 1, 2, 2).unwrap().margin(0, 9).unwrap();
+        assert_eq!(margin.coded(), shape.dims());
+        let margin_of = |n: usize| (n % 2 == 1).then_some(margin);
+        let mut bytes = images(4, 40);
+        for (n, image) in bytes.chunks_exact_mut(SHAPE.dims()).enumerate().filter(|(n, _)| margin_of(*n).is_some()) {
+            image.iter_mut().enumerate().filter(|(i, _)| margin_of(n).unwrap().has(*i)).for_each(|(_, k)| *k = 9);
+        }
+        let (segment, stats) = encode_segment(&model, &plan, &bytes, &margin_of, &device, &mut |_| Ok(())).unwrap();
+        let found = decode_segment(&model, &plan, &segment, &margin_of, &device, &mut |_| Ok(())).unwrap();
+        assert_eq!(found, bytes);
+        assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
+        let of = |odd: usize| stats.per_image_bits.iter().skip(odd).step_by(2).sum::<f64>();
+        let ratio = of(1) / of(0);
+        assert!((0.15..0.35).contains(&ratio), "{ratio}");
     }
 
     /// Scalars that are wrong in the same way in both directions would bring the images back too, at another length.
@@ -532,7 +620,7 @@ mod tests {
         let bytes = images(3, n);
         let length = |bins_per_sigma| {
             let plan = Plan { bins_per_sigma, ..plan(steps, 64) };
-            encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap().1
+            encode_segment(&model, &plan, &bytes, &whole, &device, &mut |_| Ok(())).unwrap().1
         };
         let lengths = [2, 32].map(length);
         let model = model.with_timesteps(Some(steps));
@@ -572,12 +660,12 @@ mod tests {
     fn a_damaged_stream_gives_an_error_or_other_images_but_no_panic() {
         let (model, device, plan) = (model(1), Device::flex(), plan(3, 2));
         let bytes = images(1, 3);
-        let (segment, _) = encode_segment(&model, &plan, &bytes, &device, &mut |_| Ok(())).unwrap();
+        let (segment, _) = encode_segment(&model, &plan, &bytes, &whole, &device, &mut |_| Ok(())).unwrap();
         let mut undetected = 0;
         for i in 0..segment.words.len() {
             let mut flipped = segment.clone();
             flipped.words[i] ^= 1 << (i % 32);
-            match decode_segment(&model, &plan, &flipped, &device, &mut |_| Ok(())) {
+            match decode_segment(&model, &plan, &flipped, &whole, &device, &mut |_| Ok(())) {
                 Ok(found) => {
                     assert_ne!(found, bytes);
                     undetected += 1;
@@ -586,7 +674,7 @@ mod tests {
             }
             let mut short = segment.clone();
             short.words.truncate(i);
-            assert!(decode_segment(&model, &plan, &short, &device, &mut |_| Ok(())).is_err());
+            assert!(decode_segment(&model, &plan, &short, &whole, &device, &mut |_| Ok(())).is_err());
         }
         assert_eq!(undetected, 0, "every stream ends with the words that it started with");
     }
@@ -594,8 +682,9 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_an_error() {
         let (model, device) = (model(1), Device::flex());
-        let encode =
-            |plan: &Plan, bytes: &[u8]| encode_segment(&model, plan, bytes, &device, &mut |_| Ok(())).unwrap_err();
+        let encode = |plan: &Plan, bytes: &[u8]| {
+            encode_segment(&model, plan, bytes, &whole, &device, &mut |_| Ok(())).unwrap_err()
+        };
         assert!(matches!(encode(&plan(2, 1), &[0; 17]), CodecError::Images { .. }));
         assert!(matches!(encode(&plan(2, 1), &[]), CodecError::Images { .. }));
         assert!(matches!(encode(&plan(2, 1), &[17; 16]), CodecError::Images { .. }));
@@ -609,7 +698,8 @@ mod tests {
         let mut values = weights::export(&broken.network);
         values.get_mut("conv_out.bias").unwrap().data[0] = f32::NAN;
         broken.network = weights::import(broken.network, &values).unwrap();
-        let error = encode_segment(&broken, &plan(2, 1), &[0; 16], &Device::flex(), &mut |_| Ok(())).unwrap_err();
+        let error =
+            encode_segment(&broken, &plan(2, 1), &[0; 16], &whole, &Device::flex(), &mut |_| Ok(())).unwrap_err();
         assert!(matches!(error, CodecError::NotFinite { step: 1, .. }));
     }
 

@@ -58,13 +58,14 @@ mod error;
 mod fingerprint;
 mod gaussian;
 mod levels;
+mod margins;
 mod overhead;
 mod plan;
 mod stack;
 mod steps;
 pub mod tiles;
 
-pub use chain::{Segment, SegmentStats, Told, arithmetic_fingerprint, decode_segment, encode_segment};
+pub use chain::{MarginOf, Segment, SegmentStats, Told, arithmetic_fingerprint, decode_segment, encode_segment};
 pub use container::{Attributes, CodedSegment, Container, FileEntry, FileKind, Packed};
 pub use error::CodecError;
 pub use fingerprint::model_fingerprint;
@@ -83,6 +84,7 @@ use crate::stats::standard_error;
 use burn::tensor::Device;
 use container::{SEGMENT_BYTES, check_files, is_possible};
 use fingerprint::{machine, pixel_hash};
+use margins::Margins;
 use serde::Serialize;
 use std::ops::Range;
 
@@ -230,6 +232,7 @@ fn code<N: ScoreNetwork>(
         if found != expected {
             return Err(wrong(format!("{:?} has {found} numbers, expected {expected}", entry.name)));
         }
+        Margins::check(entry, images, shape, levels).map_err(wrong)?;
     }
     let n: usize = inputs.iter().map(|input| input.images.len() / dims.max(1)).sum();
     let files: Vec<FileEntry> = inputs.iter().map(|input| input.entry.clone()).collect();
@@ -263,14 +266,18 @@ fn code<N: ScoreNetwork>(
         done += images;
         tell(progress, done, total)
     };
-    let (mut ideal_bits, mut per_image_bpd) = (0.0, Vec::with_capacity(n));
+    let (mut ideal_bits, mut coded_numbers, mut per_image_bpd) = (0.0, 0, Vec::with_capacity(n));
     for range in groups(inputs) {
         let group = &inputs[range.clone()];
         let bytes: Vec<u8> = group.iter().flat_map(|input| input.images.iter().copied()).collect();
-        let mut coded = Vec::new();
+        let margins = Margins::new(&container.files[range.clone()], shape);
+        let (mut first, mut of_images, mut coded) = (0, Vec::new(), Vec::new());
         for bytes in bytes.chunks(per_segment.saturating_mul(dims)) {
             let plan = plan.of_segment(container.segments.len() + coded.len());
-            let (segment, stats) = encode_segment(model, &plan, bytes, device, &mut heard)?;
+            let margin_of = |n: usize| margins.of(first + n);
+            let (segment, stats) = encode_segment(model, &plan, bytes, &margin_of, device, &mut heard)?;
+            of_images.extend((0..segment.images as usize).map(|n| margin_of(n).map_or(dims, |margin| margin.coded())));
+            first += segment.images as usize;
             coded.push((CodedSegment { segment, pixels: pixel_hash(bytes) }, stats));
         }
         let writable = coded.iter().all(|(c, _)| is_possible(c.segment.images, c.segment.words.len(), shape));
@@ -288,16 +295,18 @@ fn code<N: ScoreNetwork>(
             }
             continue;
         }
+        coded_numbers += of_images.iter().sum::<usize>();
+        let mut of_images = of_images.into_iter();
         for (segment, stats) in coded {
             container.net_bits += stats.net_bits;
             container.initial_bits += stats.initial_bits;
             ideal_bits += stats.ideal_bits;
-            per_image_bpd.extend(stats.per_image_bits.iter().map(|bits| bits / dims as f64));
+            per_image_bpd.extend(stats.per_image_bits.iter().zip(&mut of_images).map(|(bits, n)| bits / n as f64));
             container.segments.push(segment);
         }
     }
     // Of no image, all rates are 0.
-    let numbers = (container.images() * dims).max(1) as f64;
+    let numbers = coded_numbers.max(1) as f64;
     let file_bits = 8 * container.to_bytes()?.len() as u64;
     let stored = container.files.iter().filter(|file| matches!(file.kind, FileKind::Stored(_))).count();
     let report = CompressReport {
@@ -422,6 +431,7 @@ pub fn decompress_range<N: ScoreNetwork>(
         }
         start = after;
     }
+    let margins = Margins::new(&container.files, shape);
     let total = plan.steps() * needed.iter().map(|(_, _, coded)| coded.segment.images as usize).sum::<usize>();
     let (dims, mut done, mut out) = (container.shape.dims(), 0, Vec::new());
     for (number, start, coded) in needed {
@@ -429,7 +439,9 @@ pub fn decompress_range<N: ScoreNetwork>(
             done += images;
             tell(progress, done, total)
         };
-        let bytes = decode_segment(model, &plan.of_segment(number), &coded.segment, device, &mut heard)?;
+        let margin_of = |n: usize| margins.of(start + n);
+        let plan = plan.of_segment(number);
+        let bytes = decode_segment(model, &plan, &coded.segment, &margin_of, device, &mut heard)?;
         if pixel_hash(&bytes) != coded.pixels {
             return Err(CodecError::PixelChecksum { segment: number });
         }

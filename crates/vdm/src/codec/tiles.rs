@@ -1,7 +1,9 @@
 //! Images of any size, cut into the tiles that a model is for.
 //!
-//! A tile that hangs over the right or the lower edge is filled by mirroring the image at its last pixel. Those pixels are
-//! coded like all others and thrown away, so an image whose sides are multiples of the tile's costs least.
+//! A tile that hangs over the right or the lower edge has a [`Margin`] of one level, which the file says. What both sides
+//! know takes no bits: their latents are drawn with numbers that both sides can make, so the network sees in them what it
+//! would see in an image of that level, and nothing of them is coded. (Pixels that the receiver does not know, such as a mirror
+//! image, would have to be coded like all others: the network needs their latents before the image is there.)
 
 use crate::shape::ImageShape;
 
@@ -42,11 +44,21 @@ impl Tiling {
         self.counts().into_iter().map(|n| n as u64).product()
     }
 
-    /// The tiles of an image, one after another, line by line: `pixels` has a plane for each channel.
+    /// What is not of the image in tile `number`, where the margins have the level `level`; `None` if it is whole.
+    pub fn margin(&self, number: usize, level: u8) -> Option<Margin> {
+        let [across, down, _] = self.counts();
+        let s = self.shape;
+        let (row, column) = (number / across % down, number % across);
+        let width = s.width.min(self.width - column * s.width);
+        let height = s.height.min(self.height - row * s.height);
+        (width < s.width || height < s.height).then_some(Margin { shape: s, width, height, level })
+    }
+
+    /// The tiles of an image, one after another, line by line, with margins of `level`: `pixels` has a plane for each channel.
     ///
     /// # Panics
     /// If `pixels` are fewer than the image has.
-    pub fn cut(&self, pixels: &[u8]) -> Vec<u8> {
+    pub fn cut(&self, pixels: &[u8], level: u8) -> Vec<u8> {
         let [across, down, planes] = self.counts();
         let s = self.shape;
         let mut tiles = Vec::with_capacity(across * down * planes * s.dims());
@@ -56,9 +68,12 @@ impl Tiling {
                     // A grey image has one plane for all channels.
                     let plane = (plane + channel).min(self.channels - 1);
                     for y in 0..s.height {
-                        let y = mirrored(row * s.height + y, self.height);
-                        let line = &pixels[(plane * self.height + y) * self.width..][..self.width];
-                        tiles.extend((0..s.width).map(|x| line[mirrored(column * s.width + x, self.width)]));
+                        let (y, from) = (row * s.height + y, column * s.width);
+                        let inside = if y < self.height { s.width.min(self.width - from) } else { 0 };
+                        if inside > 0 {
+                            tiles.extend(&pixels[(plane * self.height + y) * self.width + from..][..inside]);
+                        }
+                        tiles.resize(tiles.len() + s.width - inside, level);
                     }
                 }
             }
@@ -89,28 +104,34 @@ impl Tiling {
     }
 }
 
-/// The position below `n` that a position is the mirror image of, at the last one and again at the first.
-fn mirrored(at: usize, n: usize) -> usize {
-    if at < n || n == 1 {
-        return at.min(n - 1);
+/// The numbers of a tile that are not of the image: all have one level, and none is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margin {
+    shape: ImageShape,
+    /// Pixels of a line that are of the image, and such lines.
+    width: usize,
+    height: usize,
+    /// The level of all others.
+    pub level: u8,
+}
+
+impl Margin {
+    /// Whether number `i` of the tile is in the margin.
+    pub fn has(&self, i: usize) -> bool {
+        let s = self.shape;
+        i % s.width >= self.width || i / s.width % s.height >= self.height
     }
-    let period = 2 * n - 2;
-    let at = at % period;
-    at.min(period - at)
+
+    /// Numbers of the tile that are of the image.
+    pub fn coded(&self) -> usize {
+        self.shape.channels * self.width * self.height
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn edges_are_mirrored() {
-        let along: Vec<usize> = (0..9).map(|at| mirrored(at, 4)).collect();
-        assert_eq!(along, [0, 1, 2, 3, 2, 1, 0, 1, 2]);
-        assert_eq!(mirrored(5, 1), 0);
-        assert_eq!((0..5).map(|at| mirrored(at, 2)).collect::<Vec<_>>(), [0, 1, 0, 1, 0]);
-    }
 
     #[test]
     fn impossible_tilings_are_none() {
@@ -131,7 +152,7 @@ mod tests {
             let shape = ImageShape { channels: model, height: tile, width: tile + 1 };
             let tiling = Tiling::new(shape, channels, width, height).unwrap();
             let pixels: Vec<u8> = (0..channels * width * height).map(|i| (i as u8).wrapping_mul(37) ^ seed).collect();
-            let tiles = tiling.cut(&pixels);
+            let tiles = tiling.cut(&pixels, seed);
             prop_assert_eq!(tiles.len() as u64, tiling.tiles() * shape.dims() as u64);
             prop_assert_eq!(tiling.join(&tiles), pixels);
         }

@@ -1,5 +1,7 @@
 //! `vdm eval`.
 
+#[cfg(feature = "parquet")]
+mod parquet_rows;
 mod rows;
 
 use crate::shared::model::{DataArgs, ModelArgs};

@@ -97,8 +97,8 @@ impl Container {
             match &file.kind {
                 FileKind::Idx { images } | FileKind::Series { images } => put_varint(&mut h, (*images).into()),
                 FileKind::Png => {}
-                FileKind::Tiled { channels, width, height, alpha } => {
-                    for number in [(*channels).into(), *width, *height] {
+                FileKind::Tiled { channels, width, height, margin, alpha } => {
+                    for number in [(*channels).into(), *width, *height, (*margin).into()] {
                         put_varint(&mut h, number.into());
                     }
                     h.push(alpha.is_some().into());
@@ -176,7 +176,7 @@ fn parse_header(r: &mut Reader, streams: &[u8]) -> Result<Container, CodecError>
     let files_at = r.at;
     let (mut files, mut modified) = (Vec::new(), 0);
     for _ in 0..r.count("number of files", FILE_BYTES)? {
-        files.push(r.file(&mut modified)?);
+        files.push(r.file(levels, &mut modified)?);
     }
     let model_bytes = r.count("bytes of the model", 1)? as usize;
     let embedded_model = if model_bytes == 0 { None } else { Some(r.take("model", model_bytes)?.to_vec()) };
@@ -392,8 +392,8 @@ impl<'a> Reader<'a> {
         Ok(Steps::Listed(gammas))
     }
 
-    /// An entry; `modified` is when the file of the one before was changed.
-    fn file(&mut self, modified: &mut i64) -> Result<FileEntry, CodecError> {
+    /// An entry, of images of so many levels; `modified` is when the file of the one before was changed.
+    fn file(&mut self, levels: usize, modified: &mut i64) -> Result<FileEntry, CodecError> {
         let kind = self.varint("kind of file", 0, 4)?;
         let name = self.text("name of a file", MAX_NAME)?;
         let mode = self.varint("permissions of a file", 0, 0o777 + 1)?;
@@ -412,11 +412,12 @@ impl<'a> Reader<'a> {
                 let channels = self.varint("channels of a file", 1, 3)? as u8;
                 let mut side = |field| self.varint(field, 1, MAX_TILED_SIDE.into()).map(|side| side as u32);
                 let (width, height) = (side("width of a file")?, side("height of a file")?);
+                let margin = self.varint("level of a file's margins", 0, levels as u64 - 1)? as u8;
                 let alpha = match self.varint("opacity of a file", 0, 1)? {
                     0 => None,
                     _ => Some(self.packed()?),
                 };
-                FileKind::Tiled { channels, width, height, alpha }
+                FileKind::Tiled { channels, width, height, margin, alpha }
             }
             _ => FileKind::Stored(self.packed()?),
         };

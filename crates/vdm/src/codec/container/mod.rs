@@ -1,4 +1,4 @@
-//! The file format `.vdmz`, version 2.
+//! The file format `.vdmz`, version 3.
 //!
 //! Numbers of a fixed size are little endian. A *varint* is an unsigned number in base 128, low digits first, with the
 //! top bit set in every byte but the last (LEB128), and no needless zeros. A *text* is a varint, and then so many bytes
@@ -7,7 +7,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 4 | `VDMZ` |
-//! | 4 | 2 | version, 2 |
+//! | 4 | 2 | version, 3 |
 //! | 6 | 4 | H, the bytes of the header |
 //! | 10 | 4 | CRC-32 (IEEE) of the bytes 0 to 9 and of the header |
 //! | 14 | H | the header |
@@ -40,6 +40,7 @@
 //! | varint | if that is not 0: the time of the last change in seconds, counted from that of the entry before that has one, or from 1970 for the first; n is written as 2n, or as -2n - 1 if it is negative |
 //! | varint | of each entry of kind 0 or 2: its images |
 //! | 3 varints | of each entry of kind 3: channels, width and height |
+//! | varint | of each entry of kind 3: the level of the margins that its tiles have beyond the image |
 //! | 1 | of each entry of kind 3: 1 if *kept bytes* follow, a PNG file of its opacity, or 0 |
 //! | kept bytes | of each entry of kind 4: the file |
 //! | varint | bytes of a model file that follow, with which the images were coded; 0 for none |
@@ -75,7 +76,7 @@ use crate::shape::ImageShape;
 pub const MAGIC: [u8; 4] = *b"VDMZ";
 
 /// The version of the format that this module reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Most bytes of a text other than a name.
 const MAX_TEXT: usize = 256;
@@ -162,6 +163,8 @@ pub enum FileKind {
         width: u32,
         /// Lines.
         height: u32,
+        /// The level of the tiles' margins, which are not coded: best near the levels of the image.
+        margin: u8,
         /// A PNG file of its opacity, grey and as large, if it is not opaque.
         alpha: Option<Packed>,
     },
@@ -182,6 +185,14 @@ impl FileEntry {
             FileKind::Idx { images } | FileKind::Series { images } => *images as usize,
             FileKind::Tiled { .. } => self.tiling(shape).map_or(0, |tiling| tiling.tiles() as usize),
             FileKind::Stored(_) => 0,
+        }
+    }
+
+    /// The level of the margins of its tiles, if it is cut.
+    pub fn margin_level(&self) -> Option<u8> {
+        match self.kind {
+            FileKind::Tiled { margin, .. } => Some(margin),
+            _ => None,
         }
     }
 
