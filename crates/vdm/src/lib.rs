@@ -50,3 +50,21 @@ pub use shape::ImageShape;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct ReadmeExamples;
+
+/// The examples of the guide.
+#[cfg(doctest)]
+mod guide {
+    macro_rules! chapters {
+        ($($name:ident $file:literal)*) => {
+            $(
+                #[doc = include_str!(concat!("../../../docs/guide/", $file))]
+                struct $name;
+            )*
+        };
+    }
+    chapters! {
+        Bound "1-bound.md" Noise "2-noise.md" Loss "3-loss.md" Continuous "4-continuous.md" Network "5-network.md"
+        Schedule "6-schedule.md" Likelihood "7-likelihood.md" Sampling "8-sampling.md" Codec "9-codec.md"
+        BayesianFlow "10-bayesian-flow.md"
+    }
+}

@@ -264,6 +264,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         let (dims, k) = (self.plan.shape.dims(), batch.k);
         let mut bits = Tally { bits: vec![0.0; batch.images], dims };
 
+        // ANCHOR: encode
         // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
         let masks = self.masks(batch.number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
@@ -312,6 +313,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             Ok(())
         })?;
         Ok(bits.bits)
+        // ANCHOR_END: encode
     }
 
     /// Decodes a batch of the segment: [`encode`](Self::encode) step by step in reverse.

@@ -32,9 +32,11 @@ impl LossTerms {
 }
 
 /// Nats to bits per dimension: divide by `dims` ln 2. The one place where this conversion is written down.
+// ANCHOR: bits
 pub fn bits_per_dim(nats: f64, dims: usize) -> f64 {
     nats / (dims as f64 * std::f64::consts::LN_2)
 }
+// ANCHOR_END: bits
 
 impl<N: ScoreNetwork> VariationalDiffusion<N> {
     /// The three terms of the bound, at the gammas that `gamma_at` gives for times.
@@ -53,6 +55,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         let x = vocabulary.encode(k.clone());
         let (gamma_0, gamma_1) = self.schedule.endpoints(&device);
 
+        // ANCHOR: reconstruction
         // 1. Reconstruction: -log p(x|z_0), where z_0/alpha_0 = x + e^(gamma_0/2) eps_0.
         let reconstruction = {
             let r = exp_of(gamma_0.clone() * -0.5) * (2.0 / vocabulary.levels() as f64);
@@ -62,7 +65,9 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             // The kernel gives the value and the derivative with respect to r; this has both.
             onto(nll, &device) + onto(d_nll, &device) * (r - r_now)
         };
+        // ANCHOR_END: reconstruction
 
+        // ANCHOR: prior
         // 2. Prior: KL(q(z_1|x) || N(0, I)) = 1/2 sum (alpha_1² x² + sigma_1² - 1 - log sigma_1²).
         let prior = {
             let alpha_square = sigmoid_of(gamma_1.clone() * -1.0);
@@ -70,9 +75,11 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
             let rest = elementary(gamma_1, Function::LogSigmoid) * -1.0 - alpha_square.clone();
             (sum_of_squares(x.clone()) * alpha_square + rest * dims as f64) * 0.5
         };
+        // ANCHOR_END: prior
 
         // 3. Diffusion: a weight times ||eps - eps_hat(z_t, gamma_t)||², at one time per image.
         let diffusion = {
+            // ANCHOR: weight
             let (gamma_t, weight) = match self.settings().timesteps {
                 // Continuous time (section 5): 1/2 gamma'(t).
                 None => {
@@ -87,6 +94,7 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
                     (gamma_t.clone(), expm1(gamma_t - gamma_at(&s).gamma) * (0.5 * steps as f64))
                 }
             };
+            // ANCHOR_END: weight
             let z_t = diffuse(x, gamma_t.clone(), noise.eps.clone());
             let eps_hat = self.predict_noise(z_t.clone(), gamma_t.clone(), conditioning, mode);
             match (self.settings().timesteps, self.errors()) {

@@ -25,9 +25,11 @@ impl Vocabulary {
     }
 
     /// The code x_k = 2 (k + 1/2) / V - 1 of level `k`, in (-1, 1).
+    // ANCHOR: code
     pub fn code(self, k: usize) -> f64 {
         2.0 * (k as f64 + 0.5) / self.0 as f64 - 1.0
     }
+    // ANCHOR_END: code
 
     /// Encodes whole numbers `k`, held as floats.
     ///
@@ -64,6 +66,7 @@ impl Vocabulary {
     }
 
     /// p(k | z_0) for every level k; sums to 1.
+    // ANCHOR: decoder
     pub fn probabilities(self, z_0: f32, gamma_0: f64) -> Vec<f64> {
         let y = f64::from(z_0) / alpha(gamma_0);
         let logits: Vec<f64> =
@@ -74,6 +77,7 @@ impl Vocabulary {
         p.iter_mut().for_each(|p| *p /= sum);
         p
     }
+    // ANCHOR_END: decoder
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::math::{column, sigmoid, sigmoid_of};
 use burn::tensor::Tensor;
 
 /// alpha = sqrt(sigmoid(-gamma)), in f64.
+// ANCHOR: scales
 pub fn alpha(gamma: f64) -> f64 {
     sigmoid(-gamma).sqrt()
 }
@@ -17,6 +18,7 @@ pub fn alpha(gamma: f64) -> f64 {
 pub fn sigma(gamma: f64) -> f64 {
     sigmoid(gamma).sqrt()
 }
+// ANCHOR_END: scales
 
 /// alpha and sigma of each image, shaped to multiply images.
 fn scales(gamma: Tensor<1>) -> (Tensor<4>, Tensor<4>) {
@@ -29,10 +31,12 @@ fn scales(gamma: Tensor<1>) -> (Tensor<4>, Tensor<4>) {
 ///
 /// # Shapes
 /// - `x`, `eps`: `[batch, channels, height, width]`; `gamma`: `[batch]`
+// ANCHOR: diffuse
 pub fn diffuse(x: Tensor<4>, gamma: Tensor<1>, eps: Tensor<4>) -> Tensor<4> {
     let (alpha, sigma) = scales(gamma);
     x * alpha + eps * sigma
 }
+// ANCHOR_END: diffuse
 
 /// x_hat = (z_t - sigma_t eps_hat) / alpha_t, cut to [-1, 1].
 ///
@@ -117,10 +121,12 @@ impl Posterior {
             Some(error) => eps * (error * libm::expm1(self.gamma_t - self.gamma_s) + 1.0).sqrt(),
             None => eps,
         };
+        // ANCHOR: step
         let c = -libm::expm1(self.gamma_s - self.gamma_t);
         let (alpha_t, sigma_t) = (alpha(self.gamma_t), sigma(self.gamma_t));
         let mean = (z_t - eps_hat * (sigma_t * c)) * (alpha(self.gamma_s) / alpha_t);
         mean + eps * (sigmoid(self.gamma_s) * c).sqrt()
+        // ANCHOR_END: step
     }
 }
 

@@ -59,6 +59,7 @@ pub fn importance_times(uniform: &[f64], gamma_0: f64, gamma_1: f64) -> (Vec<f64
 /// t_i = (u + i/B) mod 1 for i in 0..B, u in [0, 1).
 ///
 /// Made from whole numbers i, so that the count is always B (a float range from 0 to 1 by 1/B can have B + 1 entries).
+// ANCHOR: times
 pub fn low_discrepancy(u: f64, batch: usize) -> Vec<f64> {
     (0..batch)
         .map(|i| {
@@ -69,6 +70,7 @@ pub fn low_discrepancy(u: f64, batch: usize) -> Vec<f64> {
         })
         .collect()
 }
+// ANCHOR_END: times
 
 /// The grid point that a time belongs to in a model of `steps` steps: max(1, ceil(t T)) / T, in (0, 1].
 pub fn discretise(t: f64, steps: usize) -> f64 {

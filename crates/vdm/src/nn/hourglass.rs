@@ -273,6 +273,7 @@ impl ScoreNetwork for Hourglass {
     /// If a class is not below the network's number of classes, or there is not one per image, or the sides cannot be
     /// halved.
     fn forward(&self, z: Tensor<4>, t: Tensor<1>, conditioning: &Conditioning, mode: Mode) -> Tensor<4> {
+        // ANCHOR: forward
         // 1. Conditioning vector.
         let cond = conditioning_vector(&self.dense0, &self.dense1, self.class.as_ref(), t, conditioning, true);
         let mut layer = 0;
@@ -305,6 +306,7 @@ impl ScoreNetwork for Hourglass {
 
         // 5. As in the paper's network: what is to be added to z.
         self.conv_out.forward_onto(self.norm_out.silu(h), z)
+        // ANCHOR_END: forward
     }
 
     fn check_shape(&self, shape: ImageShape) -> Result<(), String> {

@@ -12,6 +12,7 @@ pub struct Ancestral;
 
 impl Sampler for Ancestral {
     fn draw(&self, z_1: Tensor<4>, gammas: &[f64], denoiser: &mut dyn Denoiser) -> Result<Tensor<4>, SampleError> {
+        // ANCHOR: ancestral
         let mut z = z_1;
         for (i, pair) in gammas.windows(2).enumerate() {
             let (gamma_t, gamma_s) = (pair[0], pair[1]);
@@ -22,5 +23,6 @@ impl Sampler for Ancestral {
             denoiser.step_done()?;
         }
         Ok(z)
+        // ANCHOR_END: ancestral
     }
 }

@@ -20,10 +20,12 @@ impl FixedLinear {
 }
 
 impl Schedule for FixedLinear {
+    // ANCHOR: linear
     fn forward(&self, t: Tensor<1>) -> GammaAt {
         let slope = self.gamma_1 - self.gamma_0;
         GammaAt { prime: t.ones_like() * slope, gamma: t * slope + self.gamma_0 }
     }
+    // ANCHOR_END: linear
 
     fn to_host(&self) -> Box<dyn HostSchedule> {
         Box::new(Line { start: self.gamma_0, slope: self.gamma_1 - self.gamma_0 })

@@ -150,11 +150,13 @@ pub fn schedule_gradients(
     let diffusion = diffusion.inner();
     let [by_gamma, by_prime] = [by_gamma, by_prime].map(|g| g.unwrap_or_else(|| diffusion.zeros_like()));
 
+    // ANCHOR: squares
     // 2. One backward pass through the schedule, from the scalar whose derivative is the vector-Jacobian product. The
     // mean of l_i^2 has the derivative 2 l_i dl_i / B, and dl_i / B = weight dL_i.
     let product = |at: GammaAt, by_gamma: Tensor<1>, by_prime: Tensor<1>| {
         (at.gamma * Tensor::from_inner(by_gamma) + at.prime * Tensor::from_inner(by_prime)).sum()
     };
+    // ANCHOR_END: squares
     let scalar = match split {
         Split::Fixed | Split::Together => return Ok(()),
         Split::Endpoints(endpoints) => product(endpoints, by_gamma, by_prime),
