@@ -2,7 +2,7 @@
 
     cargo build --release && bench/compare.sh 1 1      # once, for the virtual environment
     bench/.venv/bin/pip install matplotlib pillow
-    bench/.venv/bin/python bench/frechet.py [--images 500] [--figure FIGURE.svg] [--work FOLDER]
+    bench/.venv/bin/python bench/frechet.py [--images 256] [--figure FIGURE.svg] [--work FOLDER]
 
 The measure is a Frechet distance between Gaussians fitted to 32 features of images. The features are those of a small
 classifier that is trained here on the training images (seed 0), NOT those of the Inception network: the values are not FID,
@@ -27,7 +27,7 @@ from torch import nn
 VDM = "target/release/vdm"
 DATA = Path("/usr/share/datasets/fashion-mnist")
 # Evaluations of the network per image; those of a sampler that takes two a step, or one less at the end.
-EVALUATIONS = [4, 8, 16, 32, 64, 128]
+EVALUATIONS = [4, 8, 16, 32, 64]
 STEPS = {"ancestral": lambda n: n, "ddim": lambda n: n, "dpm++-2m": lambda n: n, "heun": lambda n: (n + 1) // 2}
 GRIDS = {"ancestral": "time", "ddim": "time", "dpm++-2m": "gamma", "heun": "gamma"}
 
@@ -109,7 +109,7 @@ def plot(curves, floor, figure):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", default="fashion-mnist")
-    arguments.add_argument("--images", type=int, default=500)
+    arguments.add_argument("--images", type=int, default=256)
     arguments.add_argument("--figure")
     arguments.add_argument("--work", type=Path, default=Path("/tmp/frechet"))
     given = arguments.parse_args()
@@ -135,4 +135,5 @@ def main():
         plot(curves, floor, given.figure)
 
 
-main()
+if __name__ == "__main__":
+    main()
