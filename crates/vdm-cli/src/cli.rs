@@ -2,7 +2,7 @@
 
 use crate::commands::{
     bench, completions, compress, data, decompress, denoise, devices, doctor, eval, export, fit_errors, import, info,
-    inpaint, interpolate, man, models, overhead, presets, report, sample, score, train, variance, verify,
+    inpaint, interpolate, man, models, overhead, presets, report, sample, score, serve, train, variance, verify,
 };
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -28,6 +28,8 @@ pub enum Command {
     /// Of every 20 training images one is held out for validation: these images choose the checkpoint `best`, and no model
     /// is trained on them. The test images are evaluated once, after the last step.
     Train(train::Args),
+    /// Compute gradients for trainings of other processes or machines.
+    Serve(serve::Args),
     /// Evaluate a run's bound on its test split, in bits per dimension with a standard error.
     Eval(eval::Args),
     /// Measure how noisy the estimate of a run's bound is under its own and under fixed schedules, without classes.
@@ -83,6 +85,7 @@ impl Command {
     pub fn execute(&self, json: bool) -> Result<ExitCode> {
         match self {
             Self::Train(args) => return train::execute(args, json),
+            Self::Serve(args) => serve::execute(args, json),
             Self::Eval(args) => eval::execute(args, json),
             Self::Variance(args) => variance::execute(args, json),
             Self::Sample(args) => sample::execute(args, json),

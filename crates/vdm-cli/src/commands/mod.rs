@@ -22,6 +22,7 @@ pub mod presets;
 pub mod report;
 pub mod sample;
 pub mod score;
+pub mod serve;
 pub mod train;
 pub mod variance;
 pub mod verify;

@@ -60,6 +60,10 @@ pub struct Args {
     /// Write the metrics and samples for TensorBoard too, to the run's folder `tensorboard`: --set train.tensorboard=true.
     #[arg(long)]
     pub tensorboard: bool,
+    /// A worker that computes a part of each batch: the address of a `vdm serve`. May be repeated. The training is the same, bit for
+    /// bit, with any workers or none.
+    #[arg(long = "worker", value_name = "ADDRESS")]
+    pub workers: Vec<String>,
     /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.
     #[arg(long)]
     pub plain: bool,
@@ -119,6 +123,9 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             (trainer, run, config)
         }
     };
+    if !args.workers.is_empty() {
+        trainer = trainer.with_workers(&args.workers, &device)?;
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let signal = stop.clone();
     on_stop(move || {

@@ -1,5 +1,6 @@
 //! Why training stops.
 
+use super::workers::WorkerError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::likelihood::EvalError;
@@ -54,6 +55,14 @@ pub enum TrainError {
     /// See [`ObjectiveError`].
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
+    /// A worker was lost, or could not do its part: see [`WorkerError`].
+    #[error("{source}. Everything up to step {kept} is saved; go on with --resume and the workers that are there")]
+    Worker {
+        /// What happened.
+        source: WorkerError,
+        /// Step of the last checkpoint.
+        kept: u64,
+    },
     /// See [`ScheduleError`].
     #[error(transparent)]
     Schedule(#[from] ScheduleError),

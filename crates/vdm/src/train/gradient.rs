@@ -9,6 +9,7 @@ use crate::{LossTerms, VariationalDiffusion, bits_per_dim, parts};
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Gradients, Tensor};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use vdm_kernels::{rng::Philox, teams};
 
 /// Gradients by parameter name, flattened: the weighted sum over the passes of one step.
@@ -24,6 +25,11 @@ impl GradientSum {
         let mut sum = Self::default();
         sum.add(module, &mut gradients, 1.0);
         sum
+    }
+
+    /// A sum that was computed elsewhere: gradients by name, each as often as it counts, and how often that is in all.
+    pub(super) fn from_parts(grads: BTreeMap<String, Tensor<1>>, weight: f64) -> Self {
+        Self { grads, weight }
     }
 
     /// Adds the gradients that a backward pass left for the parameters of `module`, `weight` times.
@@ -135,12 +141,26 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
     batch: Batch,
     objective: ScheduleObjective,
 ) -> Result<(GradientSum, LossTerms), ObjectiveError> {
-    let parts = parts::for_training(&batch.k, model.num_params());
-    let largest = parts.first().map_or(1, |part| part.len());
-    // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
-    let jobs = parts.into_iter().enumerate().map(|(i, images)| {
+    let parts = cut(&batch, model.num_params());
+    Ok(add_up(gradients_of_parts(model, parts, objective)?))
+}
+
+/// A part of a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub batch: Batch,
+    /// How much its gradient counts.
+    pub weight: f64,
+}
+
+/// The parts of a batch, for a model of so many parameters.
+pub(super) fn cut(batch: &Batch, parameters: usize) -> Vec<Part> {
+    let ranges = parts::for_training(&batch.k, parameters);
+    let largest = ranges.first().map_or(1, |part| part.len());
+    let part = |(i, images): (usize, Range<usize>)| {
+        let weight = images.len() as f64 / largest as f64;
         let dropout_seed = Philox::new(batch.dropout_seed, PART_SEEDS).next_u64(i as u32);
-        let part = Batch {
+        let batch = Batch {
             k: batch.k.clone().slice([images.clone()]),
             times: batch.times[images.clone()].to_vec(),
             weights: batch.weights.as_ref().map(|weights| weights[images.clone()].to_vec()),
@@ -148,19 +168,33 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
             conditioning: batch.conditioning.slice(images),
             dropout_seed,
         };
-        (model.with_own_leaves(), part)
-    });
-    let done = teams::map(jobs.collect(), |(model, part)| {
-        let weight = part.times.len() as f64 / largest as f64;
-        let (mut gradients, terms) = part_gradients(&model, part, objective)?;
+        Part { batch, weight }
+    };
+    ranges.into_iter().enumerate().map(part).collect()
+}
+
+/// The gradient of each part, as often as it counts, and the terms of its images.
+pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
+    model: &VariationalDiffusion<N>,
+    parts: Vec<Part>,
+    objective: ScheduleObjective,
+) -> Result<Vec<(GradientSum, LossTerms)>, ObjectiveError> {
+    // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
+    let jobs = parts.into_iter().map(|part| (model.with_own_leaves(), part)).collect();
+    let done = teams::map(jobs, |(model, Part { batch, weight })| {
+        let (mut gradients, terms) = part_gradients(&model, batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
-        Ok::<_, ObjectiveError>((sum, terms))
+        Ok((sum, terms))
     });
+    done.into_iter().collect()
+}
+
+/// The sum of the parts' gradients, in their order, and the terms of all images.
+pub(super) fn add_up(parts: Vec<(GradientSum, LossTerms)>) -> (GradientSum, LossTerms) {
     let mut sum = GradientSum::default();
     let mut terms = Vec::new();
-    for part in done {
-        let (part, of_part) = part?;
+    for (part, of_part) in parts {
         sum.merge(part);
         terms.push(of_part);
     }
@@ -170,7 +204,7 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
         reconstruction: cat(|t| &t.reconstruction),
         diffusion: cat(|t| &t.diffusion),
     };
-    Ok((sum, terms))
+    (sum, terms)
 }
 
 /// The gradients of the mean over one part, and its terms.

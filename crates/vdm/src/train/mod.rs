@@ -14,6 +14,7 @@ mod observer;
 mod optimizer;
 mod outputs;
 mod trainer;
+pub mod workers;
 
 pub use batch::Batch;
 pub use datasets::Datasets;
@@ -23,3 +24,4 @@ pub use gradient::{GradientSum, batch_gradients};
 pub use observer::{Observer, Outcome};
 pub use optimizer::Optimizer;
 pub use trainer::Trainer;
+pub use workers::{WorkerError, Workers, WorkersError};

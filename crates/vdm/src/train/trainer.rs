@@ -3,7 +3,10 @@
 use super::batch::{Batch, Batches};
 use super::gradient::is_shape;
 use super::outputs::Outputs;
-use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, batch_gradients};
+use super::{
+    Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, WorkerError, Workers, WorkersError,
+    batch_gradients,
+};
 use crate::config::Config;
 use crate::data::Split;
 use crate::likelihood::EvalError;
@@ -39,6 +42,8 @@ pub struct Trainer {
     best_bpd: f64,
     /// Of the data.
     fingerprint: String,
+    /// Who else computes gradients.
+    workers: Option<Workers>,
     _lock: RunLock,
 }
 
@@ -195,8 +200,19 @@ impl Trainer {
             window,
             pending,
             best_bpd,
+            workers: None,
             _lock: lock,
         })
+    }
+
+    /// The same training with workers; nothing changes but the time that it takes.
+    ///
+    /// # Errors
+    /// See [`WorkerError`](crate::train::WorkerError).
+    pub fn with_workers(mut self, addresses: &[String], device: &Device) -> Result<Self, WorkerError> {
+        let (shape, vocabulary) = (self.data.train.shape(), self.data.train.vocabulary());
+        self.workers = Some(Workers::connect(addresses, &self.config, shape, vocabulary, device)?);
+        Ok(self)
     }
 
     /// Steps done.
@@ -315,7 +331,7 @@ impl Trainer {
         let mut sum = GradientSum::default();
         for pass in 0..passes {
             let batch = self.batch(pass)?;
-            let (gradients, terms) = batch_gradients(self.model(), batch, config.schedule.objective)?;
+            let (gradients, terms) = self.gradients(batch)?;
             let means = self.finite(&terms)?;
             sum.merge(gradients);
             for (total, mean) in self.window.terms.iter_mut().zip(means) {
@@ -341,6 +357,23 @@ impl Trainer {
         self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &recipe, self.step));
         self.model().schedule.validate()?;
         Ok(())
+    }
+
+    /// The gradient of a batch. Where a worker is lost, the state before this step is saved.
+    fn gradients(&mut self, batch: Batch) -> Result<(GradientSum, LossTerms), TrainError> {
+        let objective = self.config.schedule.objective;
+        let model = self.model.as_ref().expect("the model is away only inside one line of train_step");
+        let Some(workers) = &mut self.workers else {
+            return Ok(batch_gradients(model, batch, objective)?);
+        };
+        match workers.batch_gradients(model, batch, objective) {
+            Ok(found) => Ok(found),
+            Err(WorkersError::Objective(error)) => Err(error.into()),
+            Err(WorkersError::Worker(source)) => {
+                self.save()?;
+                Err(TrainError::Worker { source, kept: self.saved })
+            }
+        }
     }
 
     /// The means of the terms in bits per dimension, or an error if one is not finite.
