@@ -1,15 +1,20 @@
 //! Good files of every kind to start from.
 
+use burn::tensor::{Device, Tensor};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use image::{ColorType, ExtendedColorType, ImageEncoder};
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use vdm::ImageShape;
 use vdm::codec::{Attributes, CodedSegment, Container, FileEntry, FileKind, Packed, Segment, Steps};
 use vdm::config::{Config, resolve};
 use vdm::data::{IdxImages, write_idx_images, write_idx_labels};
 use vdm::diffusion::Vocabulary;
+use vdm::nn::Conditioning;
 use vdm::run::{Checkpoint, ModelFile, Sink, StepLine, TensorBoard, Window};
+use vdm::train::Batch;
+use vdm::train::workers::{Workers, converse};
 use vdm::weights::{HostTensor, Weights, export};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -233,6 +238,49 @@ pub fn containers() -> Vec<Vec<u8>> {
         },
     ];
     all.iter().map(|container| container.to_bytes().expect("it is small")).collect()
+}
+
+/// What a training of one step says to its worker.
+pub fn conversations() -> Vec<Vec<u8>> {
+    let device = Device::flex();
+    let config = small_config();
+    let shape = ImageShape { channels: 1, height: 8, width: 8 };
+    let vocabulary = Vocabulary::new(17).expect("17 levels");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    // A worker that writes down what it is told.
+    struct Recorded(TcpStream, Vec<u8>);
+    impl Read for &mut Recorded {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            self.1.extend_from_slice(&buffer[..count]);
+            Ok(count)
+        }
+    }
+    impl Write for &mut Recorded {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            self.0.flush()
+        }
+    }
+    let worker = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut recorded = Recorded(stream, Vec::new());
+        converse(&mut recorded, &Device::flex()).expect("a conversation");
+        recorded.1
+    });
+    let model = config.init(shape, vocabulary, &device.clone().autodiff());
+    let mut workers = Workers::connect(&[address], &config, shape, vocabulary, &device).expect("a worker");
+    // Enough images for two parts.
+    let batch = Batch::draw(Tensor::ones([32, 1, 8, 8], &device), 1, Conditioning::default());
+    workers.batch_gradients(&model, batch, config.schedule.objective).expect("a gradient");
+    drop(workers);
+    let told = worker.join().expect("the worker's end");
+    // The greeting alone, too: most of the conversation is weights.
+    let greeting = told[4..].windows(4).position(|at| at == &told[..4]).expect("a second message") + 4;
+    vec![told[..greeting].to_vec(), told]
 }
 
 /// Metrics for TensorBoard: a line of numbers, and samples.

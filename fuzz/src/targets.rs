@@ -2,9 +2,11 @@
 
 use crate::memory::peak_of;
 use crate::seeds;
+use burn::tensor::Device;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use tempfile::TempDir;
@@ -14,6 +16,7 @@ use vdm::data::{
     FolderOptions, Split, check_whole, load_cifar10, load_folder, load_imagenet, read_idx_images, read_idx_labels,
 };
 use vdm::run::{Checkpoint, ModelFile, TensorBoard, WhichWeights, load_model};
+use vdm::train::workers::converse;
 use vdm::weights::{NameMap, load_pytorch, load_safetensors};
 
 /// A reader under test.
@@ -60,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pytorch", read: pytorch, memory: (512 * MIB, 4 * 1032), seeds: seeds::pytorch },
     Target { name: "safetensors", read: safetensors, memory: (16 * MIB, 32), seeds: seeds::old_checkpoints },
     Target { name: "tensorboard", read: tensorboard, memory: (MIB, 16), seeds: seeds::events },
+    Target { name: "worker", read: worker, memory: (256 * MIB, 8192), seeds: seeds::conversations },
 ];
 
 /// A folder of this process, in memory where the system has such a place.
@@ -177,6 +181,25 @@ fn tensorboard(data: &[u8]) {
     let kept = fs::read(&path).expect("a file");
     drop(TensorBoard::open(&path, u64::MAX, false).expect("a file that can be read"));
     assert!(kept.len() <= data.len() + 100 && fs::read(&path).expect("a file") == kept);
+}
+
+/// What a worker is told; what it says goes nowhere.
+fn worker(data: &[u8]) {
+    struct Told<'a>(&'a [u8]);
+    impl Read for Told<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+    impl Write for Told<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let _ = converse(Told(data), &Device::flex());
 }
 
 fn read_checkpoint(path: &Path) {

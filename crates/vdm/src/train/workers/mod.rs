@@ -21,5 +21,5 @@ mod wire;
 
 pub use error::{WorkerError, WorkersError};
 pub use pool::Workers;
-pub use serve::serve;
+pub use serve::{converse, serve};
 pub use wire::WireError;

@@ -12,8 +12,8 @@ use crate::train::Batch;
 use crate::train::gradient::{Part, gradients_of_parts};
 use crate::weights::{HostTensor, Weights, import};
 use burn::tensor::{Device, Tensor, TensorData};
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most trainings that are served at a time.
@@ -38,7 +38,7 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
             let open = &open;
             scope.spawn(move || {
                 tell(format!("{from} has connected"));
-                match train_for(stream, device) {
+                match stream.set_nodelay(true).map_err(WireError::Io).and_then(|()| converse(stream, device)) {
                     Ok(steps) => tell(format!("{from} is gone after {steps} steps")),
                     Err(error) => tell(format!("{from}: {error}")),
                 }
@@ -48,9 +48,11 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
     })
 }
 
-/// Serves one training to its end; the steps that it took.
-fn train_for(mut stream: TcpStream, device: &Device) -> Result<u64, WireError> {
-    stream.set_nodelay(true)?;
+/// A worker's side of one training, to its end; the steps that it took.
+///
+/// # Errors
+/// [`WireError`] if the connection breaks, or what comes is no message, or of a training that cannot be.
+pub fn converse(mut stream: impl Read + Write, device: &Device) -> Result<u64, WireError> {
     let (hello, _) = wire::receive::<Hello>(&mut stream)?;
     let training = match Training::new(&hello, device) {
         Ok(training) => {
@@ -118,7 +120,7 @@ impl Training {
         let model: Model = import(model, &tensors).map_err(|e| e.to_string())?;
         let classes = model.network.classes();
         for part in &parts {
-            part.batch.conditioning.check(part.batch.times.len(), classes).map_err(|e| e.to_string())?;
+            part.batch.conditioning.check(classes, part.batch.times.len()).map_err(|e| e.to_string())?;
         }
         let done = gradients_of_parts(&model, parts, self.config.schedule.objective).map_err(|e| e.to_string())?;
         let mut answer = Weights::new();
