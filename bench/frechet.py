@@ -7,14 +7,16 @@
 The measure is a Frechet distance between Gaussians fitted to 32 features of images. The features are those of a small
 classifier that is trained here on the training images (seed 0), NOT those of the Inception network: the values are not FID,
 cannot be compared with any, and only rank samplers of one model with each other. Reference are the training images; what as
-many validation images have, which no model can be expected to beat, is printed too. A distance of few images is too high by
-an amount that is the same for all rows of as many images.
+many validation images have, which no model can be expected to beat, is printed too. A distance of few images is too high, by
+an amount that need not be the same for all samplers.
 
 Every image of every sampler comes from the same seed. FOLDER keeps the samples, so that an interrupted run goes on.
 """
 
 import argparse
 import gzip
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +26,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-VDM = "target/release/vdm"
+VDM = os.environ.get("VDM", "target/release/vdm")
 DATA = Path("/usr/share/datasets/fashion-mnist")
-# Evaluations of the network per image; those of a sampler that takes two a step, or one less at the end.
+# Evaluations of the network per image; `heun` takes one less, since its last step is of first order.
 EVALUATIONS = [4, 8, 16, 32, 64]
 STEPS = {"ancestral": lambda n: n, "ddim": lambda n: n, "dpm++-2m": lambda n: n, "heun": lambda n: (n + 1) // 2}
 GRIDS = {"ancestral": "time", "ddim": "time", "dpm++-2m": "gamma", "heun": "gamma"}
@@ -78,7 +80,9 @@ def distance(a, b):
 
 
 def sampled(model, sampler, evaluations, count, folder):
-    out = folder / f"{sampler}-{evaluations}"
+    # Of this model, this program and this number of images only.
+    own = hashlib.sha256(Path(VDM).read_bytes() + str(model).encode()).hexdigest()[:12]
+    out = folder / f"{own}-{count}-{sampler}-{evaluations}"
     if len(list(out.glob("*.png"))) != count:
         command = [VDM, "sample", model, "--sampler", sampler, "--steps", STEPS[sampler](evaluations), "--grid", GRIDS[sampler],
                    "--count", count, "--separate", "--out", out, "--batch-size", 32, "--seed", 0]  # fmt: skip

@@ -21,6 +21,7 @@ VDM = Path(__file__).resolve().parent.parent / "target/release/vdm"
 STEPS = sys.argv[1] if len(sys.argv) > 1 else "50"
 NETWORKS = {
     "score": ["model.n_embd=8", "model.norm_groups=4", "model.n_layer=2", "schedule.kind=monotonic", "schedule.objective=variance"],
+    "hourglass": ["model.kind=hourglass", "model.n_embd=8", "model.norm_groups=4", "model.blocks=[1, 1, 1]"],
     "unet": ["model.kind=unet", "model.n_embd=8", "model.norm_groups=4", "schedule.kind=network"],
 }
 
@@ -68,7 +69,7 @@ def main():
             sets = [*sets, "data.source=idx", f"data.dir={folder}", f"train.steps={STEPS}", "train.batch_size=4", "train.eval_every=0", "train.log_every=10",
                     "eval.repeats=1", "sample.count=2", "sample.steps=3"]
             for name, prefix in processors():
-                for threads in [1, 2, 3] if name == "native" else [1] if network == "unet" else [1, 3]:
+                for threads in [1, 2, 3] if name == "native" else [1, 3] if network == "score" else [1]:
                     out, started = folder / f"{name}-{threads}", time.time()
                     words = [word for s in sets for word in ("--set", s)]
                     run(prefix, threads, "train", "--json", "--out", out, *words)

@@ -243,14 +243,14 @@ fn container(data: &[u8]) {
 }
 
 /// Makes the header's length and checksum, and the first stream's where its place is known, those of what is there.
-fn mend_container(file: &mut [u8]) -> Option<()> {
+pub(crate) fn mend_container(file: &mut [u8]) -> Option<()> {
     /// Bytes before the header: magic, version, header length, checksum.
     const PREFIX: usize = 14;
     let rest = file.len().checked_sub(PREFIX)?;
     let claimed = u32::from_le_bytes([file[6], file[7], file[8], file[9]]) as usize;
     let header = claimed.min(rest);
     file[..4].copy_from_slice(b"VDMZ");
-    file[4..6].copy_from_slice(&1u16.to_le_bytes());
+    file[4..6].copy_from_slice(&vdm::codec::container::VERSION.to_le_bytes());
     file[6..10].copy_from_slice(&(header as u32).to_le_bytes());
     // With one segment, the checksum of all words lies twelve bytes before the header's end.
     let end = PREFIX + header;
@@ -263,4 +263,23 @@ fn mend_container(file: &mut [u8]) -> Option<()> {
     hasher.update(&file[PREFIX..end]);
     file[10..14].copy_from_slice(&hasher.finalize().to_le_bytes());
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vdm::codec::CodecError;
+
+    /// It wrote the version before, so that no changed header was ever read.
+    #[test]
+    fn a_mended_container_is_read() {
+        for mut seed in seeds::containers() {
+            seed[10] ^= 1;
+            assert!(Container::parse(&seed).is_err());
+            mend_container(&mut seed).expect("it is long enough");
+            // Of several streams, only the first is mended.
+            let found = Container::parse(&seed);
+            assert!(matches!(found, Ok(_) | Err(CodecError::StreamChecksum { .. })), "{found:?}");
+        }
+    }
 }

@@ -216,11 +216,17 @@ fn case_12_other_images_are_refused_unless_they_are_meant() {
     for file in ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"] {
         let mut bytes = fs::read(data.join(file)).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
+        // The 20th training image is one of validation.
+        if file.starts_with("train") {
+            bytes[16 + 19 * 256] ^= 1;
+        }
         fs::write(data.join(file), bytes).unwrap();
     }
-    let error = vdm().arg("eval").arg(&run).fails();
-    assert!(error.contains("others than those of the run") && error.contains("--other-data"), "{error}");
-    vdm().args(["eval", "--other-data"]).arg(&run).succeeds();
+    for split in ["test", "validation"] {
+        let error = vdm().args(["eval", "--split", split]).arg(&run).fails();
+        assert!(error.contains("others than those of the run") && error.contains("--other-data"), "{error}");
+        vdm().args(["eval", "--other-data", "--split", split]).arg(&run).succeeds();
+    }
     let more = ["--set", "train.steps=2", "--resume", run.to_str().unwrap()];
     let error = train(&more).fails();
     assert!(error.contains("others than those") && error.contains("--other-data"), "{error}");

@@ -546,6 +546,25 @@ fn files_of_any_kind_come_back() {
     assert_eq!(last, inputs[4].images);
 }
 
+/// Rates are per number that is coded, whoever says them.
+#[test]
+fn segments_may_begin_inside_a_picture_and_margins_do_not_count() {
+    let entry = FileEntry::new("a.png", FileKind::Tiled { channels: 3, width: 9, height: 5, margin: 2, alpha: None });
+    let pixels: Vec<u8> = (0..3 * 45u8).map(|i| i % LEVELS as u8).collect();
+    let images = entry.tiling(SHAPE).unwrap().cut(&pixels, 2);
+    let input = Input { entry: entry.clone(), images: images.clone(), original: None };
+    let options = CodecOptions { restart_every: 4, ..options(4, 0) };
+    let (container, report) = compress_files(&model(1), &[input], &options, &Device::flex(), &mut unwatched).unwrap();
+    // Three planes of 3 x 2 tiles, in streams of four.
+    assert_eq!((report.images, container.segments.len(), container.coded_numbers()), (18, 5, 135));
+    assert!((report.net_bpd - container.net_bits / 135.0).abs() < 1e-12);
+    let container = Container::parse(&container.to_bytes().unwrap()).unwrap();
+    assert_eq!(decoded(&model(1), &container).unwrap(), images);
+    let part = decompress_range(&model(1), &container, 5, 3, &Device::flex(), &mut unwatched).unwrap();
+    assert_eq!(part, images[5 * SHAPE.dims()..8 * SHAPE.dims()]);
+    assert_eq!(entry.tiling(SHAPE).unwrap().join(&images), pixels);
+}
+
 /// A margin of another level would come back as another image.
 #[test]
 fn margins_of_another_level_are_refused() {

@@ -229,19 +229,26 @@ fn models_made_at_the_same_time_have_the_weights_of_their_seeds() {
 
 #[test]
 fn a_resume_is_exact_with_classes_self_conditioning_and_a_trained_schedule() {
+    a_resume_is_exact_with(&["model.kind=unet", "model.chn_mult=[1, 2]", "model.self_conditioning=true"]);
+}
+
+#[test]
+fn a_resume_is_exact_with_several_resolutions() {
+    a_resume_is_exact_with(&["model.kind=hourglass", "model.blocks=[1, 1, 0]", "model.dropout=0.2"]);
+}
+
+/// With classes, and a schedule that is trained for less variance.
+fn a_resume_is_exact_with(network: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
     let more = [
-        "model.kind=unet",
-        "model.chn_mult=[1, 2]",
-        "model.self_conditioning=true",
         "model.classes=10",
         "train.label_dropout=0.3",
         "schedule.kind=monotonic",
         "schedule.hidden=[8]",
         "schedule.objective=variance",
     ];
-    let config = config(8, &more);
+    let config = config(8, &[network, &more].concat());
     let runs = ["whole", "parts"].map(|name| RunDir::new(dir.path().join(name)));
     Trainer::new(config.clone(), runs[0].clone(), few_digits(&config), &device).unwrap().train(&mut never()).unwrap();
     let mut first = Trainer::new(config.clone(), runs[1].clone(), few_digits(&config), &device).unwrap();

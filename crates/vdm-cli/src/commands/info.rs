@@ -164,7 +164,7 @@ fn of_container(path: &Path, json: bool) -> Result<()> {
     let container = container::read(path)?;
     let bytes = container.to_bytes()?.len();
     let (images, segments) = (container.images(), container.segments.len());
-    let numbers = (images * container.shape.dims()) as f64;
+    let numbers = container.coded_numbers().max(1) as f64;
     let net_bpd = container.net_bits / numbers;
     let stream_bpd = (container.net_bits + container.initial_bits) / numbers;
     let file_bpd = 8.0 * bytes as f64 / numbers;

@@ -130,27 +130,17 @@ pub fn of_model(path: &Path, which: Which, weights: WhichWeights) -> Result<Mode
 }
 
 impl Opened {
-    /// The run's test split, which must still be of the images that it was trained on.
+    /// The run's test split, which must still be that of its training.
     pub fn test_split(&self, data: &DataArgs) -> Result<ImageDataset> {
-        let test = self.split(Split::Test, data)?;
-        let own = self.checkpoint.data.as_deref().and_then(|data| data.split("test:").nth(1));
-        let found = test.fingerprint();
-        if own.is_some_and(|own| own != found) && !data.other_data {
-            bail!(
-                "the test images of `{}` are others than those of the run (fingerprint {found}); name the right folder \
-                 with --data-dir, or take these with --other-data",
-                test.name()
-            );
-        }
-        Ok(test)
+        self.split(Split::Test, data)
     }
 
-    /// The images of the run's data that no model is trained on, to choose with.
+    /// The images of the run's data that no model is trained on, to choose with: those of its training.
     pub fn validation_split(&self, data: &DataArgs) -> Result<ImageDataset> {
         self.split(Split::Valid, data)
     }
 
-    /// A split whose images are of the model's shape and levels.
+    /// A split whose images are of the model's shape and levels, and those that the run knows.
     fn split(&self, split: Split, data: &DataArgs) -> Result<ImageDataset> {
         let images = source(&self.config, data.data_dir.as_deref())?.load(split)?;
         let (shape, levels) = (self.checkpoint.shape, self.checkpoint.vocabulary.levels());
@@ -161,6 +151,15 @@ impl Opened {
                 images.name(),
                 images.shape(),
                 images.levels()
+            );
+        }
+        let own = self.checkpoint.data.as_deref().and_then(|data| fingerprint_of(data, split));
+        let found = images.fingerprint();
+        if own.is_some_and(|own| own != found) && !data.other_data {
+            bail!(
+                "the {split} images of `{}` are others than those of the run (fingerprint {found}); name the right folder \
+                 with --data-dir, or take these with --other-data",
+                images.name()
             );
         }
         Ok(images)
@@ -180,6 +179,11 @@ pub fn require_no_class(config: &Config) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The fingerprint of a split in that of a run's data, `train:…,valid:…,test:…`.
+fn fingerprint_of(data: &str, split: Split) -> Option<&str> {
+    data.split(',').find_map(|part| part.strip_prefix(&format!("{split}:")))
 }
 
 /// Where a run's data are: in the folder `dir` if one is named, in place of the run's own.

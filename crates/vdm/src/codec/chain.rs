@@ -47,7 +47,8 @@ pub type MarginOf<'a> = dyn Fn(usize) -> Option<Margin> + 'a;
 /// Codes images, `bytes` holding one after another, channels first. What is in a margin is not coded.
 ///
 /// # Errors
-/// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together,
+/// [`CodecError::Plan`] and [`CodecError::Images`] if the plan, the model and the images do not go together, or a number in a
+/// margin is not of the margin's level,
 /// [`CodecError::NotFinite`] if the network gives a NaN or an infinity.
 pub fn encode_segment<N: ScoreNetwork>(
     model: &VariationalDiffusion<N>,
@@ -60,6 +61,13 @@ pub fn encode_segment<N: ScoreNetwork>(
     let chain = Chain::new(model, plan, device)?;
     let dims = plan.shape.dims();
     let images = chain.check_images(bytes)?;
+    for (n, image) in bytes.chunks_exact(dims).enumerate() {
+        let Some(margin) = margin_of(n) else { continue };
+        if let Some(i) = (0..dims).find(|&i| margin.has(i) && image[i] != margin.level) {
+            let reason = format!("image {n} has {} in its margin, expected {}", image[i], margin.level);
+            return Err(CodecError::Images { reason });
+        }
+    }
     let mut stack = BitStack::new(plan.seed);
     let mut per_image_bits = Vec::with_capacity(images as usize);
     let (mut first, mut rest) = (0, bytes);
@@ -551,6 +559,18 @@ mod tests {
         u.into_iter().map(|u| (u * 17.0) as u8).collect()
     }
 
+    /// Margins of several sizes, of level 9: image n has n % 4 + 1 columns and as many lines less than 4.
+    fn margin(n: usize) -> Option<Margin> {
+        Tiling::new(SHAPE, 1, n % 4 + 1, 4 - n % 4).unwrap().margin(0, 9)
+    }
+
+    fn fill_margins(bytes: &mut [u8], margin_of: &MarginOf) {
+        for (n, image) in bytes.chunks_exact_mut(SHAPE.dims()).enumerate() {
+            let Some(margin) = margin_of(n) else { continue };
+            image.iter_mut().enumerate().filter(|(i, _)| margin.has(*i)).for_each(|(_, k)| *k = margin.level);
+        }
+    }
+
     /// No image has a margin.
     fn whole(_: usize) -> Option<Margin> {
         None
@@ -585,8 +605,12 @@ mod tests {
             let (model, device) = (model(seed), Device::flex());
             let plan = Plan { bins_per_sigma: bins, seed, ..plan(steps, batch) };
             let bytes = images(seed, n);
-            let (segment, stats) = encode_segment(&model, &plan, &bytes, &whole, &device, &mut |_| Ok(())).unwrap();
-            prop_assert_eq!(decode_segment(&model, &plan, &segment, &whole, &device, &mut |_| Ok(())).unwrap(), bytes);
+            // Images with and without margins, wherever in a batch.
+            let margin_of = |n: usize| if (seed >> (n % 64)) & 1 == 1 { margin(n) } else { None };
+            let mut bytes = bytes;
+            fill_margins(&mut bytes, &margin_of);
+            let (segment, stats) = encode_segment(&model, &plan, &bytes, &margin_of, &device, &mut |_| Ok(())).unwrap();
+            prop_assert_eq!(decode_segment(&model, &plan, &segment, &margin_of, &device, &mut |_| Ok(())).unwrap(), bytes);
             prop_assert!((stats.net_bits - stats.ideal_bits).abs() < 1e-3);
             prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
             let stored = 64.0 + 32.0 * segment.words.len() as f64;
@@ -603,9 +627,7 @@ mod tests {
         assert_eq!(margin.coded(), shape.dims());
         let margin_of = |n: usize| (n % 2 == 1).then_some(margin);
         let mut bytes = images(4, 40);
-        for (n, image) in bytes.chunks_exact_mut(SHAPE.dims()).enumerate().filter(|(n, _)| margin_of(*n).is_some()) {
-            image.iter_mut().enumerate().filter(|(i, _)| margin_of(n).unwrap().has(*i)).for_each(|(_, k)| *k = 9);
-        }
+        fill_margins(&mut bytes, &margin_of);
         let (segment, stats) = encode_segment(&model, &plan, &bytes, &margin_of, &device, &mut |_| Ok(())).unwrap();
         let found = decode_segment(&model, &plan, &segment, &margin_of, &device, &mut |_| Ok(())).unwrap();
         assert_eq!(found, bytes);
@@ -613,6 +635,11 @@ mod tests {
         let of = |odd: usize| stats.per_image_bits.iter().skip(odd).step_by(2).sum::<f64>();
         let ratio = of(1) / of(0);
         assert!((0.15..0.35).contains(&ratio), "{ratio}");
+
+        // A margin of another level would come back as another image.
+        bytes[SHAPE.dims() + 3] = 8;
+        let error = encode_segment(&model, &plan, &bytes, &margin_of, &device, &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("8 in its margin, expected 9"), "{error}");
     }
 
     /// Scalars that are wrong in the same way in both directions would bring the images back too, at another length.

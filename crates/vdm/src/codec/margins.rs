@@ -60,6 +60,7 @@ mod tests {
         let kind = FileKind::Tiled { channels: 1, width: 9, height: 5, margin: 7, alpha: None };
         let files = [("a", FileKind::Png), ("b", kind), ("c", FileKind::Png)].map(|(n, kind)| FileEntry::new(n, kind));
         let margins = Margins::new(&files, shape);
+        assert_eq!(files.each_ref().map(|file| file.coded_numbers(shape)), [12, 45, 12]);
         let coded = Vec::from_iter((0..9).map(|image| margins.of(image).map(|margin| margin.coded())));
         assert_eq!(coded, [None, None, None, Some(3), Some(8), Some(8), Some(2), None, None]);
         let tiles = files[1].tiling(shape).unwrap().cut(&[1; 45], 7);

@@ -18,6 +18,8 @@
 //!   the network is wrong, and says where the steps cost least: with it, few steps code nearly as well as many.
 //! - *Coder.* Asymmetric numeral systems on a stack, from `constriction`, with probabilities in 2^-32 and a state of 128
 //!   bits: with 64 bits, each symbol would lose 0.002 bits, and there are 2 T + 3 of them a dimension.
+//! - *Margins.* Tiles of a larger picture may hang over its edge. What is beyond has one level that both sides know, and takes no bits
+//!   ([`tiles`]).
 //! - *First bits.* A stream starts on pseudo-random words, as many as are needed. They are not stored, because the
 //!   receiver regenerates them, but the bits drawn from them count. To need few, the first batches are small: a batch
 //!   draws about two latents of all its images before they leave anything on the stack.
@@ -128,7 +130,8 @@ impl Default for CodecOptions {
 /// How well images were coded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompressReport {
-    /// Images that were coded: of a file cut into tiles, its tiles.
+    /// Images that were coded: of a file cut into tiles, its tiles. Dimensions, below, are the numbers that were coded: without
+    /// the margins of tiles.
     pub images: usize,
     /// Files that are kept as they are, because their images would have taken more.
     pub stored: usize,
@@ -266,7 +269,7 @@ fn code<N: ScoreNetwork>(
         done += images;
         tell(progress, done, total)
     };
-    let (mut ideal_bits, mut coded_numbers, mut per_image_bpd) = (0.0, 0, Vec::with_capacity(n));
+    let (mut ideal_bits, mut per_image) = (0.0, Vec::with_capacity(n));
     for range in groups(inputs) {
         let group = &inputs[range.clone()];
         let bytes: Vec<u8> = group.iter().flat_map(|input| input.images.iter().copied()).collect();
@@ -283,8 +286,8 @@ fn code<N: ScoreNetwork>(
         let writable = coded.iter().all(|(c, _)| is_possible(c.segment.images, c.segment.words.len(), shape));
         let kept = kept(group, &coded, writable);
         if kept.is_none() && !writable {
-            let reason = "the images take less than 0.002 bits per dimension, which no file may claim; keep them as they \
-                          are, or start a stream more often";
+            let reason = "the images take less than 0.002 bits for each number of their tiles, which no file may claim; keep \
+                          them as they are, or start a stream more often";
             return Err(wrong(reason.into()));
         }
         if let Some(kept) = kept {
@@ -295,18 +298,17 @@ fn code<N: ScoreNetwork>(
             }
             continue;
         }
-        coded_numbers += of_images.iter().sum::<usize>();
         let mut of_images = of_images.into_iter();
         for (segment, stats) in coded {
             container.net_bits += stats.net_bits;
             container.initial_bits += stats.initial_bits;
             ideal_bits += stats.ideal_bits;
-            per_image_bpd.extend(stats.per_image_bits.iter().zip(&mut of_images).map(|(bits, n)| bits / n as f64));
+            per_image.extend(stats.per_image_bits.into_iter().zip(&mut of_images));
             container.segments.push(segment);
         }
     }
     // Of no image, all rates are 0.
-    let numbers = coded_numbers.max(1) as f64;
+    let numbers = container.coded_numbers().max(1) as f64;
     let file_bits = 8 * container.to_bytes()?.len() as u64;
     let stored = container.files.iter().filter(|file| matches!(file.kind, FileKind::Stored(_))).count();
     let report = CompressReport {
@@ -318,13 +320,22 @@ fn code<N: ScoreNetwork>(
         net_bits: container.net_bits,
         initial_bits: container.initial_bits,
         net_bpd: container.net_bits / numbers,
-        net_bpd_stderr: standard_error(&per_image_bpd),
+        net_bpd_stderr: ratio_error(&per_image),
         stream_bpd: (container.net_bits + container.initial_bits) / numbers,
         file_bpd: file_bits as f64 / numbers,
         coder_loss_bpd: (container.net_bits - ideal_bits) / numbers,
-        per_image_bpd,
+        per_image_bpd: per_image.into_iter().map(|(bits, numbers)| bits / numbers as f64).collect(),
     };
     Ok((container, report))
+}
+
+/// The standard error of all bits over all numbers, given those of each image: of a ratio of sums, in which an image counts by its
+/// numbers. `None` for fewer than two images.
+fn ratio_error(of_images: &[(f64, usize)]) -> Option<f64> {
+    let numbers: usize = of_images.iter().map(|(_, numbers)| numbers).sum();
+    let ratio = of_images.iter().map(|(bits, _)| bits).sum::<f64>() / numbers as f64;
+    let above: Vec<f64> = of_images.iter().map(|(bits, numbers)| bits - ratio * *numbers as f64).collect();
+    standard_error(&above).map(|error| error * of_images.len() as f64 / numbers as f64)
 }
 
 /// Which files share their streams: those that are cut into tiles have some of their own.

@@ -44,6 +44,13 @@ impl Tiling {
         self.counts().into_iter().map(|n| n as u64).product()
     }
 
+    /// Numbers of all tiles that are of the image; of a grey image, as often as the model has channels.
+    pub fn coded_numbers(&self) -> usize {
+        let [.., planes] = self.counts();
+        let pixels = self.width.saturating_mul(self.height);
+        pixels.saturating_mul(planes).saturating_mul(self.shape.channels)
+    }
+
     /// What is not of the image in tile `number`, where the margins have the level `level`; `None` if it is whole.
     pub fn margin(&self, number: usize, level: u8) -> Option<Margin> {
         let [across, down, _] = self.counts();

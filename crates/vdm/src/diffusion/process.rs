@@ -14,7 +14,8 @@ pub fn alpha(gamma: f64) -> f64 {
     sigmoid(-gamma).sqrt()
 }
 
-/// sigma = sqrt(sigmoid(gamma)), in f64. Never computed as sqrt(1 - alpha²), which loses every digit at gamma = -13.3.
+/// sigma = sqrt(sigmoid(gamma)), in f64. Never computed as sqrt(1 - alpha²), which at gamma = -13.3 loses six digits, and in
+/// single precision nearly all.
 pub fn sigma(gamma: f64) -> f64 {
     sigmoid(gamma).sqrt()
 }

@@ -27,7 +27,7 @@ pub struct HourglassConfig {
     /// Channels of the image. No key of a configuration file: it follows from the data.
     #[serde(skip)]
     pub channels: usize,
-    /// Channels at full resolution; a multiple of `norm_groups` and of `heads`, even, at least 4.
+    /// The unit of `chn_mult`, and dimensions of the time's sinusoids; a multiple of `norm_groups` and of `heads`, even, at least 4.
     pub n_embd: usize,
     /// Channels of each level, in units of `n_embd`; every level but the first has half the side of the one before.
     pub chn_mult: Vec<usize>,

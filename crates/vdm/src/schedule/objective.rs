@@ -156,7 +156,6 @@ pub fn schedule_gradients(
     let product = |at: GammaAt, by_gamma: Tensor<1>, by_prime: Tensor<1>| {
         (at.gamma * Tensor::from_inner(by_gamma) + at.prime * Tensor::from_inner(by_prime)).sum()
     };
-    // ANCHOR_END: squares
     let scalar = match split {
         Split::Fixed | Split::Together => return Ok(()),
         Split::Endpoints(endpoints) => product(endpoints, by_gamma, by_prime),
@@ -166,6 +165,7 @@ pub fn schedule_gradients(
             product(endpoints, by_gamma, by_prime) + squared
         }
     };
+    // ANCHOR_END: squares
     if !scalar.is_tracked() {
         return Err(ObjectiveError::NoGradient);
     }

@@ -41,8 +41,8 @@ pub struct Args {
     /// Error of a step that the estimator `ode` allows.
     #[arg(long, value_name = "E", default_value_t = 1e-4)]
     pub tolerance: f64,
-    /// Also write a row for each image to this file, as CSV or by the ending `.parquet` as Parquet: index, label, bits per dimension, its standard error over passes, and
-    /// the terms.
+    /// Also write a row for each image to this file: index, label, bits per dimension, its standard error over passes, and the
+    /// terms. As CSV, or as Parquet if its name ends in .parquet and the program was built with that feature.
     #[arg(long, value_name = "FILE")]
     pub per_image: Option<PathBuf>,
     /// Which images: the `test` split, for the final number, or the `validation` images, to choose with.

@@ -188,6 +188,14 @@ impl FileEntry {
         }
     }
 
+    /// Numbers of its images that are coded: without the margins of tiles.
+    pub fn coded_numbers(&self, shape: ImageShape) -> usize {
+        match self.tiling(shape) {
+            Some(tiling) => tiling.coded_numbers(),
+            None => self.images(shape).saturating_mul(shape.dims()),
+        }
+    }
+
     /// The level of the margins of its tiles, if it is cut.
     pub fn margin_level(&self) -> Option<u8> {
         match self.kind {
@@ -220,6 +228,11 @@ impl Container {
     /// The number of images.
     pub fn images(&self) -> usize {
         self.segments.iter().map(|s| s.segment.images as usize).sum()
+    }
+
+    /// Numbers of all images that are coded: what bits per dimension are per.
+    pub fn coded_numbers(&self) -> usize {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.coded_numbers(self.shape)))
     }
 
     /// Every file with its own of `images`, the bytes of all images one after another.

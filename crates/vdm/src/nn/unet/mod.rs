@@ -661,6 +661,20 @@ mod tests {
         run(&network, None, Some(Control::Sequence(random(2, [2, 3, 7], &device))), Mode::Eval);
     }
 
+    /// With both, a new network predicts z, as the paper's does.
+    #[test]
+    fn the_last_layer_can_start_at_zero_and_z_can_be_added() {
+        let device = Device::flex();
+        let of = |add_input, zero_last| {
+            let network = UNetConfig { add_input, zero_last, ..small() }.init(&device);
+            run(&network, None, None, Mode::Eval)
+        };
+        let z = floats(random::<4>(1, [2, 2, 8, 4], &device));
+        assert_eq!(of(true, true), z);
+        assert!(of(false, true).iter().all(|&y| y == 0.0));
+        assert!(of(false, false) != z && of(true, false) != z);
+    }
+
     #[test]
     fn impossible_configurations_are_refused_by_name() {
         assert_eq!(small().validate(), Ok(()));
@@ -680,6 +694,7 @@ mod tests {
             ("chn_mult", UNetConfig { chn_mult: vec![1; 17], ..small() }),
             ("control", UNetConfig { control: ControlConfig::Image { dim: 0 }, ..small() }),
             ("n_fourier", UNetConfig { n_fourier: vec![7, 64], ..small() }),
+            ("add_input", UNetConfig { add_input: true, out_channels: 3, ..small() }),
             ("dropout", UNetConfig { dropout: 1.0, ..small() }),
             ("dropout", UNetConfig { dropout: f64::NAN, ..small() }),
         ];
