@@ -5,7 +5,7 @@
     python3 scripts/studies.py options               training options, on the digits
     python3 scripts/studies.py ablations             what the paper varies, on the digits
     python3 scripts/studies.py networks              networks at equal time, on Fashion-MNIST
-    python3 scripts/studies.py NAME [--seeds 3] [--steps N | --seconds S] [--core C] [--work FOLDER]
+    python3 scripts/studies.py NAME [--seeds 3] [--rows 0,2] [--steps N | --seconds S] [--core C] [--work FOLDER]
 
 With --steps every run has as many steps; with --seconds as much processor time on one thread, so that other work beside it
 changes little. The difference of a row is taken seed by seed, on the same images and with the same noise; its standard error
@@ -78,6 +78,9 @@ class Study:
     def __init__(self, args):
         self.args = args
         self.preset, self.steps, self.seconds, self.images, self.repeats, self.rows = STUDIES[args.study]
+        if args.rows:
+            wanted = [int(row) for row in args.rows.split(",")]
+            self.rows = {name: self.rows[name] for i, name in enumerate(list(self.rows)) if i in wanted}
         if args.steps or args.seconds:
             self.steps, self.seconds = args.steps, args.seconds
         self.on_core = ["taskset", "-c", str(args.core)] if args.core is not None else []
@@ -141,6 +144,7 @@ def main():
     parser.add_argument("--steps", type=int, help="training steps of a run")
     parser.add_argument("--seconds", type=float, help="processor seconds of a run, on one thread")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", help="only these rows, numbers from 0 with commas between")
     parser.add_argument("--core", type=int, help="the core to stay on")
     parser.add_argument("--work", type=pathlib.Path, help="where the runs are; a temporary folder by default")
     args = parser.parse_args()

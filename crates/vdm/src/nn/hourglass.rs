@@ -52,7 +52,7 @@ impl Default for HourglassConfig {
             channels: 1,
             n_embd: 32,
             chn_mult: vec![1, 2, 2],
-            blocks: vec![3, 3, 3],
+            blocks: vec![4, 3, 2],
             dropout: 0.0,
             fourier: FourierFeatures::Paper,
             classes: 0,
