@@ -105,6 +105,7 @@ def plot(curves, floor, figure):
     axis.axhline(floor, color="grey", linestyle=":", label="validation images")
     axis.set(xscale="log", yscale="log", xlabel="evaluations of the network per image", ylabel="distance to the training images")
     axis.set_xticks(EVALUATIONS, EVALUATIONS)
+    axis.xaxis.set_minor_formatter("")
     axis.legend()
     panel.tight_layout()
     panel.savefig(figure, metadata={"Date": None})
