@@ -7,8 +7,8 @@
 use super::layers::{Attention, ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters};
 use super::score_unet::{FourierFeatures, ResBlock, conditioning_vector};
 use super::{
-    Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, MAX_LEVELS, Mode, ScoreNetwork, check_channels, check_limit,
-    check_sides,
+    Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_groups, check_levels,
+    check_limit, check_sides,
 };
 use crate::shape::ImageShape;
 use burn::module::Module;
@@ -79,9 +79,7 @@ impl HourglassConfig {
         if self.channels == 0 {
             return Err("channels must be at least 1".into());
         }
-        if self.chn_mult.is_empty() || self.chn_mult.len() > MAX_LEVELS || self.chn_mult.contains(&0) {
-            return Err(format!("chn_mult = {:?} must be 1 to {MAX_LEVELS} positive numbers", self.chn_mult));
-        }
+        check_levels(&self.chn_mult)?;
         if self.blocks.len() != self.chn_mult.len() {
             let (n, levels) = (self.blocks.len(), self.chn_mult.len());
             return Err(format!("blocks must have a number for each of the {levels} levels of chn_mult, not {n}"));
@@ -97,13 +95,7 @@ impl HourglassConfig {
         check_limit("n_embd", self.n_embd, MAX_CHANNELS)?;
         check_limit("classes", self.classes, MAX_CLASSES)?;
         self.blocks.iter().try_for_each(|&n| check_limit("blocks", n, MAX_BLOCKS))?;
-        self.chn_mult.iter().try_for_each(|&m| check_limit("chn_mult", m, 64))?;
-        if self.norm_groups == self.n_embd && self.chn_mult.contains(&1) {
-            let reason = "norm_groups must be below n_embd where chn_mult has a 1: groups of one channel cancel the time \
-                          and the class";
-            return Err(reason.into());
-        }
-        Ok(())
+        check_groups(self.norm_groups, self.n_embd, &self.chn_mult)
     }
 
     /// The same network for images of `channels` channels.

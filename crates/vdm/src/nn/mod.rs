@@ -85,6 +85,8 @@ const MAX_CHANNELS: usize = 1 << 13;
 const MAX_CLASSES: usize = 1 << 20;
 /// Most levels: 2^15 pixels are more than any image's side.
 const MAX_LEVELS: usize = 16;
+/// Largest multiple of a level's channels in a configuration file.
+const MAX_MULTIPLE: usize = 64;
 
 /// Says that a value of a configuration is too large, if it is.
 fn check_limit(key: &str, value: usize, most: usize) -> Result<(), String> {
@@ -107,4 +109,26 @@ fn check_sides(levels: usize, height: usize, width: usize) -> Result<(), String>
          both must be divisible by {unit}; use fewer levels or another image size",
         levels - 1
     ))
+}
+
+/// Says why channels of each level, in units of the narrowest, cannot be, if they cannot.
+fn check_levels(chn_mult: &[usize]) -> Result<(), String> {
+    if (1..=MAX_LEVELS).contains(&chn_mult.len()) && !chn_mult.contains(&0) {
+        return Ok(());
+    }
+    Err(format!("chn_mult = {chn_mult:?} must be 1 to {MAX_LEVELS} positive numbers"))
+}
+
+/// Says what levels and groups a configuration file must not ask for: a normalisation of one channel takes away whatever was
+/// added to all of its pixels.
+fn check_groups(norm_groups: usize, n_embd: usize, chn_mult: &[usize]) -> Result<(), String> {
+    if chn_mult.iter().any(|&m| m > MAX_MULTIPLE) {
+        return Err(format!("chn_mult = {chn_mult:?} must be numbers of at most {MAX_MULTIPLE}"));
+    }
+    if norm_groups == n_embd && chn_mult.contains(&1) {
+        let reason = "norm_groups must be below n_embd where chn_mult has a 1: groups of one channel cancel the time and \
+                      the class";
+        return Err(reason.into());
+    }
+    Ok(())
 }

@@ -12,8 +12,8 @@ use super::layers::{
     ClassEmbedding, Conv, Dense, Norm, conv_parameters, dense_parameters, norm_parameters, time_embedding,
 };
 use super::{
-    Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, MAX_LEVELS, Mode, ScoreNetwork, check_channels, check_limit,
-    check_sides,
+    Conditioning, Cost, MAX_CHANNELS, MAX_CLASSES, Mode, ScoreNetwork, check_channels, check_groups, check_levels,
+    check_limit, check_sides,
 };
 use crate::math::{erf_of, silu, sines_and_cosines};
 use crate::shape::ImageShape;
@@ -123,9 +123,7 @@ impl UNetConfig {
                 return Err(format!("{name} must be at least 1"));
             }
         }
-        if self.chn_mult.is_empty() || self.chn_mult.len() > MAX_LEVELS || self.chn_mult.contains(&0) {
-            return Err(format!("chn_mult = {:?} must be 1 to {MAX_LEVELS} positive numbers", self.chn_mult));
-        }
+        check_levels(&self.chn_mult)?;
         if let ControlConfig::Sequence { dim: 0 } | ControlConfig::Image { dim: 0 } = self.control {
             return Err("control: dim must be at least 1".into());
         }
@@ -147,15 +145,7 @@ impl UNetConfig {
         check_limit("n_embd", self.n_embd, MAX_CHANNELS)?;
         check_limit("attn_dim", self.attn_dim, MAX_CHANNELS)?;
         check_limit("classes", self.classes, MAX_CLASSES)?;
-        if self.chn_mult.iter().any(|&m| m > 64) {
-            return Err(format!("chn_mult = {:?} must be numbers of at most 64", self.chn_mult));
-        }
-        if self.norm_groups == self.n_embd && self.chn_mult.contains(&1) {
-            let reason = "norm_groups must be below n_embd where chn_mult has a 1: groups of one channel cancel the time \
-                          and the class";
-            return Err(reason.into());
-        }
-        Ok(())
+        check_groups(self.norm_groups, self.n_embd, &self.chn_mult)
     }
 
     /// The same network for images of `channels` channels.
