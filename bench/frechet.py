@@ -39,6 +39,11 @@ def idx(name, header):
     return np.frombuffer(data, np.uint8, offset=header)
 
 
+def is_held_out(images):
+    """Which training images are those of validation: as `vdm` holds them out."""
+    return np.arange(len(images)) % 20 == 19
+
+
 def classifier(images, labels):
     """Three convolutions of stride 2, 32 features, 10 classes."""
     torch.manual_seed(0)
@@ -120,7 +125,7 @@ def main():
     given = arguments.parse_args()
 
     images, labels = idx("train-images-idx3-ubyte", 16).reshape(-1, 28, 28), idx("train-labels-idx1-ubyte", 8)
-    held_out = np.arange(len(images)) % 20 == 19  # as `vdm` holds them out
+    held_out = is_held_out(images)
     train, valid = images[~held_out], images[held_out]
     features, head = classifier(scaled(train), torch.tensor(labels[~held_out], dtype=torch.long))
     with torch.no_grad():

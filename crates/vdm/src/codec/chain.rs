@@ -63,8 +63,8 @@ pub fn encode_segment<N: ScoreNetwork>(
     let images = chain.check_images(bytes)?;
     for (n, image) in bytes.chunks_exact(dims).enumerate() {
         let Some(margin) = margin_of(n) else { continue };
-        if let Some(i) = (0..dims).find(|&i| margin.has(i) && image[i] != margin.level) {
-            let reason = format!("image {n} has {} in its margin, expected {}", image[i], margin.level);
+        if let Some(found) = margin.other_level(image) {
+            let reason = format!("image {n} has {found} in its margin, expected {}", margin.level);
             return Err(CodecError::Images { reason });
         }
     }

@@ -31,8 +31,8 @@ impl Margins {
         let margins = Self::new(std::slice::from_ref(entry), shape);
         for (n, tile) in images.chunks_exact(shape.dims()).enumerate() {
             let Some(margin) = margins.of(n) else { continue };
-            if let Some(i) = (0..tile.len()).find(|&i| margin.has(i) && tile[i] != margin.level) {
-                let (name, found, expected) = (&entry.name, tile[i], margin.level);
+            if let Some(found) = margin.other_level(tile) {
+                let (name, expected) = (&entry.name, margin.level);
                 return Err(format!("{name:?} has {found} in the margin of tile {n}, expected {expected}"));
             }
         }

@@ -129,6 +129,11 @@ impl Margin {
         i % s.width >= self.width || i / s.width % s.height >= self.height
     }
 
+    /// The first level in the margin of `tile` that is another than the margin's, if there is one.
+    pub fn other_level(&self, tile: &[u8]) -> Option<u8> {
+        tile.iter().enumerate().find(|&(i, &level)| self.has(i) && level != self.level).map(|(_, &level)| level)
+    }
+
     /// Numbers of the tile that are of the image.
     pub fn coded(&self) -> usize {
         self.shape.channels * self.width * self.height

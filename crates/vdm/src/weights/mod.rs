@@ -167,6 +167,7 @@ pub fn import<M: Module>(module: M, weights: &Weights) -> Result<M, WeightsError
     Ok(module)
 }
 
-fn host_tensor(data: TensorData) -> HostTensor {
+/// A tensor on the host.
+pub(crate) fn host_tensor(data: TensorData) -> HostTensor {
     HostTensor { shape: data.shape().to_vec(), data: data.iter::<f32>().collect() }
 }

@@ -2,10 +2,9 @@
 
 use crate::config::Config;
 use crate::diffusion::Vocabulary;
-use crate::math::host;
 use crate::run::Model;
 use crate::shape::ImageShape;
-use crate::weights::HostTensor;
+use crate::weights::{self, HostTensor};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +63,7 @@ pub(super) fn of_part(i: usize) -> String {
 
 /// A tensor on the host.
 pub(super) fn host_tensor<const D: usize>(tensor: &Tensor<D>) -> HostTensor {
-    HostTensor { shape: tensor.dims().to_vec(), data: host(tensor).into_iter().map(|x| x as f32).collect() }
+    weights::host_tensor(tensor.to_data())
 }
 
 /// The model that a training of this configuration has, with autodiff.

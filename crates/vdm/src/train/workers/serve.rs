@@ -54,7 +54,7 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
 /// [`WireError`] if the connection breaks, or what comes is no message, or of a training that cannot be.
 pub fn converse(mut stream: impl Read + Write, device: &Device) -> Result<u64, WireError> {
     let (hello, _) = wire::receive::<Hello>(&mut stream)?;
-    let training = match Training::new(&hello, device) {
+    let mut training = match Training::new(&hello, device) {
         Ok(training) => {
             wire::send(&mut stream, &Answer::Ready(version()), &[])?;
             training
@@ -86,6 +86,8 @@ struct Training {
     shape: ImageShape,
     vocabulary: Vocabulary,
     device: Device,
+    /// Of the step before: making one anew would draw initial weights in every step.
+    model: Option<Model>,
 }
 
 impl Training {
@@ -101,11 +103,11 @@ impl Training {
         }
         config.validate_shape(shape).map_err(|e| e.to_string())?;
         let vocabulary = Vocabulary::new(hello.levels).ok_or_else(|| format!("{} levels", hello.levels))?;
-        Ok(Self { config, shape, vocabulary, device: device.clone() })
+        Ok(Self { config, shape, vocabulary, device: device.clone(), model: None })
     }
 
     /// The gradients and terms of the parts.
-    fn step(&self, work: &Work, mut tensors: Weights) -> Result<Weights, String> {
+    fn step(&mut self, work: &Work, mut tensors: Weights) -> Result<Weights, String> {
         let mut parts = Vec::new();
         for (i, head) in work.parts.iter().enumerate() {
             parts.push(self.part(i, head, &mut tensors)?);
@@ -116,13 +118,14 @@ impl Training {
         if found != expected {
             return Err(format!("{found} weights, the model has {expected}"));
         }
-        let model = model_of(&self.config, self.shape, self.vocabulary, &self.device);
-        let model: Model = import(model, &tensors).map_err(|e| e.to_string())?;
+        let before = self.model.take();
+        let before = before.unwrap_or_else(|| model_of(&self.config, self.shape, self.vocabulary, &self.device));
+        let model = self.model.insert(import(before, &tensors).map_err(|e| e.to_string())?);
         let classes = model.network.classes();
         for part in &parts {
             part.batch.conditioning.check(classes, part.batch.times.len()).map_err(|e| e.to_string())?;
         }
-        let done = gradients_of_parts(&model, parts, self.config.schedule.objective).map_err(|e| e.to_string())?;
+        let done = gradients_of_parts(model, parts, self.config.schedule.objective).map_err(|e| e.to_string())?;
         let mut answer = Weights::new();
         for (i, (sum, terms)) in done.into_iter().enumerate() {
             let prefix = of_part(i);
@@ -286,7 +289,7 @@ mod tests {
         let other = Hello { version: "0.0.0".into(), ..hello(&text, [1, 8, 8], 17) };
         assert!(refused(&other).contains("0.0.0"));
 
-        let training = Training::new(&hello(&text, [1, 8, 8], 17), &device).unwrap();
+        let mut training = Training::new(&hello(&text, [1, 8, 8], 17), &device).unwrap();
         let model = model_of(&training.config, SHAPE, levels(), &device);
         let good = || {
             let part = batch(2);
