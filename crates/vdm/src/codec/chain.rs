@@ -2,6 +2,7 @@
 
 use super::gaussian::{Model, Posterior, QuantizedNormal};
 use super::levels::Levels;
+use super::order::{Order, Part};
 use super::plan::{Point, first_bytes};
 use super::stack::BitStack;
 use super::tiles::Margin;
@@ -11,7 +12,6 @@ use crate::random::MASKS;
 use crate::{Stopped, VariationalDiffusion};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
-use std::ops::Range;
 use vdm_kernels::rng::Philox;
 
 /// A coded stream of images.
@@ -69,14 +69,12 @@ pub fn encode_segment<N: ScoreNetwork>(
         }
     }
     let mut stack = BitStack::new(plan.seed);
-    let mut per_image_bits = Vec::with_capacity(images as usize);
-    let (mut first, mut rest) = (0, bytes);
-    for (number, size) in Batches::new(images as usize, plan.batch_size.into()).sizes().enumerate() {
-        let (batch, after) = rest.split_at(size * dims);
-        rest = after;
-        let batch = Batch { number, images: size, known: chain.known(first..first + size, margin_of), k: batch };
-        first += size;
-        per_image_bits.extend(chain.encode(&mut stack, batch, progress)?);
+    let mut per_image_bits = vec![0.0; images as usize];
+    for part in Order::new(images as usize, plan.shape.height, plan.batch_size.into()).parts() {
+        let of_images = &bytes[part.images.start * dims..part.images.end * dims];
+        let batch = Batch { known: chain.known(&part, of_images, margin_of), part, k: of_images };
+        let bits = chain.encode(&mut stack, &batch, progress)?;
+        per_image_bits[batch.part.images].iter_mut().zip(bits).for_each(|(of_image, bits)| *of_image += bits);
     }
     let stats = SegmentStats {
         net_bits: stack.net_bits(),
@@ -104,13 +102,15 @@ pub fn decode_segment<N: ScoreNetwork>(
     let chain = Chain::new(model, plan, device)?;
     let mut stack = BitStack::from_parts(segment.words.clone(), segment.state)?;
     let mut batches = Vec::new();
+    // The images of the part before; of an image of which some lines are left, those above them are right.
+    let mut k = Vec::new();
     // What was coded last is on top.
-    let all = Batches::new(segment.images as usize, plan.batch_size.into());
-    let mut first = segment.images as usize;
-    for (number, size) in (0..all.count()).rev().zip(all.sizes().rev()) {
-        first -= size;
-        let batch = Batch { number, images: size, known: chain.known(first..first + size, margin_of), k: &[] };
-        batches.push(chain.decode(&mut stack, batch, progress)?);
+    for part in Order::new(segment.images as usize, plan.shape.height, plan.batch_size.into()).parts().rev() {
+        let batch = Batch { known: chain.known(&part, &k, margin_of), part, k: &[] };
+        k = chain.decode(&mut stack, &batch, progress)?;
+        if batch.part.lines.end == plan.shape.height {
+            batches.push(std::mem::take(&mut k));
+        }
     }
     if !stack.is_at_start(plan.seed) {
         return Err(CodecError::Stream { reason: "it does not end with the bits that streams start with".into() });
@@ -118,41 +118,8 @@ pub fn decode_segment<N: ScoreNetwork>(
     Ok(batches.into_iter().rev().flatten().collect())
 }
 
-/// How images are cut into batches, each of a quarter of the images before it and at most so many: what a batch takes off
-/// the stack is some four times of what an image leaves there, so all but the first find enough, and the stream need not
-/// start with more.
-///
-/// A file says how many images there are, so memory does not grow with their number.
-struct Batches {
-    /// The first batches, which grow.
-    growing: Vec<usize>,
-    /// Images of a batch after these, and how many such batches there are.
-    most: usize,
-    full: usize,
-    /// Images of the last batch; 0 if there is none but these.
-    rest: usize,
-}
-
-impl Batches {
-    fn new(images: usize, most: usize) -> Self {
-        let (mut done, mut growing) = (0, Vec::new());
-        while done < images && done / 4 < most {
-            let size = (done / 4).max(1).min(images - done);
-            growing.push(size);
-            done += size;
-        }
-        Self { growing, most, full: (images - done) / most, rest: (images - done) % most }
-    }
-
-    fn count(&self) -> usize {
-        self.growing.len() + self.full + usize::from(self.rest > 0)
-    }
-
-    fn sizes(&self) -> impl DoubleEndedIterator<Item = usize> {
-        let full = std::iter::repeat_n(self.most, self.full);
-        self.growing.iter().copied().chain(full).chain((self.rest > 0).then_some(self.rest))
-    }
-}
+/// The level that the lines of an image have before any of it is known.
+const UNSEEN: u8 = 0;
 
 /// Times at which the network is probed.
 const PROBES: usize = 15;
@@ -254,27 +221,41 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         Ok(bits)
     }
 
-    /// The levels that both sides know of these images, number by number; nothing if they know none.
-    fn known(&self, images: Range<usize>, margin_of: &MarginOf) -> Vec<Option<u8>> {
-        let dims = self.plan.shape.dims();
-        let margins = Vec::from_iter(images.map(margin_of));
-        if margins.iter().all(Option::is_none) {
+    /// The levels that both sides know of the images of `part`, number by number; nothing if they know none. Of an image whose
+    /// lines are coded one part after another, `k` holds the lines above this part; it may hold more.
+    ///
+    /// The lines below this part are not known yet, and have the levels of the line above it, so that the network has
+    /// something to see.
+    fn known(&self, part: &Part, k: &[u8], margin_of: &MarginOf) -> Vec<Option<u8>> {
+        let shape = self.plan.shape;
+        let margins = Vec::from_iter(part.images.clone().map(margin_of));
+        if part.lines.len() == shape.height && margins.iter().all(Option::is_none) {
             return Vec::new();
         }
-        let of_image = |margin: Option<Margin>| {
-            (0..dims).map(move |i| margin.filter(|margin| margin.has(i)).map(|margin| margin.level))
+        let level = |image: usize, margin: Option<Margin>, i: usize| {
+            if let Some(margin) = margin.filter(|margin| margin.has(i)) {
+                return Some(margin.level);
+            }
+            let line = i / shape.width % shape.height;
+            if part.lines.contains(&line) {
+                return None;
+            }
+            let above = line.min(part.lines.start.saturating_sub(1));
+            let seen = (part.lines.start > 0).then(|| k[image * shape.dims() + i - (line - above) * shape.width]);
+            seen.or(margin.map(|margin| margin.level)).or(Some(UNSEEN))
         };
-        margins.into_iter().flat_map(of_image).collect()
+        let of_image = |(image, margin)| (0..shape.dims()).map(move |i| level(image, margin, i));
+        margins.into_iter().enumerate().flat_map(of_image).collect()
     }
 
     /// Codes a batch of the segment; the bits that each of its images takes.
-    fn encode(&self, stack: &mut BitStack, batch: Batch, progress: &mut Told) -> Result<Vec<f64>, CodecError> {
+    fn encode(&self, stack: &mut BitStack, batch: &Batch, progress: &mut Told) -> Result<Vec<f64>, CodecError> {
         let (dims, k) = (self.plan.shape.dims(), batch.k);
-        let mut bits = Tally { bits: vec![0.0; batch.images], dims };
+        let mut bits = Tally { bits: vec![0.0; batch.part.images.len()], dims };
 
         // ANCHOR: encode
         // 1. Draw z_0 from q(z_0 | x), with bits off the stack.
-        let masks = self.masks(batch.number, 0, k.len());
+        let masks = self.masks(batch.part.number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
         bits.upwards(stack, |stack, i| {
             z_s.push(match batch.known(i) {
@@ -294,7 +275,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         })?;
         // 3. One step up after the other: draw z_t from q(z_t | z_s), code z_s given z_t.
         for t in 1..self.points.len() {
-            let masks = self.masks(batch.number, t, k.len());
+            let masks = self.masks(batch.part.number, t, k.len());
             let mut z_t = Vec::with_capacity(k.len());
             bits.upwards(stack, |stack, i| {
                 z_t.push(match batch.known(i) {
@@ -311,7 +292,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
                 Ok(())
             })?;
             z_s = z_t;
-            progress(batch.images)?;
+            progress(batch.part.completes())?;
         }
         // 4. Code z_T.
         bits.downwards(stack, |stack, i| {
@@ -325,10 +306,10 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     }
 
     /// Decodes a batch of the segment: [`encode`](Self::encode) step by step in reverse.
-    fn decode(&self, stack: &mut BitStack, batch: Batch, progress: &mut Told) -> Result<Vec<u8>, CodecError> {
-        let numbers = batch.images * self.plan.shape.dims();
+    fn decode(&self, stack: &mut BitStack, batch: &Batch, progress: &mut Told) -> Result<Vec<u8>, CodecError> {
+        let numbers = batch.part.images.len() * self.plan.shape.dims();
         let last = self.points.len() - 1;
-        let mut masks = self.masks(batch.number, last, numbers);
+        let mut masks = self.masks(batch.part.number, last, numbers);
         let mut z_t = Vec::with_capacity(numbers);
         for (i, &mask) in masks.iter().enumerate() {
             z_t.push(match batch.known(i) {
@@ -338,7 +319,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         }
         for t in (1..=last).rev() {
             let seen = self.seen(t, self.floats(t, &z_t));
-            let masks_below = self.masks(batch.number, t - 1, numbers);
+            let masks_below = self.masks(batch.part.number, t - 1, numbers);
             let mut z_s = Vec::with_capacity(numbers);
             for (i, &z_t) in z_t.iter().enumerate() {
                 z_s.push(match batch.known(i) {
@@ -350,7 +331,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
                 self.up(t, z_s[i]).push(stack, z_t[i], masks[i])?;
             }
             (z_t, masks) = (z_s, masks_below);
-            progress(batch.images)?;
+            progress(batch.part.completes())?;
         }
         let mut levels = self.levels();
         let mut k = Vec::with_capacity(numbers);
@@ -456,9 +437,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
 
 /// Images of a segment that go through the network together.
 struct Batch<'a> {
-    /// Its place among the batches of the segment.
-    number: usize,
-    images: usize,
+    part: Part,
     /// The levels that both sides know, number by number; nothing if they know none.
     known: Vec<Option<u8>>,
     /// All levels, where they are to be coded.
@@ -576,28 +555,6 @@ mod tests {
         None
     }
 
-    #[test]
-    fn batches_start_small() {
-        let sizes = |images, most| Batches::new(images, most).sizes().collect::<Vec<_>>();
-        assert_eq!(sizes(19, 3), [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 1]);
-        assert_eq!(sizes(1, 16), [1]);
-        assert_eq!(sizes(3, 1), [1, 1, 1]);
-        assert_eq!(sizes(6, 1), [1; 6]);
-        assert_eq!(sizes(0, 5), [0; 0]);
-        for (images, most) in [(19, 3), (200, 16), (200, 1), (4, 4), (1000, 1024)] {
-            let batches = Batches::new(images, most);
-            assert_eq!((batches.sizes().sum::<usize>(), batches.sizes().count()), (images, batches.count()));
-        }
-    }
-
-    /// All batches of the images that a file said it has were listed: 32 GB for a small one.
-    #[test]
-    fn batches_of_as_many_images_as_a_file_can_claim_take_no_memory() {
-        let batches = Batches::new(u32::MAX as usize, 1);
-        assert_eq!((batches.count(), batches.growing.len()), (u32::MAX as usize, 4));
-        assert_eq!(batches.sizes().rev().take(3).collect::<Vec<_>>(), [1, 1, 1]);
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
@@ -615,6 +572,19 @@ mod tests {
             prop_assert!((stats.per_image_bits.iter().sum::<f64>() - stats.ideal_bits).abs() < 1e-6);
             let stored = 64.0 + 32.0 * segment.words.len() as f64;
             prop_assert!(stored >= stats.net_bits + stats.initial_bits && stored < stats.net_bits + stats.initial_bits + 33.0);
+        }
+    }
+
+    /// A stream started with the bits that two latents of a whole image take.
+    #[test]
+    fn a_stream_starts_with_the_bits_of_a_few_lines() {
+        let (model, device) = (model(1), Device::flex());
+        // To draw one number of z_0 takes 12 bits with so many bins to a deviation.
+        let plan = Plan { bins_per_sigma: 1 << 10, ..plan(5, 3) };
+        for n in [1, 2, 12] {
+            let (_, stats) = encode_segment(&model, &plan, &images(4, n), &whole, &device, &mut |_| Ok(())).unwrap();
+            let of_two_latents = 2.0 * 12.0 * SHAPE.dims() as f64;
+            assert!(stats.initial_bits < 0.6 * of_two_latents, "{n}: {}", stats.initial_bits);
         }
     }
 

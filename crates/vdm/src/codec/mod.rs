@@ -21,8 +21,10 @@
 //! - *Margins.* Tiles of a larger picture may hang over its edge. What is beyond has one level that both sides know, and takes no bits
 //!   ([`tiles`]).
 //! - *First bits.* A stream starts on pseudo-random words, as many as are needed. They are not stored, because the
-//!   receiver regenerates them, but the bits drawn from them count. To need few, the first batches are small: a batch
-//!   draws about two latents of all its images before they leave anything on the stack.
+//!   receiver regenerates them, but the bits drawn from them count. A batch draws about two latents of all its numbers before
+//!   these leave anything on the stack. So the first batch is a few lines of one image, and batches grow from there.
+//!   The receiver has the lines above already, and they take no bits when the rest is coded; the lines below, which it has not,
+//!   are filled with the line above them.
 //!
 //! ```
 //! use burn::tensor::Device;
@@ -61,6 +63,7 @@ mod fingerprint;
 mod gaussian;
 mod levels;
 mod margins;
+mod order;
 mod overhead;
 mod plan;
 mod stack;

@@ -1,4 +1,4 @@
-//! The file format `.vdmz`, version 3.
+//! The file format `.vdmz`, version 4.
 //!
 //! Numbers of a fixed size are little endian. A *varint* is an unsigned number in base 128, low digits first, with the
 //! top bit set in every byte but the last (LEB128), and no needless zeros. A *text* is a varint, and then so many bytes
@@ -7,7 +7,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 4 | `VDMZ` |
-//! | 4 | 2 | version, 3 |
+//! | 4 | 2 | version, 4 |
 //! | 6 | 4 | H, the bytes of the header |
 //! | 10 | 4 | CRC-32 (IEEE) of the bytes 0 to 9 and of the header |
 //! | 14 | H | the header |
@@ -55,7 +55,8 @@
 //! *Kept bytes* are a varint, their number; a varint, the number of bytes that follow; their CRC-32 in 4 bytes; and the bytes that
 //! follow: the kept bytes themselves if the two numbers are equal, and otherwise what DEFLATE (RFC 1951) makes of them.
 //!
-//! Images are coded in the order of the entries, and segments hold so many of them one after another. The same content
+//! Images are coded in the order of the entries, and segments hold so many of them one after another. Which lines of which
+//! images of a segment go through the network together follows from their number (`codec/order.rs`). The same content
 //! is the same bytes: [`Container::parse`] takes nothing that [`Container::to_bytes`] would write differently.
 
 mod format;
@@ -76,7 +77,7 @@ use crate::shape::ImageShape;
 pub const MAGIC: [u8; 4] = *b"VDMZ";
 
 /// The version of the format that this module reads and writes.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Most bytes of a text other than a name.
 const MAX_TEXT: usize = 256;
