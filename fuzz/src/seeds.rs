@@ -165,7 +165,7 @@ pub fn models() -> Vec<Vec<u8>> {
     let config = small_config();
     let weights = export(&config.init(shape, vocabulary, &device()));
     let about = [("licence".to_string(), "MIT".to_string())].into();
-    let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights, errors: None };
+    let file = ModelFile { step: 3, shape, vocabulary, data: None, config, about, weights, half: false, errors: None };
     // Two noise levels, each with its mean error, two terms and 32 parts of the distribution.
     let table = HostTensor { shape: vec![2, 35], data: vec![0.5; 70] };
     let errors = Some([("table".to_string(), table)].into());

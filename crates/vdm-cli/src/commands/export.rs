@@ -24,6 +24,9 @@ pub struct Args {
     /// What the file is for: `vdm` for this program, or `pytorch` for the network alone with the names and shapes of torch.nn.
     #[arg(long, value_enum, default_value_t = Layout::Vdm)]
     pub layout: Layout,
+    /// Round the network's weights to half precision, for a file of half the size.
+    #[arg(long)]
+    pub half: bool,
     /// Something to say about the model: `licence`, `recipe`, `bound`, or any other key. May be repeated.
     #[arg(long, value_name = "KEY=TEXT")]
     pub about: Vec<String>,
@@ -39,6 +42,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let mut file = of_model(&args.run, args.checkpoint, WhichWeights::Ema)?;
     file.about.extend(about(&args.about)?);
     let step = file.step;
+    if args.half {
+        file = file.into_half()?;
+    }
     let bytes = match args.layout {
         Layout::Vdm => file.to_bytes()?,
         Layout::Pytorch => file.to_pytorch_bytes(&args.run, &Device::flex())?,

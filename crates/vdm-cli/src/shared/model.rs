@@ -126,7 +126,7 @@ pub fn of_model(path: &Path, which: Which, weights: WhichWeights) -> Result<Mode
         WhichWeights::Raw => checkpoint.weights.clone(),
     };
     let Checkpoint { step, shape, vocabulary, data, .. } = checkpoint;
-    Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, errors: None })
+    Ok(ModelFile { step, shape, vocabulary, data, config, about: BTreeMap::new(), weights, half: false, errors: None })
 }
 
 impl Opened {

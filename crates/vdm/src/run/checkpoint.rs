@@ -125,7 +125,7 @@ impl Checkpoint {
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
         let names = self.weights.iter().map(|(name, t)| (format!("weights.{name}"), t));
         let tensors = names.chain(self.optimizer.iter().map(|(name, t)| (name.clone(), t))).collect();
-        let file = tensor_file::write(&metadata, &tensors);
+        let file = tensor_file::write(&metadata, &tensors, &|_| false);
         write_bytes(path, &file).map_err(|source| CheckpointError::Io { path: path.into(), source })
     }
 

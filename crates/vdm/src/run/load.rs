@@ -32,6 +32,14 @@ pub enum LoadError {
         /// What does not fit.
         source: WeightsError,
     },
+    /// A weight is beyond what half precision holds.
+    #[error("weight {weight} of `{name}` is beyond the largest number of half precision, 65504; export without --half")]
+    TooLargeForHalf {
+        /// The parameter.
+        name: String,
+        /// The weight.
+        weight: f32,
+    },
     /// A file's table of errors is not one.
     #[error("{}: {source}", path.display())]
     Errors {

@@ -15,9 +15,9 @@ use crate::files::write_bytes;
 use crate::nn::ScoreNetwork;
 use crate::schedule::Schedule;
 use crate::shape::ImageShape;
-use crate::weights::{HostTensor, Weights, WeightsError, export, import, to_pytorch};
-use burn::tensor::Device;
-use safetensors::tensor::SafeTensors;
+use crate::weights::{HostTensor, Weights, WeightsError, export, from_bytes, import, to_pytorch};
+use burn::tensor::{Device, f16};
+use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -48,6 +48,8 @@ pub struct ModelFile {
     pub about: BTreeMap<String, String>,
     /// The averaged weights, by parameter.
     pub weights: Weights,
+    /// Whether the file holds the network's weights in half precision: see [`into_half`](Self::into_half).
+    pub half: bool,
     /// The tensors of its error model, if it has one: see [`with_errors`](Self::with_errors).
     pub errors: Option<Weights>,
 }
@@ -71,7 +73,7 @@ impl ModelFile {
         let weights = self.weights.iter().map(|(name, tensor)| (name.clone(), tensor));
         let errors = self.errors.iter().flatten().map(|(name, tensor)| (format!("{ERRORS}{name}"), tensor));
         let tensors = weights.chain(errors).collect();
-        Ok(tensor_file::write(&metadata, &tensors))
+        Ok(tensor_file::write(&metadata, &tensors, &|name| self.half && is_of_network(name)))
     }
 
     /// Writes the file, whole or not at all.
@@ -113,7 +115,7 @@ impl ModelFile {
             Some((name.to_string(), tensor.clone()))
         };
         let weights = to_pytorch(&self.weights.iter().filter_map(of_network).collect());
-        Ok(tensor_file::write(&metadata, &weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect()))
+        Ok(tensor_file::write(&metadata, &weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect(), &|_| false))
     }
 
     /// Reads the file in `path`; the bytes are not trusted.
@@ -150,18 +152,29 @@ impl ModelFile {
         let text = metadata.get("config").ok_or_else(|| wrong("config", "absent", "present"))?;
         let config = resolve_run(&format!("the configuration in {}", path.display()), text)?;
         config.validate_shape(shape)?;
-        let (mut weights, mut errors) = (Weights::new(), None);
+        let (mut weights, mut errors, mut precisions) = (Weights::new(), None, [false; 2]);
         for (name, view) in SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?.tensors() {
-            let tensor = tensor(&name, &view, path)?;
+            let is_half = is_of_network(&name) && view.dtype() == Dtype::F16;
+            precisions[usize::from(is_half)] |= is_of_network(&name);
+            let tensor = if is_half {
+                let data = from_bytes(view.data(), |b| f16::from_le_bytes(b).to_f32());
+                HostTensor { shape: view.shape().to_vec(), data }
+            } else {
+                tensor(&name, &view, path)?
+            };
             match name.strip_prefix(ERRORS) {
                 Some(name) => errors.get_or_insert_with(Weights::new).insert(name.to_string(), tensor),
                 None => weights.insert(name, tensor),
             };
         }
         require_parameters(&config, shape, &weights, path)?;
+        let [single, half] = precisions;
+        if single && half {
+            return Err(wrong("weights", "F16 and F32", "the network's all of one of them").into());
+        }
         let strip = |(key, value): (&String, &String)| Some((key.strip_prefix(ABOUT)?.to_string(), value.clone()));
         let about = metadata.iter().filter_map(strip).collect();
-        Ok(Self { step, shape, vocabulary, data: metadata.get("data").cloned(), config, about, weights, errors })
+        Ok(Self { step, shape, vocabulary, data: metadata.get("data").cloned(), config, about, weights, half, errors })
     }
 
     /// The model on `device`; errors call the file `path`.
@@ -177,6 +190,24 @@ impl ModelFile {
         Ok(model.with_errors(errors))
     }
 
+    /// The same model with the network's weights rounded to half precision, in which they take half as much of the file.
+    /// What computes with them computes in single precision as before.
+    ///
+    /// # Errors
+    /// [`LoadError::TooLargeForHalf`] if a weight would become infinite.
+    pub fn into_half(mut self) -> Result<Self, LoadError> {
+        for (name, tensor) in self.weights.iter_mut().filter(|(name, _)| is_of_network(name)) {
+            for x in &mut tensor.data {
+                let rounded = f16::from_f32(*x).to_f32();
+                if rounded.is_infinite() && x.is_finite() {
+                    return Err(LoadError::TooLargeForHalf { name: name.clone(), weight: *x });
+                }
+                *x = rounded;
+            }
+        }
+        Ok(Self { half: true, ..self })
+    }
+
     /// The same file with this error model.
     pub fn with_errors(self, errors: &ErrorModel) -> Self {
         let points = errors.table.points();
@@ -189,6 +220,11 @@ impl ModelFile {
         let tensors = head.into_iter().map(|(name, tensor)| (format!("head.{name}"), tensor));
         Self { errors: Some(tensors.chain([(TABLE.to_string(), table)]).collect()), ..self }
     }
+}
+
+/// Whether this is the name of one of the network's weights, and not of the schedule's.
+fn is_of_network(name: &str) -> bool {
+    name.starts_with("network.")
 }
 
 /// The error model of these tensors. Row i of n of the table is at the time i/(n - 1) of the model's schedule.
@@ -248,11 +284,47 @@ mod tests {
             config,
             about,
             weights,
+            half: false,
             errors: None,
         }
     }
 
     static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| file().to_bytes().unwrap());
+
+    #[test]
+    fn half_precision_halves_the_file_and_is_loaded_as_saved() {
+        let half = file().into_half().unwrap();
+        let bytes = half.to_bytes().unwrap();
+        assert!(bytes.len() < BYTES.len() * 6 / 10, "{} {}", bytes.len(), BYTES.len());
+        assert_eq!(ModelFile::parse(&bytes, Path::new("x")).unwrap(), half);
+        for (name, tensor) in &file().weights {
+            for (&x, &rounded) in tensor.data.iter().zip(&half.weights[name].data) {
+                assert!(if is_of_network(name) { (x - rounded).abs() <= 1e-3 * x.abs() + 1e-7 } else { x == rounded });
+            }
+        }
+
+        let mut large = file();
+        let network = large.weights.keys().find(|name| is_of_network(name)).unwrap().clone();
+        large.weights.get_mut(&network).unwrap().data[0] = -65520.0;
+        let error = large.into_half().unwrap_err().to_string();
+        assert!(error.contains(&network) && error.contains("--half"), "{error}");
+    }
+
+    #[test]
+    fn weights_of_two_precisions_are_refused() {
+        let half = file().into_half().unwrap();
+        let tensors = half.weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        let (_, header) = SafeTensors::read_metadata(&BYTES).unwrap();
+        let metadata = header.metadata().clone().unwrap().into_iter().collect();
+        let one = half.weights.keys().find(|name| is_of_network(name)).unwrap();
+        let bytes = tensor_file::write(&metadata, &tensors, &|name| name == one);
+        let error = ModelFile::parse(&bytes, Path::new("x")).unwrap_err().to_string();
+        assert!(error.contains("F16 and F32"), "{error}");
+        // The schedule's are of single precision.
+        let bytes = tensor_file::write(&metadata, &tensors, &|_| true);
+        let error = ModelFile::parse(&bytes, Path::new("x")).unwrap_err().to_string();
+        assert!(error.contains("F16") && error.contains("schedule"), "{error}");
+    }
 
     #[test]
     fn what_is_saved_is_loaded() {

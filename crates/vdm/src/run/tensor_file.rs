@@ -5,6 +5,7 @@
 
 use crate::math::hex;
 use crate::weights::HostTensor;
+use burn::tensor::f16;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -13,8 +14,12 @@ const KEY: &str = "\"checksum\":\"";
 /// Digits of a checksum.
 const DIGITS: usize = 64;
 
-/// The bytes of a file with these metadata and tensors.
-pub(super) fn write(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<String, &HostTensor>) -> Vec<u8> {
+/// The bytes of a file with these metadata and tensors, those in half precision whose names `is_half` says.
+pub(super) fn write(
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, &HostTensor>,
+    is_half: &dyn Fn(&str) -> bool,
+) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut all: serde_json::Map<_, _> = metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
     all.insert("checksum".into(), "0".repeat(DIGITS).into());
@@ -22,8 +27,9 @@ pub(super) fn write(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<Stri
     let mut end = 0;
     for (name, tensor) in tensors {
         let start = end;
-        end += 4 * tensor.data.len();
-        let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
+        let (dtype, width) = if is_half(name) { ("F16", 2) } else { ("F32", 4) };
+        end += width * tensor.data.len();
+        let entry = serde_json::json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
         header.insert(name.clone(), entry);
     }
     let mut header = serde_json::Value::from(header).to_string().into_bytes();
@@ -31,7 +37,12 @@ pub(super) fn write(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<Stri
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header);
-    bytes.extend(tensors.values().flat_map(|t| t.data.iter().flat_map(|x| x.to_le_bytes())));
+    for (name, tensor) in tensors {
+        match is_half(name) {
+            true => bytes.extend(tensor.data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
+            false => bytes.extend(tensor.data.iter().flat_map(|x| x.to_le_bytes())),
+        }
+    }
     if let Some(place) = place(&bytes) {
         let sum = hex(&Sha256::digest(&bytes));
         bytes[place..place + DIGITS].copy_from_slice(sum.as_bytes());

@@ -53,7 +53,7 @@ pub struct HostTensor {
 }
 
 /// Numbers of `N` bytes each, converted one by one.
-fn from_bytes<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+pub(crate) fn from_bytes<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     bytes.as_chunks::<N>().0.iter().map(|&number| convert(number)).collect()
 }
 
