@@ -21,7 +21,7 @@ import time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 run, shot = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
 events.Reload()
 
 TRAIN = {"bpd": "train/bpd", "prior": "train/prior", "reconstruction": "train/reconstruction",
@@ -41,7 +41,15 @@ grids = events.Images("samples")
 for grid in grids:
     png = (run / "samples" / f"step-{grid.step:07}.png")
     assert png.read_bytes() == grid.encoded_image_string, png
-print(f"{compared} numbers and {len(grids)} grids are those of the run")
+losses = events.Histograms("eval/loss over t")
+for loss in losses:
+    ends, bits = loss.histogram_value.bucket_limit, loss.histogram_value.bucket
+    assert [round(end * len(bits)) for end in ends] == list(range(1, len(bits) + 1)) and min(bits) >= 0, loss
+    # Its mean over t is the diffusion loss, here of a few of the images that were evaluated.
+    mean, all_images = sum(bits) / len(bits), scalars["eval/valid/diffusion"][loss.step]
+    assert abs(mean - all_images) < 0.25 * all_images, (loss.step, mean, all_images)
+assert {loss.step for loss in losses} == set(scalars["eval/valid/diffusion"])
+print(f"{compared} numbers and {len(grids)} grids are those of the run, and {len(losses)} losses over t are near them")
 
 server = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", str(run / "tensorboard"), "--port", "0",
                            "--host", "127.0.0.1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -7,7 +7,7 @@ use crate::files::write_bytes;
 use crate::likelihood::{Bound, EvalOptions, Evaluation, evaluate};
 use crate::nn::Conditioning;
 use crate::picture::grid::{grid_png, tile_scale};
-use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, open_sinks, write_curve, write_plots};
+use crate::run::{EvalLine, Model, RunDir, Sink, StepLine, loss_over_time, open_sinks, write_curve, write_plots};
 use crate::sample::{Grid, SampleOptions, SamplerSettings, sample_conditioned};
 use burn::tensor::Device;
 use std::io;
@@ -26,6 +26,10 @@ pub(super) struct Outputs {
     device: Device,
     sinks: Vec<Box<dyn Sink>>,
 }
+
+/// Images and times of the loss over time that an evaluation records: a second or two of work.
+const LOSS_IMAGES: usize = 32;
+const LOSS_BINS: usize = 24;
 
 impl Outputs {
     /// Opens the outputs of a run that stands at step `step`, and writes its configuration; `pending` if evaluations and
@@ -85,6 +89,15 @@ impl Outputs {
         self.record(|sink| sink.on_evaluation(&line))?;
         observer.on_evaluation(&line);
         Ok(evaluation)
+    }
+
+    /// Records the diffusion loss over time of some of these images, where TensorBoard is wanted.
+    pub fn loss_over_time(&mut self, model: &Model, step: u64, data: &ImageDataset) -> Result<(), TrainError> {
+        if !self.config.train.tensorboard {
+            return Ok(());
+        }
+        let bins = loss_over_time(model, data, LOSS_IMAGES, LOSS_BINS, &self.device);
+        self.record(|sink| sink.on_loss_over_time(step, &bins))
     }
 
     /// The validation images of the evaluations during training: evenly spread over the split.

@@ -307,6 +307,7 @@ impl Trainer {
     fn validate(&mut self, averaged: &Model, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let subset = self.outputs.eval_subset(&self.data.valid)?;
         let evaluation = self.outputs.evaluate(averaged, self.step, (Split::Valid, &subset), 1, observer)?;
+        self.outputs.loss_over_time(averaged, self.step, &subset)?;
         if evaluation.bpd < self.best_bpd {
             self.best_bpd = evaluation.bpd;
             self.checkpoint().save(&self.outputs.run.best())?;

@@ -9,6 +9,7 @@ pub use metrics::MetricsLog;
 pub use tensorboard::TensorBoard;
 
 use super::{EvalLine, StepLine};
+use crate::picture::figures::LossBin;
 use std::io;
 use std::path::Path;
 
@@ -34,6 +35,14 @@ pub trait Sink {
     /// # Errors
     /// Whatever the file system says.
     fn on_samples(&mut self, _step: u64, _png: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes the diffusion loss over time of some images of an evaluation. Most sinks keep none: the run has a plot of it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn on_loss_over_time(&mut self, _step: u64, _bins: &[LossBin]) -> io::Result<()> {
         Ok(())
     }
 

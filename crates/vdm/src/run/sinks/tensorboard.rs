@@ -1,4 +1,4 @@
-//! `tensorboard/events.out.tfevents.0.vdm`: the metrics and grids of samples as TensorBoard reads them.
+//! `tensorboard/events.out.tfevents.0.vdm`: the metrics, grids of samples, and the loss over time as TensorBoard reads them.
 //!
 //! The file is a row of records: the length in 8 bytes, a checksum of it, the record, a checksum of that (TFRecord, from
 //! TensorFlow's `tfrecord.h`). A record is a message `Event` of `event.proto` in the encoding of Protocol Buffers, of which only
@@ -6,6 +6,7 @@
 
 use super::Sink;
 use crate::files::{create_folders, write_bytes};
+use crate::picture::figures::LossBin;
 use crate::run::{EvalLine, StepLine};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,6 +17,9 @@ use std::time::SystemTime;
 const SAMPLES: &str = "samples";
 /// What the names of an evaluation's numbers begin with.
 const EVAL: &str = "eval/";
+
+/// The loss over time, as a histogram: over t, the diffusion loss in bits per dimension.
+const LOSS: &str = "eval/loss over t";
 
 /// The file, open for appending.
 #[derive(Debug)]
@@ -110,6 +114,23 @@ impl Sink for TensorBoard {
         self.file.write_all(&bytes)
     }
 
+    fn on_loss_over_time(&mut self, step: u64, bins: &[LossBin]) -> io::Result<()> {
+        let means = bins.iter().map(|bin| bin.mean);
+        let (sum, squares) = (means.clone().sum(), means.clone().map(|mean| mean * mean).sum());
+        // Bin i goes from the end of the one before, or 0, to this.
+        let ends = (1..=bins.len()).map(|i| i as f64 / bins.len() as f64);
+        let histogram = [
+            [(1, 0.0), (2, 1.0), (3, sum), (4, sum), (5, squares)].map(|(at, x)| fixed64(at, x)).concat(),
+            field(6, &ends.flat_map(f64::to_le_bytes).collect::<Vec<_>>()),
+            field(7, &means.flat_map(f64::to_le_bytes).collect::<Vec<_>>()),
+        ]
+        .concat();
+        let value = [field(1, LOSS.as_bytes()), field(5, &histogram)].concat();
+        let mut bytes = Vec::new();
+        write_record(&mut bytes, &event(step, &field(5, &field(1, &value))));
+        self.file.write_all(&bytes)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -118,7 +139,7 @@ impl Sink for TensorBoard {
 /// An `Event` of now: `wall_time` (1), `step` (2), and what happened.
 fn event(step: u64, what: &[u8]) -> Vec<u8> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    [&[1 << 3 | 1], &now.to_le_bytes()[..], &number(2, step), what].concat()
+    [fixed64(1, now), number(2, step), what.to_vec()].concat()
 }
 
 fn varint(out: &mut Vec<u8>, mut x: u64) {
@@ -141,6 +162,14 @@ fn number(field: u64, x: u64) -> Vec<u8> {
 fn fixed32(field: u64, x: f32) -> Vec<u8> {
     let mut out = Vec::new();
     varint(&mut out, field << 3 | 5);
+    out.extend(x.to_le_bytes());
+    out
+}
+
+/// A field that is a number of double precision.
+fn fixed64(field: u64, x: f64) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint(&mut out, field << 3 | 1);
     out.extend(x.to_le_bytes());
     out
 }
@@ -291,6 +320,7 @@ mod tests {
             sink.on_step(&line(step)).unwrap();
             sink.on_evaluation(&evaluation(step)).unwrap();
             sink.on_samples(step, &[0; 40]).unwrap();
+            sink.on_loss_over_time(step, &[0.25, 0.75].map(|t| LossBin { t, mean: t, stderr: 0.1 })).unwrap();
         }
         sink.sync().unwrap();
     }
@@ -308,12 +338,12 @@ mod tests {
         let path = dir.path().join("events");
         written(&path);
         let all = events(&path);
-        assert_eq!(all.len(), 1 + 2 * (9 + 4 + 1));
+        assert_eq!(all.len(), 1 + 2 * (9 + 4 + 1 + 1));
         let of = |step| all.iter().filter(move |(at, _)| *at <= step).cloned().collect::<Vec<_>>();
         drop(TensorBoard::open(&path, 20, false).unwrap());
         assert_eq!(events(&path), all);
         drop(TensorBoard::open(&path, 20, true).unwrap());
-        assert_eq!(events(&path).len(), all.len() - 5, "evaluation and samples of the last step are made again");
+        assert_eq!(events(&path).len(), all.len() - 6, "evaluation and samples of the last step are made again");
         drop(TensorBoard::open(&path, 15, false).unwrap());
         assert_eq!(events(&path), of(10));
     }
