@@ -305,6 +305,44 @@ fn plain_flags_of_train_are_keys() {
     assert!(vdm().args(["train", "--lr", "1", "--resume"]).arg(&run).fails().contains("--resume"));
 }
 
+/// The first loss is that of the trained model, not of a fresh one, whose loss is above 7; and the run goes on like any other.
+#[test]
+fn a_training_starts_from_a_models_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = ["train.log_every=1", "train.timesteps=16", "train.sample_every=0", "eval.repeats=1", "sample.count=1"];
+    let tuning = |out: &Path, steps: u32| {
+        let mut command = vdm();
+        command.args(["train", "--init", "digits", "--json", "--steps", &steps.to_string(), "--out"]).arg(out);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    let [whole, stopped] = ["whole", "stopped"].map(|name| dir.path().join(name));
+    tuning(&whole, 2).succeeds();
+    let metrics = |run: &Path| fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics(&whole).lines().next().unwrap()).unwrap();
+    assert!(first["bpd"].as_f64().unwrap() < 3.5, "{first}");
+    assert!(fs::read_to_string(whole.join("config.toml")).unwrap().contains("timesteps = 16"));
+
+    // Its length may change as that of any run.
+    tuning(&stopped, 1).succeeds();
+    vdm().args(["train", "--json", "--steps", "2", "--resume"]).arg(&stopped).succeeds();
+    let weights = |run: &Path| {
+        let (file, out) = (dir.path().join("a.safetensors"), dir.path());
+        vdm().current_dir(out).arg("export").arg(run).arg("-o").arg(&file).succeeds();
+        fs::read(file).unwrap()
+    };
+    assert!(weights(&whole) == weights(&stopped));
+
+    let error =
+        |args: &[&str]| vdm().args(["train", "--init"]).args(args).arg("--out").arg(dir.path().join("x")).fails();
+    assert!(error(&["nothing"]).contains("nothing"));
+    assert!(error(&["digits", "--set", "model.n_embd=64"]).contains("parameters"));
+    assert!(error(&["digits", "--preset", "digits"]).contains("--preset"));
+    assert!(!dir.path().join("x/config.toml").exists());
+}
+
 /// Nothing is made for the answer: the network of the last would take gigabytes.
 #[test]
 fn what_a_presets_network_takes_is_computed() {

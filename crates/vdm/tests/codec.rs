@@ -198,10 +198,12 @@ fn other_files_are_told_apart() {
     assert!(message(b"").contains("found nothing"));
     let words = message(b"\x89PNG\r\n\x1a\n");
     assert!(words.contains("not a .vdmz file") && words.contains("89504e47"), "{words}");
-    let mut later = container().to_bytes().unwrap();
-    later[4] = 4;
-    let words = message(&later);
-    assert!(words.contains("expected 3, found 4"), "{words}");
+    for version in [VERSION - 1, VERSION + 1] {
+        let mut other = container().to_bytes().unwrap();
+        other[4..6].copy_from_slice(&version.to_le_bytes());
+        let words = message(&other);
+        assert!(words.contains(&format!("expected {VERSION}, found {version}")), "{words}");
+    }
 }
 
 #[test]

@@ -69,7 +69,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     let (weights, fresh) = with_schedule(ours, &config, image, vocabulary, &args.weights)?;
     let about = about(&args.about)?;
-    let file = ModelFile { step: 0, shape: image, vocabulary, data: None, config, about, weights, half: false, errors: None };
+    let file =
+        ModelFile { step: 0, shape: image, vocabulary, data: None, config, about, weights, half: false, errors: None };
     // Every parameter must have its tensor, and every tensor its parameter.
     file.model(&args.weights, &Device::flex()).context("the weights are not those of the configured model")?;
     file.save(&args.out)?;

@@ -1,7 +1,7 @@
 //! `vdm train`.
 
 use crate::shared::device::DeviceArgs;
-use crate::shared::model::open_run;
+use crate::shared::model::{Which, of_model, open_run};
 use crate::shared::output::outln;
 use crate::shared::signals::{STOPPED, on_stop};
 use crate::shared::watch::{Watch, say};
@@ -16,17 +16,24 @@ use std::time::Instant;
 use vdm::config::{Config, resolve};
 use vdm::data::Source;
 use vdm::files::create_folders;
-use vdm::run::RunDir;
+use vdm::run::{RunDir, WhichWeights};
 use vdm::train::{Datasets, Outcome, Trainer};
+
+/// The preset that is trained where none is named.
+const DEFAULT: &str = "digits";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Preset to start from; `vdm presets` lists them.
-    #[arg(long, default_value = "digits", conflicts_with = "resume")]
+    #[arg(long, default_value = DEFAULT, conflicts_with = "resume")]
     pub preset: String,
     /// TOML file whose keys override the preset's.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
+    /// Start from the weights of a model, with its configuration: the folder of a run, a model file, or a shipped name. To train it
+    /// further, on other images (--set data.dir=DIR) or for another loss (--set train.timesteps=T).
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["resume", "preset", "config", "class_conditional"])]
+    pub init: Option<PathBuf>,
     /// Single key that overrides both, as section.key=value, e.g. train.steps=1000. May be repeated.
     /// With --resume, only train.steps, train.tensorboard, data.dir and data.cache may change.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -96,7 +103,11 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             (Trainer::resume(config.clone(), run.clone(), data, args.other_data, &device)?, run, config)
         }
         None => {
-            let mut config = configuration(args)?;
+            let init = args.init.as_deref().map(|path| of_model(path, Which::Last, WhichWeights::Ema)).transpose()?;
+            let mut config = match &init {
+                Some(file) => resolve(DEFAULT, Some(("the model", &file.config.to_toml()?)), &args.all_sets())?,
+                None => configuration(args)?,
+            };
             let data = Datasets::load(&config)?;
             if args.class_conditional {
                 if data.classes() == 0 {
@@ -114,9 +125,13 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             }
             let run = RunDir::new(match &args.out {
                 Some(out) => out.clone(),
-                None => free_folder(&args.preset)?,
+                None => free_folder(&name(args))?,
             });
-            let trainer = Trainer::new(config.clone(), run.clone(), data, &device).inspect_err(|_| {
+            let trainer = match &init {
+                Some(file) => Trainer::from_weights(config.clone(), run.clone(), data, &file.weights, &device),
+                None => Trainer::new(config.clone(), run.clone(), data, &device),
+            };
+            let trainer = trainer.inspect_err(|_| {
                 // Nothing is left of a folder that was chosen for a run that cannot be.
                 let _ = std::fs::remove_dir(run.path());
             })?;
@@ -182,6 +197,12 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     Ok(STOPPED.into())
 }
 
+/// What the folder of a new run is called: after its preset, or the model that it starts from.
+fn name(args: &Args) -> String {
+    let init = args.init.as_ref().and_then(|path| path.file_stem());
+    init.map_or_else(|| args.preset.clone(), |stem| stem.to_string_lossy().into_owned())
+}
+
 fn configuration(args: &Args) -> Result<Config> {
     let file = match &args.config {
         Some(path) => {
@@ -197,7 +218,7 @@ fn configuration(args: &Args) -> Result<Config> {
 /// A resumed run is the same run: only its length, TensorBoard and the place of its data may change.
 fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
     let name = "config.toml".to_string();
-    let changed = resolve("digits", Some((&name, &config.to_toml()?)), sets)?;
+    let changed = resolve(DEFAULT, Some((&name, &config.to_toml()?)), sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
     allowed.train.tensorboard = changed.train.tensorboard;

@@ -115,7 +115,11 @@ impl ModelFile {
             Some((name.to_string(), tensor.clone()))
         };
         let weights = to_pytorch(&self.weights.iter().filter_map(of_network).collect());
-        Ok(tensor_file::write(&metadata, &weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect(), &|_| false))
+        Ok(tensor_file::write(
+            &metadata,
+            &weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect(),
+            &|_| false,
+        ))
     }
 
     /// Reads the file in `path`; the bytes are not trusted.

@@ -15,7 +15,7 @@ use crate::nn::Mode;
 use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window, require_parameters};
 use crate::sample::SampleError;
 use crate::schedule::{Schedule, ScheduleObjective};
-use crate::weights::{WeightsError, export, import};
+use crate::weights::{Weights, WeightsError, export, import};
 use crate::{LossTerms, bits_per_dim};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -55,6 +55,12 @@ struct State {
     window: Window,
     /// Of the images that training goes on with.
     fingerprint: String,
+}
+
+impl State {
+    fn at_the_start(fingerprint: String) -> Self {
+        Self { step: 0, best_bpd: f64::INFINITY, pending: false, window: Window::default(), fingerprint }
+    }
 }
 
 /// Whether something that is done every `n` steps, never for 0, is due after this step.
@@ -109,13 +115,54 @@ impl Trainer {
         Self::start(config, run, data, device, lock)
     }
 
+    /// Starts a run as [`new`](Self::new) does, but from the weights of a model that is trained already, by parameter: to train it further,
+    /// on other images or for another loss.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new); [`TrainError::Weights`] if the weights are not those of the configuration's network.
+    pub fn from_weights(
+        config: Config,
+        run: RunDir,
+        data: Datasets,
+        weights: &Weights,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        let (shape, vocabulary, path) = (data.train.shape(), data.train.vocabulary(), run.path());
+        config.validate_shape(shape)?;
+        data.check_classes(config.model.network.classes())?;
+        require_parameters(&config, shape, weights, path)?;
+        let lock = RunLock::take(&run)?;
+        if run.config().exists() {
+            return Err(TrainError::Exists { path: path.into() });
+        }
+        let fresh = config.init(shape, vocabulary, &device.clone().autodiff());
+        let model = import(fresh, weights).map_err(|source| TrainError::Weights { path: path.into(), source })?;
+        let optimizer = Optimizer::new(&model, device);
+        let checkpoint = Checkpoint {
+            step: 0,
+            shape,
+            vocabulary,
+            best_bpd: f64::INFINITY,
+            pending: false,
+            window: Window::default(),
+            data: Some(data.fingerprint()),
+            weights: export(&model),
+            optimizer: optimizer.export(&model),
+        };
+        // Before the configuration, without which a folder is no run: a stop in between leaves none that would go on from
+        // other weights.
+        checkpoint.save(&run.last())?;
+        let state = State::at_the_start(data.fingerprint());
+        Self::assemble(config, run, data, device, (model, optimizer), state, lock)
+    }
+
     fn start(config: Config, run: RunDir, data: Datasets, device: &Device, lock: RunLock) -> Result<Self, TrainError> {
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
         let model = config.init(data.train.shape(), data.train.vocabulary(), &device.clone().autodiff());
         let optimizer = Optimizer::new(&model, device);
-        let fingerprint = data.fingerprint();
-        let state = State { step: 0, best_bpd: f64::INFINITY, pending: false, window: Window::default(), fingerprint };
+        let state = State::at_the_start(data.fingerprint());
         Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
