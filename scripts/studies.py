@@ -5,7 +5,7 @@
     python3 scripts/studies.py options               training options, on the digits
     python3 scripts/studies.py ablations             what the paper varies, on the digits
     python3 scripts/studies.py networks              networks at equal time, on Fashion-MNIST
-    python3 scripts/studies.py NAME [--seeds 3] [--rows 0,2] [--steps N | --seconds S] [--core C] [--work FOLDER]
+    python3 scripts/studies.py NAME [--seeds 3] [--rows 0,2] [--steps N | --seconds S] [--core C] [--work FOLDER] [--json]
 
 With --steps every run has as many steps; with --seconds as much processor time on one thread, so that other work beside it
 changes little. The difference of a row is taken seed by seed, on the same images and with the same noise; its standard error
@@ -21,6 +21,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -122,7 +123,7 @@ class Study:
             for i, (name, settings) in enumerate(self.rows.items()):
                 found = self.bound(work / f"{self.args.study}-{i}-{seed}", [f"seed={seed}", *settings])
                 results.setdefault(name, []).append(found)
-                print(seed, name, *found, flush=True)
+                print(seed, name, *found, file=sys.stderr, flush=True)
         return results
 
 
@@ -146,12 +147,18 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", help="only these rows, numbers from 0 with commas between")
     parser.add_argument("--core", type=int, help="the core to stay on")
+    parser.add_argument("--json", action="store_true", help="print the bounds of the last row as JSON, not the table")
     parser.add_argument("--work", type=pathlib.Path, help="where the runs are; a temporary folder by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or pathlib.Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        table(Study(args).run(work))
+        results = Study(args).run(work)
+        if args.json:
+            bounds = [bound for bound, _ in list(results.values())[-1]]
+            print(json.dumps({"bpd": statistics.fmean(bounds), "of_seeds": bounds}))
+        else:
+            table(results)
 
 
 main()

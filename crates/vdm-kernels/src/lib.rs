@@ -19,6 +19,7 @@ mod moments;
 pub mod reference;
 mod remembered;
 pub mod rng;
+pub mod rng_on_device;
 pub mod teams;
 
 pub use cpu::adamw::Update;

@@ -2,7 +2,7 @@
 //! with. Shapes and meaning are those of the functions of the same names at the crate's root.
 
 use crate::rng::Philox;
-use crate::{Function, NormArgs};
+use crate::{Function, NormArgs, is_fused, rng_on_device};
 use burn::tensor::{DType, Tensor, TensorData, activation, module, ops::ConvOptions};
 
 /// See [`crate::conv2d`].
@@ -60,12 +60,18 @@ fn dropout(y: Tensor<4>, args: NormArgs) -> Tensor<4> {
         return y;
     }
     let [b, c, h, w] = y.dims();
-    let mut mask = vec![0f32; b * c * h * w];
-    for (image, mask) in mask.chunks_exact_mut(c * h * w).enumerate() {
-        Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
-    }
     let dtype = y.dtype();
-    let mask = Tensor::<4>::from_data(TensorData::new(mask, [b, c, h, w]), &y.device());
+    let (device, numbers) = (y.device(), c * h * w);
+    let mask = if is_fused(&device, DType::F32) {
+        let mut mask = vec![0f32; b * numbers];
+        for (image, mask) in mask.chunks_exact_mut(numbers).enumerate() {
+            Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
+        }
+        Tensor::from_data(TensorData::new(mask, [b, numbers]), &device)
+    } else {
+        rng_on_device::dropout(args.seed, args.dropout, b, numbers, &device)
+    };
+    let mask = mask.reshape([b, c, h, w]);
     y * mask.cast(dtype)
 }
 

@@ -84,6 +84,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         return Ok(());
     }
     outln!("{}: {parameters} parameters in {} tensors", args.out.display(), file.weights.len());
+    if let Some(map) = map.filter(|map| !map.about().is_empty()) {
+        outln!("names of {}", map.about());
+    }
     if fresh {
         outln!("the file has no schedule: the configured one is used as it is before training");
     }
@@ -100,8 +103,8 @@ fn map_of(name: &str) -> Result<Option<NameMap>> {
     }
     let path = Path::new(name);
     if !path.is_file() {
-        let known: Vec<&str> = NameMap::all().map(|(name, _)| name).collect();
-        bail!("--map {name}: there is no such file, and the maps that are built in are {} and vdm", known.join(", "));
+        let known: String = NameMap::all().map(|(name, about)| format!("\n  {name}: {about}")).collect();
+        bail!("--map {name}: there is no such file; the maps that are built in are{known}\n  vdm: our own names");
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     Ok(Some(NameMap::parse(&text).with_context(|| format!("cannot use {name}"))?))

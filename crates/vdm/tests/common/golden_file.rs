@@ -1,5 +1,6 @@
 //! A golden file: its metadata, its tensors, and the comparisons made with them.
 
+use burn::tensor::Device;
 use safetensors::{Dtype, SafeTensors};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -156,8 +157,20 @@ pub fn permute(t: &HostTensor, axes: &[usize]) -> HostTensor {
     HostTensor { shape, data }
 }
 
+/// The device that is checked: the CPU, or the one that `VDM_DEVICE` names, `cuda` or `wgpu`, with the crate's feature of that name.
+pub fn device() -> Device {
+    match std::env::var("VDM_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::flex(),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(Default::default()),
+        Ok(other) => panic!("VDM_DEVICE={other}: this test was built without the feature `{other}`"),
+    }
+}
+
 /// A tensor of rank `D` on `device`.
-pub fn tensor<const D: usize>(t: &HostTensor, device: &burn::tensor::Device) -> burn::tensor::Tensor<D> {
+pub fn tensor<const D: usize>(t: &HostTensor, device: &Device) -> burn::tensor::Tensor<D> {
     assert_eq!(t.shape.len(), D);
     burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(t.data.clone(), t.shape.clone()), device)
 }

@@ -1,12 +1,11 @@
 //! `monotonic_*`: the didactic PyTorch layer of constrained monotonic networks.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, floats, tensor};
-use burn::tensor::Device;
+use crate::golden_file::{GRADIENTS, GoldenFile, device, floats, tensor};
 use vdm::schedule::{MonotonicActivation, MonotonicLinearConfig};
 use vdm::weights::{HostTensor, gradients, import};
 
 pub fn check(file: &GoldenFile) {
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let mut params = file.under("params/");
     // The reference writes the sign into its weight; `weight` is what it has afterwards.
     let before_sign = params.remove("weight_before_sign");

@@ -1,6 +1,6 @@
 //! `official_*`: the paper's reference implementation in JAX. Images are NHWC, kernels [kh, kw, in, out] or [in, out].
 
-use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, by_map, floats, permute, tensor};
+use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, by_map, device, floats, permute, tensor};
 use burn::tensor::{Device, Tensor};
 use vdm::diffusion::Posterior;
 use vdm::diffusion::Vocabulary;
@@ -47,7 +47,7 @@ fn all_ours(tensors: Weights) -> Weights {
 }
 
 pub fn check(file: &GoldenFile) {
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let model = vdm::weights::import(model(file, &device), &all_ours(file.under("params/"))).unwrap();
     let images = |name: &str| tensor::<4>(&permute(file.get(name), &NCHW), &device);
     let vector = |name: &str| tensor::<1>(file.get(name), &device);

@@ -1,7 +1,7 @@
 //! `pinned_*`: the paper's schedule network pinned to its endpoints (VDM equation 59), and what trains it.
 
-use crate::golden_file::{GoldenFile, SCHEDULE_GRADIENTS, floats, tensor};
-use burn::tensor::{Device, activation::sigmoid};
+use crate::golden_file::{GoldenFile, SCHEDULE_GRADIENTS, device, floats, tensor};
+use burn::tensor::activation::sigmoid;
 use std::collections::BTreeMap;
 use vdm::schedule::{
     Endpoints, GammaAt, NetworkScheduleConfig, NoiseSchedule, PinnedSchedule, RawMonotone, ScheduleTape,
@@ -17,7 +17,7 @@ pub fn check(file: &GoldenFile) {
     if surrogate != SURROGATE {
         return file.fail(format!("the surrogate loss is {surrogate}, known is {SURROGATE}"));
     }
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     // What the weights are before the file's take their place does not matter.
     let network = NetworkScheduleConfig { gamma_0: 0.0, gamma_1: 1.0, features: file.meta("n_features") };
     let raw = RawMonotone::Network(network.init(&device));

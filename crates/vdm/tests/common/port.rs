@@ -1,12 +1,11 @@
 //! `port_*`: the PyTorch port of the paper's network, with its `state_dict` names.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, by_map, floats, tensor};
-use burn::tensor::Device;
+use crate::golden_file::{GRADIENTS, GoldenFile, by_map, device, floats, tensor};
 use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreNetwork, ScoreUNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
 pub fn check(file: &GoldenFile) {
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let config = ScoreUNetConfig {
         with_attention: file.meta("attention_everywhere"),
         fourier: if file.meta("use_fourier_features") { FourierFeatures::Port } else { FourierFeatures::None },

@@ -1,12 +1,12 @@
 //! `unet_*`: the didactic PyTorch U-Net, with its `state_dict` names.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, by_map, floats, tensor};
-use burn::tensor::{Device, Gradients, Tensor};
+use crate::golden_file::{GRADIENTS, GoldenFile, by_map, device, floats, tensor};
+use burn::tensor::{Gradients, Tensor};
 use vdm::nn::{Conditioning, Control, ControlConfig, Mode, UNetConfig};
 use vdm::weights::{HostTensor, Weights};
 
 pub fn check(file: &GoldenFile) {
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let network = vdm::weights::import(config(file).init(&device), &all_ours(&file.under("params/"))).unwrap();
 
     let z = tensor::<4>(file.get("in/x"), &device).require_grad();
