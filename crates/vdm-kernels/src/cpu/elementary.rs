@@ -1,10 +1,10 @@
 //! Elementary functions of tensors and their derivatives, with the same bits on every machine: the system's mathematical
 //! library differs from one version to the next, and with the processor.
 //!
-//! Sines and cosines, which Fourier features take of whole images, are the vectorised polynomials of [`super::math`]; the
-//! others are taken of a few numbers an image, and are those of the `libm` crate, in double precision.
+//! Sines, cosines and sigmoids, which are taken of whole images, are the vectorised polynomials of [`super::math`]; the others
+//! are taken of a few numbers an image, and are those of the `libm` crate, in double precision.
 
-use super::math::{sin_cos_turns, vectorized};
+use super::math::{sigmoid, sin_cos_turns, vectorized};
 use std::f64::consts::FRAC_2_SQRT_PI;
 
 /// A function of one number.
@@ -27,7 +27,7 @@ pub enum Function {
 }
 
 impl Function {
-    /// The function's value; in double precision, except for sines and cosines.
+    /// The function's value in double precision; of sines and cosines in single precision.
     fn value(self, x: f64) -> f64 {
         match self {
             Self::Exp => libm::exp(x),
@@ -77,6 +77,19 @@ vectorized! {
             *y = sin_cos(x).1;
         }
     }
+
+    fn sigmoids(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = sigmoid(x);
+        }
+    }
+
+    fn sigmoid_slopes(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            // 1 - sigmoid(x) without cancellation.
+            *dx = sigmoid(x) * sigmoid(-x) * dy;
+        }
+    }
 }
 
 /// `y` = f(`x`).
@@ -84,6 +97,7 @@ pub fn forward(f: Function, x: &[f32], y: &mut [f32]) {
     match f {
         Function::Sin => sines(x, y),
         Function::Cos => cosines(x, y),
+        Function::Sigmoid => sigmoids(x, y),
         _ => y.iter_mut().zip(x).for_each(|(y, &x)| *y = f.value(f64::from(x)) as f32),
     }
 }
@@ -99,6 +113,7 @@ pub fn backward(f: Function, x: &[f32], dy: &[f32], dx: &mut [f32]) {
             sines(x, dx);
             dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx *= -dy);
         }
+        Function::Sigmoid => sigmoid_slopes(x, dy, dx),
         _ => {
             for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
                 *dx = (f.slope(f64::from(x)) * f64::from(dy)) as f32;
@@ -140,6 +155,21 @@ mod tests {
             let (sin, cos) = sin_cos(x);
             let (want_sin, want_cos) = f64::from(x).sin_cos();
             assert!((f64::from(sin) - want_sin).abs() < 3e-7 && (f64::from(cos) - want_cos).abs() < 3e-7, "{x}");
+        }
+    }
+
+    /// What is computed in single precision is what `value` and `slope` say.
+    #[test]
+    fn vectorised_functions_are_close_to_double_precision() {
+        let x: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.0173).collect();
+        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        forward(Function::Sigmoid, &x, &mut y);
+        backward(Function::Sigmoid, &x, &vec![1.0; x.len()], &mut dx);
+        for ((&x, &y), &dx) in x.iter().zip(&y).zip(&dx) {
+            let want = Function::Sigmoid.value(x.into());
+            assert!((f64::from(y) - want).abs() < 4e-7 * want, "{x}");
+            let slope = want * Function::Sigmoid.value(-f64::from(x));
+            assert!((f64::from(dx) - slope).abs() < 8e-7 * slope, "{x}");
         }
     }
 
