@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod cpu;
+mod device;
 mod extension;
 mod moments;
 #[allow(clippy::disallowed_methods)]
@@ -24,21 +25,13 @@ pub mod teams;
 
 pub use cpu::adamw::Update;
 pub use cpu::elementary::Function;
+pub use device::is_fused;
 pub use extension::NormArgs;
 pub use moments::Moments;
 
-use burn::backend::{Dispatch, DispatchDevice, Flex};
-use burn::tensor::{DType, Device, Tensor};
+use burn::backend::{Dispatch, Flex};
+use burn::tensor::Tensor;
 use extension::{ConvArgs, Fused};
-
-/// Whether the operators run as fused CPU kernels for tensors of this device and precision.
-pub fn is_fused(device: &Device, dtype: DType) -> bool {
-    let flex = match device.as_dispatch() {
-        DispatchDevice::Autodiff(inner) => matches!(**inner, DispatchDevice::Flex(_)),
-        other => matches!(other, DispatchDevice::Flex(_)),
-    };
-    flex && dtype == DType::F32
-}
 
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
