@@ -286,7 +286,7 @@ fn weights_of_other_programs_are_imported() {
     let error = import(&own, &["--preset", "digits", "--levels", "17", "--map", "vdm"]).fails();
     assert!(error.contains("`errors."), "{error}");
     for (args, words) in [
-        (&["--map", "nothing"][..], "official, port, unet and vdm"),
+        (&["--map", "nothing"][..], "PyTorch port of the paper"),
         (&["--map", "unet", "--under", "x/"], "no tensor"),
         (&["--map", "unet", "--set", "model.n_embd=8192"], "the configured model"),
     ] {
