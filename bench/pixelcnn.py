@@ -1,4 +1,4 @@
-"""A small autoregressive network of pixels beside the diffusion model: a row of docs/results.md.
+"""A small autoregressive network of pixels to compare the diffusion model with.
 
     cargo build --release && bench/compare.sh 1 1      # once, for the virtual environment
     bench/.venv/bin/pip install pillow
@@ -7,7 +7,7 @@
 A gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328): two stacks of causal convolutions, one that sees the lines above, one
 that sees the pixels to the left and the first stack, so that no pixel above is left out; 6 layers of 32 channels, a softmax
 over 256 levels. Its code length is exact, not a bound. It is trained on Fashion-MNIST on one thread for so many seconds of the
-processor: AdamW, batches of 16, moving average of 0.998 as the comparison of docs/results.md. Prints the bits per dimension
+processor: AdamW, batches of 16, moving average of 0.998. Prints the bits per dimension
 of the averaged weights on 1,000 validation images every 5 minutes, and at the end on all 10,000 test images.
 """
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Compares another device with the CPU: golden files with every gradient, the losses of a short training, samples.
+# Compares another device with the CPU: golden files with every gradient, the losses of a short training, a bound.
 #
 #   scripts/device.sh wgpu [STEPS]
 #
-# The devices are the cargo features cuda, wgpu, metal and rocm; `vdm devices` lists them. Without a card, Debian's
+# DEVICE is cuda or wgpu. Without a card, Debian's
 # mesa-vulkan-drivers bring a Vulkan driver that computes on the CPU, for wgpu. The program is built a second time, with the
 # device, in target/DEVICE.
 set -euo pipefail
@@ -12,9 +12,10 @@ device=${1:?usage: scripts/device.sh DEVICE [STEPS]}
 steps=${2:-50}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-build=(--release -p vdm -p vdm-cli --features "vdm/$device,vdm-cli/$device" --target-dir "${VDM_TARGET:-target/$device}")
+target=${VDM_TARGET:-target/$device}
+build=(--release -p vdm -p vdm-cli --features "vdm/$device,vdm-cli/$device" --target-dir "$target")
 cargo build "${build[@]}"
-vdm=$(realpath "${VDM_TARGET:-target/$device}/release/vdm")
+vdm=$(realpath "$target/release/vdm")
 
 status=0
 VDM_DEVICE=$device cargo test "${build[@]}" --test golden every_golden_file -- --nocapture || status=$?
@@ -23,7 +24,6 @@ for on in cpu "$device"; do
   "$vdm" train --device "$on" --steps "$steps" --set train.log_every=1 --set eval.images=64 --set eval.repeats=1 \
     --set train.sample_every=0 --set sample.count=4 --set sample.steps=20 --plain --out "$work/$on" > "$work/$on.log" 2>&1
   "$vdm" eval digits --device "$on" --images 64 --json > "$work/$on.json"
-  "$vdm" sample digits --device "$on" --count 8 --steps 20 --separate --out "$work/samples-$on" > "$work/$on-samples.log" 2>&1
 done
 python3 - "$work" "$device" << 'END'
 import json
