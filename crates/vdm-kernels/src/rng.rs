@@ -19,6 +19,11 @@ pub struct Philox {
     stream: [u32; 2],
 }
 
+/// Rounds of the generator; what its counters are multiplied by in each, and what is added to its key after each.
+pub(crate) const ROUNDS: usize = 10;
+pub(crate) const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
 /// Blocks that are generated side by side, for SIMD.
 const WIDE: usize = 16;
 
@@ -35,17 +40,17 @@ impl Philox {
         let mut c0: [u32; WIDE] = std::array::from_fn(|lane| block.wrapping_add(lane as u32));
         let (mut c1, mut c2, mut c3) = ([draw; WIDE], [self.stream[0]; WIDE], [self.stream[1]; WIDE]);
         let (mut k0, mut k1) = (self.key[0], self.key[1]);
-        for _ in 0..10 {
+        for _ in 0..ROUNDS {
             for lane in 0..WIDE {
-                let p0 = u64::from(c0[lane]) * 0xD251_1F53;
-                let p1 = u64::from(c2[lane]) * 0xCD9E_8D57;
+                let p0 = u64::from(c0[lane]) * u64::from(FACTORS[0]);
+                let p1 = u64::from(c2[lane]) * u64::from(FACTORS[1]);
                 c0[lane] = (p1 >> 32) as u32 ^ c1[lane] ^ k0;
                 c1[lane] = p1 as u32;
                 c2[lane] = (p0 >> 32) as u32 ^ c3[lane] ^ k1;
                 c3[lane] = p0 as u32;
             }
-            k0 = k0.wrapping_add(0x9E37_79B9);
-            k1 = k1.wrapping_add(0xBB67_AE85);
+            k0 = k0.wrapping_add(KEY_STEPS[0]);
+            k1 = k1.wrapping_add(KEY_STEPS[1]);
         }
         [c0, c1, c2, c3]
     }

@@ -3,10 +3,10 @@
 //! Accelerators draw dropout's masks with it. On the host they would be drawn by one thread and sent over the bus, for the
 //! paper's CIFAR-10 network some 4.5 GB a step. On the CPU the host's own generator is far faster.
 
-use crate::rng::Philox;
+use crate::rng::{FACTORS, KEY_STEPS, Philox, ROUNDS};
 use burn::tensor::{Device, Int, IntDType, Tensor};
 
-/// A number in so many bits of the host is two numbers here, so that no product of two is beyond 32 bits.
+/// One more than the largest half of a 32-bit word. Words are kept as halves, so that every product of two fits in 32 bits.
 const HALF: i64 = 1 << 16;
 
 /// 32-bit words, each as its high and its low half.
@@ -63,11 +63,11 @@ pub fn dropout(seed: u64, p: f32, images: usize, numbers: usize, device: &Device
     let zero = Words::all(0, &block);
     let mut c = [halves(block), zero.clone(), halves(image), zero];
     let mut key = [seed as u32, (seed >> 32) as u32];
-    for _ in 0..10 {
+    for _ in 0..ROUNDS {
         let [c0, c1, c2, c3] = c;
-        let ((p0_high, p0_low), (p1_high, p1_low)) = (c0.product(0xD251_1F53), c2.product(0xCD9E_8D57));
+        let ((p0_high, p0_low), (p1_high, p1_low)) = (c0.product(FACTORS[0]), c2.product(FACTORS[1]));
         c = [p1_high.xor(c1).xor_word(key[0]), p1_low, p0_high.xor(c3).xor_word(key[1]), p0_low];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
     }
     let words =
         |half: fn(&Words) -> &Tensor<3, Int>| Tensor::stack::<4>(c.iter().map(|c| half(c).clone()).collect(), 2);

@@ -105,7 +105,7 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
         None => {
             let init = args.init.as_deref().map(|path| of_model(path, Which::Last, WhichWeights::Ema)).transpose()?;
             let mut config = match &init {
-                Some(file) => resolve(DEFAULT, Some(("the model", &file.config.to_toml()?)), &args.all_sets())?,
+                Some(file) => with_sets(&file.config, &args.all_sets())?,
                 None => configuration(args)?,
             };
             let data = Datasets::load(&config)?;
@@ -215,10 +215,14 @@ fn configuration(args: &Args) -> Result<Config> {
     Ok(resolve(&args.preset, file.as_ref().map(|(p, t)| (p.as_str(), t.as_str())), &args.all_sets())?)
 }
 
+/// The same configuration with these keys of --set; all of its keys come from its text, and none from the preset.
+fn with_sets(config: &Config, sets: &[String]) -> Result<Config> {
+    Ok(resolve(DEFAULT, Some(("config.toml", &config.to_toml()?)), sets)?)
+}
+
 /// A resumed run is the same run: only its length, TensorBoard and the place of its data may change.
 fn with_changes(config: Config, sets: &[String]) -> Result<Config> {
-    let name = "config.toml".to_string();
-    let changed = resolve(DEFAULT, Some((&name, &config.to_toml()?)), sets)?;
+    let changed = with_sets(&config, sets)?;
     let mut allowed = config.clone();
     allowed.train.steps = changed.train.steps;
     allowed.train.tensorboard = changed.train.tensorboard;

@@ -1,7 +1,7 @@
 //! In which order the numbers of a segment are coded.
 //!
-//! A batch takes bits off the stack before it leaves any: some four times of what it adds in the end. What the stack has not got,
-//! the stream must start with. So the first batch is small, a few lines of one image, and every later one has at most a quarter
+//! A batch first takes bits off the stack, some four times as many as it adds in the end. Bits that the stack does not hold yet
+//! must be there from the start. So the first batch is small, a few lines of one image, and every later one has at most a quarter
 //! of the lines before it. A segment is decoded the other way, from whole images to the last lines of the first image; the lines
 //! above them are known by then.
 

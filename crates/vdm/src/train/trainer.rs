@@ -105,14 +105,20 @@ impl Trainer {
     /// # Errors
     /// See [`TrainError`]; [`TrainError::Exists`] if there is a run already.
     pub fn new(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
+        let lock = Self::claim(&config, &run, &data)?;
+        Self::start(config, run, data, device, lock)
+    }
+
+    /// Takes the folder of a new run, if the configuration goes with the images and no run is there.
+    fn claim(config: &Config, run: &RunDir, data: &Datasets) -> Result<RunLock, TrainError> {
         config.validate()?;
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
-        let lock = RunLock::take(&run)?;
+        let lock = RunLock::take(run)?;
         if run.config().exists() {
             return Err(TrainError::Exists { path: run.path().into() });
         }
-        Self::start(config, run, data, device, lock)
+        Ok(lock)
     }
 
     /// Starts a run as [`new`](Self::new) does, but from the weights of a model that is trained already, by parameter: to train it further,
@@ -127,33 +133,29 @@ impl Trainer {
         weights: &Weights,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        // Before the folder is taken, so that weights of another network leave none behind.
         config.validate()?;
         let (shape, vocabulary, path) = (data.train.shape(), data.train.vocabulary(), run.path());
-        config.validate_shape(shape)?;
-        data.check_classes(config.model.network.classes())?;
         require_parameters(&config, shape, weights, path)?;
-        let lock = RunLock::take(&run)?;
-        if run.config().exists() {
-            return Err(TrainError::Exists { path: path.into() });
-        }
+        let lock = Self::claim(&config, &run, &data)?;
         let fresh = config.init(shape, vocabulary, &device.clone().autodiff());
         let model = import(fresh, weights).map_err(|source| TrainError::Weights { path: path.into(), source })?;
         let optimizer = Optimizer::new(&model, device);
+        let state = State::at_the_start(data.fingerprint());
         let checkpoint = Checkpoint {
-            step: 0,
+            step: state.step,
             shape,
             vocabulary,
-            best_bpd: f64::INFINITY,
-            pending: false,
-            window: Window::default(),
-            data: Some(data.fingerprint()),
+            best_bpd: state.best_bpd,
+            pending: state.pending,
+            window: state.window,
+            data: Some(state.fingerprint.clone()),
             weights: export(&model),
             optimizer: optimizer.export(&model),
         };
         // Before the configuration, without which a folder is no run: a stop in between leaves none that would go on from
         // other weights.
         checkpoint.save(&run.last())?;
-        let state = State::at_the_start(data.fingerprint());
         Self::assemble(config, run, data, device, (model, optimizer), state, lock)
     }
 
