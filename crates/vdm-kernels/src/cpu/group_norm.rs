@@ -78,16 +78,19 @@ impl Spec {
     /// Dropout's factors (0 or 1/(1-p)) for the `len` numbers from slab `index` on: the mask of an image is one draw of
     /// the stream with its number. Empty without dropout.
     fn mask<'a>(&self, index: usize, len: usize, buffer: &'a mut Vec<f32>) -> &'a [f32] {
-        buffer.clear();
         if self.dropout == 0.0 {
-            return buffer;
+            return &[];
         }
         let first = index % self.groups * self.slab();
         let skipped = first % Philox::DROPOUT_UNIT;
-        buffer.resize(skipped + len, 0.0);
+        // All are overwritten: zeros are written only where the buffer grows.
+        if buffer.len() < skipped + len {
+            buffer.resize(skipped + len, 0.0);
+        }
+        let mask = &mut buffer[..skipped + len];
         let stream = Philox::new(self.seed, (index / self.groups) as u64);
-        stream.dropout_from(self.dropout, first / Philox::DROPOUT_UNIT, buffer);
-        &buffer[skipped..]
+        stream.dropout_from(self.dropout, first / Philox::DROPOUT_UNIT, mask);
+        &mask[skipped..]
     }
 
     /// The numbers of `shift [B, C]` for the channels of `n` slabs from slab `index` on; none if it is empty.
