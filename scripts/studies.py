@@ -54,6 +54,7 @@ STUDIES = {
         "16 channels": [*PAPER, "model.n_embd=16"],
         "trained and evaluated in 10 steps": [*PAPER, "train.timesteps=10"],
         "trained and evaluated in 100 steps": [*PAPER, "train.timesteps=100"],
+        "trained and evaluated in 250 steps": [*PAPER, "train.timesteps=250"],
         "trained and evaluated in 1000 steps": [*PAPER, "train.timesteps=1000"],
     }),
     "networks": ("fashion-mnist", None, 300, 1000, 1, {

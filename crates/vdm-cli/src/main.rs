@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match cli.command.execute(cli.json) {
         Ok(code) => code,
         // Whoever reads has seen enough: no error, and nobody to tell.
-        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             watch::say(&format!("vdm: {}", output::told(&error)));
             ExitCode::FAILURE

@@ -298,3 +298,74 @@ fn weights_of_other_programs_are_imported() {
     let error = import(&golden.join("unet_plain.pt"), &["--map", text.to_str().unwrap()]).fails();
     assert!(error.contains("a.toml") && error.contains("rule 1"), "{error}");
 }
+
+/// Options that a command has no use for were taken without a word, and results named steps that were not taken.
+#[test]
+fn options_without_use_are_refused_and_steps_that_are_not_taken_are_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |args: &[&str]| error(args, dir.path());
+    let two = ["eval", "digits", "--images", "2", "--repeats", "1"];
+    assert!(refused(&[&two[..], &["--reverse-variance", "step"]].concat()).contains("--timesteps"));
+    let ode =
+        json(&[&two[..], &["--estimator", "ode", "--tolerance", "1e-2", "--timesteps", "7"]].concat(), dir.path());
+    assert!(ode["timesteps"].is_null(), "{ode}");
+    let drawn = ["sample", "digits", "--count", "1", "--sampler", "ode", "--steps", "7", "--out", "a.png"];
+    let drawn = json(&drawn, dir.path());
+    assert!(drawn["steps"].is_null() && drawn["grid"].is_null(), "{drawn}");
+    let pytorch = ["export", "digits", "--layout", "pytorch", "-o", "p.safetensors"];
+    assert!(refused(&[&pytorch[..], &["--half"]].concat()).contains("--half"));
+    assert!(refused(&[&pytorch[..], &["--about", "licence=x"]].concat()).contains("--about"));
+    assert!(refused(&["export", "digits", "--checkpoint", "best", "-o", "p"]).contains("one set of weights"));
+    assert!(refused(&["score", "digits", "a.png", "--data-dir", "d"]).contains("--data-dir"));
+    assert!(refused(&["denoise", "digits", "a.png", "--data-dir", "d"]).contains("--data-dir"));
+    assert!(refused(&["report", "digits", "--data-dir", "/nowhere", "-o", "r.html"]).contains("--data-dir"));
+    assert!(refused(&["bench", "operators", "--layers", "2"]).contains("--layers"));
+    assert!(refused(&["compress", "digits", "--count", "1", "--force", "-o", "/dev/null"]).contains("/dev/null"));
+    json(&["compress", "digits", "--count", "1", "--timesteps", "2", "-o", "a.vdmz"], dir.path());
+    assert!(refused(&["verify", "a.vdmz", "--weights", "raw"]).contains("--model"));
+}
+
+/// The end of the numbers of images overflowed.
+#[test]
+fn the_last_image_that_has_a_number_is_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = (u64::MAX - 1).to_string();
+    let args = ["sample", "digits", "--separate", "--count", "1", "--steps", "2", "--first", &last, "--out", "x"];
+    assert_eq!(json(&args, dir.path())["images"], 1);
+}
+
+/// The file was written, and then the program ended in a panic.
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_no_text_is_written_and_told() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"m\xff.bin");
+    let mut command = vdm();
+    command.current_dir(dir.path()).args(["--json", "export", "digits", "-o"]).arg(name);
+    let found: serde_json::Value = serde_json::from_slice(&command.succeeds()).unwrap();
+    assert_eq!(found["path"], "m\u{fffd}.bin");
+    assert!(dir.path().join(name).is_file());
+    // What a model file is called does not matter.
+    let mut command = vdm();
+    command.current_dir(dir.path()).args(["--json", "info"]).arg(name);
+    let found: serde_json::Value = serde_json::from_slice(&command.succeeds()).unwrap();
+    assert_eq!(found["levels"], 17);
+}
+
+/// All images were drawn first; a training stopped at its first samples, and again whenever it went on.
+#[test]
+fn a_picture_that_is_too_large_is_refused_before_anything_is_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("images")).unwrap();
+    for i in 0..8u8 {
+        image::GrayImage::from_pixel(512, 512, image::Luma([i]))
+            .save(dir.path().join(format!("images/{i}.png")))
+            .unwrap();
+    }
+    let sets = ["data.source=folder", "data.dir=images", "data.size=512", "data.channels=1", "sample.count=4096"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let error = error(&[&["train", "--preset", "fashion-mnist", "--out", "run"], &sets[..]].concat(), dir.path());
+    assert!(error.contains("sample.count") && error.contains("fewer images"), "{error}");
+    assert!(!dir.path().join("run").exists());
+}

@@ -101,6 +101,7 @@ fn a_worker_that_is_not_there_is_named() {
     let address = Worker::start().address.clone();
     let error = training(&dir.path().join("run"), 3).args(["--worker", &address]).fails();
     assert!(error.contains(&address) && error.contains("vdm serve"), "{error}");
+    assert!(!dir.path().join("run").exists(), "a run that never began is left");
     let error = vdm().args(["serve", "--bind", "nowhere"]).fails();
     assert!(error.contains("--bind"), "{error}");
 }

@@ -283,13 +283,20 @@ pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -
     (p, Moments { m, v, ema })
 }
 
+/// Σ x² of each tensor, summed in a fixed order; read back from the device all at once. Each is `[n]`, without autodiff.
+pub fn sums_of_squares(of: &[&Tensor<1>]) -> Vec<f64> {
+    let [first, ..] = of else { return Vec::new() };
+    if !fused(first) {
+        let sums = of.iter().map(|&x| x.clone().powi_scalar(2).sum()).collect();
+        return Tensor::cat(sums, 0).into_data().iter::<f64>().collect();
+    }
+    let sum = |&x: &&Tensor<1>| cpu::math::sum_of_squares(flex(x.clone()).to_contiguous().storage());
+    of.iter().map(sum).collect()
+}
+
 /// Σ x², summed in a fixed order. `x` is `[n]`, without autodiff.
 pub fn sum_of_squares(x: Tensor<1>) -> f64 {
-    if !fused(&x) {
-        return x.powi_scalar(2).sum().into_scalar::<f64>();
-    }
-    let x = flex(x).to_contiguous();
-    cpu::math::sum_of_squares(x.storage())
+    sums_of_squares(&[&x]).into_iter().sum()
 }
 
 /// `x` without its autodiff graph.

@@ -95,22 +95,32 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     v.matmul(p.swap_dims(1, 2)).reshape([b, c, n])
 }
 
-/// See [`crate::decoder_nll`]. Streams over the levels twice, so that memory stays at B x D.
+/// See [`crate::decoder_nll`]. One pass for each level that can matter, so that memory stays at B x D; j and r are those of
+/// [`crate::cpu::decoder`].
 pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tensor<1>, Tensor<1>) {
-    let distance = |v: usize| k.clone() - v as f64;
-    let logit = |v: usize| (eps.clone() + distance(v) * r).powi_scalar(2) * -0.5;
-    let mut top = logit(0);
-    for v in 1..levels {
-        top = top.max_pair(logit(v));
-    }
+    let (low, high) = (k.clone() - (levels - 1) as f64, k);
+    let distance = |j: Tensor<2>| eps.clone() + j * r;
+    // The level with the largest logit: the nearest to z_0 that there is.
+    let best = (eps.clone() / -r).round().max_pair(low.clone()).min_pair(high.clone());
+    let top = distance(best.clone()).powi_scalar(2) * 0.5;
     let (mut sum, mut d_sum) = (top.zeros_like(), top.zeros_like());
-    for v in 0..levels {
-        let p = (logit(v) - top.clone()).exp();
-        sum = sum + p.clone();
-        let j = distance(v);
-        d_sum = d_sum - p * (eps.clone() + j.clone() * r) * j;
+    let mut add = |j: Tensor<2>| {
+        let u = distance(j.clone());
+        let p = (top.clone() - u.clone().powi_scalar(2) * 0.5).exp();
+        let p = p.mask_fill(j.clone().lower(low.clone()), 0.0).mask_fill(j.clone().greater(high.clone()), 0.0);
+        sum = sum.clone() + p.clone();
+        d_sum = d_sum.clone() - p * u * j;
+    };
+    // Further than so many levels from the best one, the logit is below the largest by the cutoff: the best is within r/2 of z_0,
+    // or the last one on its side.
+    let reach = ((0.25 * r * r + 2.0 * f64::from(crate::cpu::decoder::CUTOFF)).sqrt() / r + 0.5).ceil();
+    if 2.0 * reach + 1.0 < levels as f64 {
+        let reach = reach as i32;
+        (-reach..=reach).for_each(|away| add(best.clone() + f64::from(away)));
+    } else {
+        (0..levels).for_each(|away| add(high.clone() - away as f64));
     }
-    let nll = sum.clone().log() + top + eps.powi_scalar(2) * 0.5;
+    let nll = sum.clone().log() - top + eps.powi_scalar(2) * 0.5;
     (nll.sum_dim(1).squeeze_dim(1), (d_sum / sum).sum_dim(1).squeeze_dim(1))
 }
 

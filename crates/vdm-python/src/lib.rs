@@ -223,6 +223,17 @@ impl Model {
             }
             _ => {}
         }
+        if !(guidance.is_finite() && guidance >= 0.0) {
+            return Err(error(format!("guidance: {guidance}, but the weight must be at least 0")));
+        }
+        if guidance != 1.0 && classes == 0 {
+            return Err(error(format!("guidance: {guidance}, but the model has no classes")));
+        }
+        if guidance != 1.0 && self.config.train.label_dropout == 0.0 {
+            return Err(error(
+                "guidance: the model was trained with train.label_dropout = 0, so it has never seen an image without a class",
+            ));
+        }
         if !(1..=MOST_STEPS).contains(&steps) {
             return Err(error(format!("steps: {steps}, expected 1 to {MOST_STEPS}")));
         }
@@ -365,7 +376,7 @@ fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
         let (place, device) = (Path::new(path), Device::flex());
         let file = if place.is_file() {
             Some(ModelFile::load(place))
-        } else if place.exists() {
+        } else if RunDir::new(place).config().exists() {
             None
         } else {
             shipped::model(path)
@@ -380,7 +391,8 @@ fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
             let names = shipped::names().collect::<Vec<_>>().join(", ");
             return Err(error(format!("{path}: no run, no model file, and none of the shipped models: {names}")));
         }
-        let text = std::fs::read_to_string(run.config()).map_err(error)?;
+        let unreadable = |source| error(format!("cannot read {}: {source}", run.config().display()));
+        let text = std::fs::read_to_string(run.config()).map_err(unreadable)?;
         let config = vdm::config::resolve_run(&run.config().display().to_string(), &text).map_err(error)?;
         let (model, checkpoint) = load_model(&config, run.last(), WhichWeights::Ema, &device).map_err(error)?;
         Ok(Model::new(model, config, Vec::new(), checkpoint.step))

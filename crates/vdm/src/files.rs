@@ -1,12 +1,16 @@
 //! Files that are written whole or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Number of the next temporary file of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// The temporary files that this process is writing.
+static WRITTEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Most symbolic links that lead from one to another.
 const MOST_LINKS: usize = 40;
 
@@ -27,21 +31,49 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
     // Not made of the file's own name, which may be as long as names can be.
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".vdm-{}-{number}.tmp", std::process::id()));
-    // Readable too, for contents that are looked at while they are written. What a killed process of the same number left
-    // behind is overwritten.
-    let written =
-        File::options().read(true).write(true).create(true).truncate(true).open(&temporary).and_then(|mut file| {
-            content(&mut file)?;
-            file.flush()?;
-            file.sync_all()
-        });
-    if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
+    // What a killed process of the same number left behind goes first. The file is a new one: a symbolic link that someone
+    // else put there would lead the bytes into another file.
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).insert(temporary.clone());
+    // Readable too, for contents that are looked at while they are written.
+    let written = File::options().read(true).write(true).create_new(true).open(&temporary).and_then(|mut file| {
+        content(&mut file)?;
+        file.flush()?;
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&temporary, path));
+    WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&temporary);
+    if let Err(e) = renamed {
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
     // The rename itself is durable once the folder is synced.
     sync_folder(folder);
     Ok(())
+}
+
+/// Removes from a folder what [`write_atomic`] left there in processes that were killed.
+pub(crate) fn remove_litter(folder: &Path) {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in files.map(|f| f.path()).filter(|p| is_litter(p) && !written.contains(p)) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Whether a file is a temporary one of a process that is gone, or of one of this process's number: in a container, every
+/// process has the same.
+fn is_litter(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(rest) = name.strip_prefix(".vdm-").and_then(|name| name.strip_suffix(".tmp")) else { return false };
+    let Some(process) = rest.split('-').next().and_then(|id| id.parse::<u32>().ok()) else { return false };
+    let processes = Path::new("/proc");
+    // Where the system does not tell which processes there are, all of others may be alive.
+    let alive = if processes.join("self").exists() { processes.join(process.to_string()).exists() } else { true };
+    process == std::process::id() || !alive
 }
 
 /// Brings the names in a folder to the disk; where folders cannot be opened, nothing better can be done.
@@ -125,6 +157,45 @@ mod tests {
         let path = dir.path().join("a.txt");
         write_bytes(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    /// Gigabytes of an image cache stayed for good.
+    #[test]
+    fn what_killed_processes_left_is_removed_and_what_is_being_written_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        // Above the largest number of a process.
+        let [gone, own, other] =
+            [".vdm-4194999-0.tmp".into(), format!(".vdm-{}-x.tmp", std::process::id()), "a.tmp".into()]
+                .map(|name: String| dir.path().join(name));
+        for file in [&gone, &own, &other] {
+            fs::write(file, "left").unwrap();
+        }
+        let path = dir.path().join("a.txt");
+        write_atomic(&path, |file| {
+            remove_litter(dir.path());
+            file.write_all(b"new")
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!([gone.exists(), own.exists(), other.exists()], [false, false, true]);
+    }
+
+    /// The bytes went to the file that the link leads to.
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_place_of_the_temporary_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "mine").unwrap();
+        let next = NEXT.load(Ordering::Relaxed);
+        for number in next..next + 500 {
+            let name = format!(".vdm-{}-{number}.tmp", std::process::id());
+            std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
+        }
+        let path = dir.path().join("a.txt");
+        write_bytes(&path, b"new").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), path.is_symlink()), (b"new".to_vec(), false));
+        assert_eq!(fs::read(&victim).unwrap(), b"mine");
     }
 
     /// rmlint#763 and case 7: a device or a link was replaced by a regular file.

@@ -2,7 +2,7 @@
 
 use crate::shared::archive_input;
 use crate::shared::model::{ChoiceArgs, DataArgs, of_model, shipped_name};
-use crate::shared::output::{is_standard, outln, write_all};
+use crate::shared::output::{is_standard, outln, shown, write_all};
 use crate::shared::progress::timed;
 use crate::shared::steps::StepsArgs;
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use vdm::codec::{
     CodecOptions, Container, FileEntry, FileKind, Input, choose_steps, compress_files, decompress, model_fingerprint,
 };
 use vdm::data::ImageDataset;
-use vdm::files::{create_folders, write_bytes};
+use vdm::files::{create_folders, target, write_bytes};
 use vdm::nn::ScoreNetwork;
 use vdm::run::Model;
 
@@ -149,7 +149,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let (n, segments) = (report.images, container.segments.len());
     if json {
         let mut object = serde_json::to_value(&report)?;
-        object["path"] = serde_json::to_value(&args.out)?;
+        object["path"] = shown(&args.out).into();
         object["files"] = entries.into();
         object["embedded_model"] = args.embed_model.into();
         object["segments"] = segments.into();
@@ -187,6 +187,7 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
     if out.exists() && !force {
         bail!("{} exists; name another file with --out, or overwrite it with --force", out.display());
     }
+    target(out).with_context(|| format!("cannot write {}", out.display()))?;
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.map_or(Ok(()), create_folders).with_context(|| format!("cannot make the folder of {}", out.display()))
 }

@@ -3,7 +3,7 @@
 use crate::shared::archive_output::{self, Wanted};
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
-use crate::shared::output::{is_standard, outln, write_all};
+use crate::shared::output::{is_standard, outln, shown, write_all};
 use anyhow::{Context, Result, bail};
 use clap::value_parser;
 use serde_json::json;
@@ -90,7 +90,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         write_whole(out, &container, &wanted, &bytes)?
     };
     if json {
-        let object = json!({"path": out, "images": count, "first": first, "files": files, "seconds": seconds});
+        let object = json!({"path": shown(out), "images": count, "first": first, "files": files, "seconds": seconds});
         outln!("{object}");
     } else {
         outln!("{count} images in {files} files: {} ({seconds:.1} s)", out.display());

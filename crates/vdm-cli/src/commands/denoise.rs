@@ -1,7 +1,7 @@
 //! `vdm denoise`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::picked;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
@@ -68,7 +68,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let errors = args.add.then(|| (error(&noisy), error(&found.expected)));
     if json {
         let (before, after) = errors.unzip();
-        outln!("{}", json!({ "path": file, "rms_noisy": before, "rms_denoised": after, "seconds": seconds }));
+        outln!("{}", json!({ "path": shown(&file), "rms_noisy": before, "rms_denoised": after, "seconds": seconds }));
     } else {
         outln!("{} ({seconds:.1} s)", file.display());
         if let Some((before, after)) = errors {

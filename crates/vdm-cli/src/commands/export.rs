@@ -1,9 +1,9 @@
 //! `vdm export`.
 
 use crate::shared::model::{Which, of_model};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::words::about;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use serde_json::json;
@@ -39,6 +39,9 @@ pub enum Layout {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
+    if args.layout == Layout::Pytorch && (args.half || !args.about.is_empty()) {
+        bail!("--half and --about are for --layout vdm; leave them out");
+    }
     let mut file = of_model(&args.run, args.checkpoint, WhichWeights::Ema)?;
     file.about.extend(about(&args.about)?);
     let step = file.step;
@@ -52,7 +55,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     write_bytes(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
     let bytes = bytes.len();
     if json {
-        outln!("{}", json!({ "path": args.out, "bytes": bytes, "step": step }));
+        outln!("{}", json!({ "path": shown(&args.out), "bytes": bytes, "step": step }));
     } else {
         outln!("{}: {bytes} bytes, the averaged weights of step {step}", args.out.display());
     }

@@ -2,7 +2,7 @@
 
 use crate::shared::device::DeviceArgs;
 use crate::shared::model::{Which, of_model, require_no_class, source};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -80,7 +80,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
                 json!({ "timesteps": steps, "posterior": posterior, "step": step, "pixel": pixel, "placed": placed })
             })
             .collect();
-        outln!("{}", json!({ "path": args.out, "seconds": seconds, "predicted_bpd": rows }));
+        outln!("{}", json!({ "path": shown(&args.out), "seconds": seconds, "predicted_bpd": rows }));
         return Ok(());
     }
     outln!("{}: the model with its error, fitted in {seconds:.1} s", args.out.display());

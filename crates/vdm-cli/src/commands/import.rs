@@ -1,6 +1,6 @@
 //! `vdm import`.
 
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::shapes::shape;
 use crate::shared::words::about;
 use anyhow::{Context, Result, bail};
@@ -78,7 +78,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let parameters: usize = file.weights.values().map(|tensor| tensor.data.len()).sum();
     if json {
         let object = json!({
-            "path": args.out, "tensors": file.weights.len(), "parameters": parameters, "configured_schedule": fresh,
+            "path": shown(&args.out), "tensors": file.weights.len(), "parameters": parameters, "configured_schedule": fresh,
         });
         outln!("{object}");
         return Ok(());

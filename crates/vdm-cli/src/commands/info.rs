@@ -2,10 +2,12 @@
 
 use crate::shared::container;
 use crate::shared::model::{Which, checkpoint, model_file, open_run};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::shapes::shape;
 use anyhow::{Result, bail};
 use serde_json::json;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::Steps;
@@ -93,7 +95,7 @@ fn of_preset(preset: &str, args: &Args, json: bool) -> Result<()> {
 fn of_path(path: &Path, json: bool) -> Result<()> {
     let ending = path.extension().is_some_and(|ending| ending == "safetensors");
     // A folder that is no run does not hide a shipped model of its name.
-    if (ending || !path.is_file())
+    if (ending || !path.is_file() || is_safetensors(path))
         && let Some(file) = model_file(path)?
     {
         return of_model(path, &file, json);
@@ -109,7 +111,7 @@ fn of_path(path: &Path, json: bool) -> Result<()> {
     let finished = last.step >= config.train.steps && evaluation.is_some();
     if json {
         let object = json!({
-            "run": path, "step": last.step, "steps": config.train.steps, "finished": finished,
+            "run": shown(path), "step": last.step, "steps": config.train.steps, "finished": finished,
             "parameters": parameters,
             "channels": last.shape.channels, "height": last.shape.height, "width": last.shape.width,
             "levels": last.vocabulary.levels(),
@@ -137,13 +139,19 @@ fn of_path(path: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file begins as safetensors do, whatever its name: the length of an object in JSON, and the object.
+fn is_safetensors(path: &Path) -> bool {
+    let mut start = [0; 9];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start[8] == b'{')
+}
+
 /// The command for a model file.
 fn of_model(path: &Path, file: &ModelFile, json: bool) -> Result<()> {
     let parameters: usize = file.weights.values().map(|t| t.data.len()).sum();
     if json {
         let shape = file.shape;
         let object = json!({
-            "file": path, "step": file.step, "parameters": parameters,
+            "file": shown(path), "step": file.step, "parameters": parameters,
             "channels": shape.channels, "height": shape.height, "width": shape.width,
             "levels": file.vocabulary.levels(), "about": file.about, "data": file.data, "config": file.config,
         });
@@ -173,7 +181,7 @@ fn of_container(path: &Path, json: bool) -> Result<()> {
     if json {
         let shape = container.shape;
         let object = json!({
-            "file": path, "bytes": bytes, "images": images, "files": container.files.len(), "segments": segments,
+            "file": shown(path), "bytes": bytes, "images": images, "files": container.files.len(), "segments": segments,
             "channels": shape.channels, "height": shape.height, "width": shape.width, "levels": container.levels,
             "net_bpd": net_bpd, "stream_bpd": stream_bpd, "file_bpd": file_bpd,
             "net_bits": container.net_bits, "initial_bits": container.initial_bits,

@@ -1,7 +1,7 @@
 //! `vdm inpaint`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::picked;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result, bail};
@@ -69,7 +69,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     write_bytes(&file, &png).with_context(unwritable)?;
     let drawn = known.iter().filter(|known| !**known).count();
     if json {
-        outln!("{}", json!({ "path": file, "images": args.count, "pixels": drawn, "seconds": seconds }));
+        outln!("{}", json!({ "path": shown(&file), "images": args.count, "pixels": drawn, "seconds": seconds }));
     } else {
         outln!("{} draws of {drawn} of {pixels} pixels: {} ({seconds:.1} s)", args.count, file.display());
     }

@@ -1,7 +1,7 @@
 //! `vdm interpolate`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::picked;
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
@@ -51,7 +51,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let png = grid_png(&images?, shape, levels, count, tile_scale(shape))?;
     write_bytes(&file, &png).with_context(unwritable)?;
     if json {
-        outln!("{}", json!({ "path": file, "images": count, "seconds": seconds }));
+        outln!("{}", json!({ "path": shown(&file), "images": count, "seconds": seconds }));
     } else {
         outln!("{count} images: {} ({seconds:.1} s)", file.display());
     }

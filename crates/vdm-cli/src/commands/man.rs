@@ -1,6 +1,6 @@
 //! `vdm man`.
 
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use anyhow::{Context, Result};
 use clap::Command;
 use clap_mangen::Man;
@@ -23,7 +23,7 @@ pub fn execute(args: &Args, mut program: Command, json: bool) -> Result<()> {
         pages.push(page(&args.out, &format!("vdm-{}", command.get_name()), command)?);
     }
     if json {
-        outln!("{}", json!({ "pages": pages }));
+        outln!("{}", json!({ "pages": pages.iter().map(|page| shown(page)).collect::<Vec<_>>() }));
     } else {
         outln!("{} pages in {}; read one with `man -l {}`", pages.len(), args.out.display(), pages[0].display());
     }

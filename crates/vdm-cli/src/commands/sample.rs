@@ -2,7 +2,7 @@
 
 use crate::shared::disk::free_bytes;
 use crate::shared::model::ModelArgs;
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
 use crate::shared::signals::{STOPPED, on_stop};
 use crate::shared::watch::say;
@@ -109,8 +109,13 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let kind = args.sampler.unwrap_or(config.sample.sampler);
     let settings = SamplerSettings { eta: args.eta, tolerance: Tolerance::new(args.tolerance) };
     let sampler = kind.sampler(&settings);
+    let steps = (kind != SamplerKind::Ode).then_some(options.steps);
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let (count, step) = (args.count as usize, opened.checkpoint.step);
+    if !args.separate {
+        // Before the work, which may take long.
+        grid::size(count, shape, grid::square(count), grid::tile_scale(shape))?;
+    }
     let default = opened.run.path().join("samples").join(name(args, kind, &options, step));
     if let Some(file) = &args.trajectory {
         let unwritable = || format!("cannot write {}", file.display());
@@ -158,7 +163,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let (saved, seconds) = timed("sampling", |progress| {
             // Batch by batch, so that memory does not grow with the images, and what is done is there.
             for first in (args.first..end).step_by(options.batch_size.max(1)) {
-                let batch = first..end.min(first + options.batch_size.max(1) as u64);
+                let batch = first..end.min(first.saturating_add(options.batch_size.max(1) as u64));
                 let before = (first - args.first) as usize * options.steps;
                 let images = draw(batch.clone(), &mut |done, _| progress(before + done, count * options.steps))?;
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,19 +181,19 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         // Before the work, which may take long.
         target(&file).with_context(unwritable)?;
         let (images, seconds) = timed("sampling", |progress| draw(args.first..end, progress));
-        let columns = (count as f64).sqrt().ceil() as usize;
-        let png = grid::grid_png(&images?, shape, levels, columns, grid::tile_scale(shape))?;
+        let png = grid::grid_png(&images?, shape, levels, grid::square(count), grid::tile_scale(shape))?;
         write_bytes(&file, &png).with_context(unwritable)?;
         (file, seconds)
     };
     if json {
         let object = json!({
-            "path": path, "images": count, "steps": options.steps, "seed": args.seed, "first": args.first,
-            "step": step, "sampler": kind, "grid": options.grid, "class": args.class, "guidance": options.guidance, "seconds": seconds,
+            "path": shown(&path), "images": count, "steps": steps, "seed": args.seed, "first": args.first,
+            "step": step, "sampler": kind, "grid": steps.map(|_| options.grid), "class": args.class, "guidance": options.guidance, "seconds": seconds,
         });
         outln!("{object}");
     } else {
-        outln!("{count} images in {} steps each: {} ({seconds:.1} s)", options.steps, path.display());
+        let steps = steps.map_or("steps of their own".to_string(), |steps| format!("{steps} steps each"));
+        outln!("{count} images in {steps}: {} ({seconds:.1} s)", path.display());
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use crate::shared::image_files::read;
 use crate::shared::model::{DataArgs, ModelArgs, Opened};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::PathBuf;
 use vdm::Progress;
@@ -76,6 +76,9 @@ impl Scored {
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let opened = args.model.open()?;
     opened.require_no_class()?;
+    if args.data.data_dir.is_some() && !args.paths.is_empty() {
+        bail!("--data-dir is for the model's test split; leave it or the images out");
+    }
     let sheet = args.out.clone().unwrap_or_else(|| opened.run.path().join("scores.png"));
     let csv = args.csv.clone().unwrap_or_else(|| opened.run.path().join("scores.csv"));
     for file in [&sheet, &csv] {
@@ -104,9 +107,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let bpd = scored.bpd();
     order.sort_by(|&a, &b| bpd[a].total_cmp(&bpd[b]));
     let row = ROW.min(order.len());
-    let shown: Vec<usize> = order[..row].iter().chain(&order[order.len() - row..]).copied().collect();
+    let drawn: Vec<usize> = order[..row].iter().chain(&order[order.len() - row..]).copied().collect();
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    let png = grid_png(&scored.images.gather(&shown), shape, levels, row, tile_scale(shape))?;
+    let png = grid_png(&scored.images.gather(&drawn), shape, levels, row, tile_scale(shape))?;
     write_bytes(&sheet, &png).with_context(|| format!("cannot write {}", sheet.display()))?;
     write_bytes(&csv, table(&scored).as_bytes()).with_context(|| format!("cannot write {}", csv.display()))?;
 
@@ -117,8 +120,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         let mut object = serde_json::to_value(&scored.found)?;
         object["seconds"] = seconds.into();
         object["png_bpd"] = mean(&scored.png).into();
-        object["sheet"] = json!(sheet);
-        object["csv"] = json!(csv);
+        object["sheet"] = shown(&sheet).into();
+        object["csv"] = shown(&csv).into();
         if let Some((bpd, plain, corrected)) = told_apart {
             object["against"] = json!({ "bpd": bpd, "auroc": plain, "auroc_corrected": corrected });
         }

@@ -2,10 +2,11 @@
 
 use crate::shared::device::DeviceArgs;
 use crate::shared::model::{Which, of_model, open_run};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::signals::{STOPPED, on_stop};
 use crate::shared::watch::{Watch, say};
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use serde_json::json;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use vdm::config::{Config, resolve};
 use vdm::data::Source;
 use vdm::files::create_folders;
 use vdm::run::{RunDir, WhichWeights};
-use vdm::train::{Datasets, Outcome, Trainer};
+use vdm::train::{Datasets, Outcome, Trainer, Workers};
 
 /// The preset that is trained where none is named.
 const DEFAULT: &str = "digits";
@@ -92,14 +93,26 @@ impl Args {
     }
 }
 
+/// The workers that are named, told what is trained.
+fn connect(args: &Args, config: &Config, data: &Datasets, device: &Device) -> Result<Option<Workers>> {
+    if args.workers.is_empty() {
+        return Ok(None);
+    }
+    let (shape, vocabulary) = (data.train.shape(), data.train.vocabulary());
+    Ok(Some(Workers::connect(&args.workers, config, shape, vocabulary, device)?))
+}
+
 pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     let device = args.device.open()?;
     let started = Instant::now();
+    // Before a run begins, so that an address of nobody leaves none behind.
+    let workers;
     let (mut trainer, run, config) = match &args.resume {
         Some(path) => {
             let (run, config) = open_run(path)?;
             let config = with_changes(config, &args.all_sets())?;
             let data = Datasets::load(&config)?;
+            workers = connect(args, &config, &data, &device)?;
             (Trainer::resume(config.clone(), run.clone(), data, args.other_data, &device)?, run, config)
         }
         None => {
@@ -123,23 +136,27 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
                 }
                 config.model.network.set_classes(data.classes());
             }
+            workers = connect(args, &config, &data, &device)?;
             let run = RunDir::new(match &args.out {
                 Some(out) => out.clone(),
                 None => free_folder(&name(args))?,
             });
+            let known = args.out.as_ref().is_some_and(|out| out.exists());
             let trainer = match &init {
                 Some(file) => Trainer::from_weights(config.clone(), run.clone(), data, &file.weights, &device),
                 None => Trainer::new(config.clone(), run.clone(), data, &device),
             };
             let trainer = trainer.inspect_err(|_| {
-                // Nothing is left of a folder that was chosen for a run that cannot be.
-                let _ = std::fs::remove_dir(run.path());
+                // Nothing is left of a folder that was made for a run that cannot be.
+                if !known {
+                    let _ = std::fs::remove_dir(run.path());
+                }
             })?;
             (trainer, run, config)
         }
     };
-    if !args.workers.is_empty() {
-        trainer = trainer.with_workers(&args.workers, &device)?;
+    if let Some(workers) = workers {
+        trainer = trainer.with_workers(workers);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let signal = stop.clone();
@@ -161,7 +178,7 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
     match outcome {
         Outcome::Stopped { step } => {
             if json {
-                outln!("{}", json!({"run": run.path(), "step": step, "finished": false, "seconds": seconds}));
+                outln!("{}", json!({"run": shown(run.path()), "step": step, "finished": false, "seconds": seconds}));
             } else {
                 outln!("stopped after step {step} of {}, everything is saved", config.train.steps);
                 outln!("go on with  vdm train --resume {folder}");
@@ -171,8 +188,8 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             let samples = run.samples(trainer.step());
             if json {
                 let object = json!({
-                    "run": run.path(), "step": trainer.step(), "finished": true, "evaluation": *e,
-                    "samples": samples, "seconds": seconds,
+                    "run": shown(run.path()), "step": trainer.step(), "finished": true, "evaluation": *e,
+                    "samples": shown(&samples), "seconds": seconds,
                 });
                 outln!("{object}");
             } else {

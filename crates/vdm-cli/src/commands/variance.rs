@@ -1,7 +1,7 @@
 //! `vdm variance`.
 
 use crate::shared::model::{DataArgs, ModelArgs};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
 use anyhow::{Context, Result};
 use clap::value_parser;
@@ -81,7 +81,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
         let object = json!({
             "schedules": objects, "images": images, "draws": options.draws, "batch": options.batch, "seed": args.seed,
-            "step": step, "plot": plot, "seconds": seconds,
+            "step": step, "plot": shown(&plot), "seconds": seconds,
         });
         outln!("{object}");
         return Ok(());

@@ -3,7 +3,7 @@
 use crate::shared::archive_output;
 use crate::shared::container;
 use crate::shared::model::ChoiceArgs;
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     }
     let (images, files) = (container.images(), container.files.len());
     if json {
-        let object = json!({ "file": args.file, "images": images, "files": files, "seconds": seconds });
+        let object = json!({ "file": shown(&args.file), "images": images, "files": files, "seconds": seconds });
         outln!("{object}");
     } else {
         outln!("{}: {files} files of {images} images are whole ({seconds:.1} s)", args.file.display());

@@ -1,13 +1,13 @@
 //! Opening the files of the codec, and the models that they need.
 
-use super::model::ChoiceArgs;
+use super::model::{ChoiceArgs, Which};
 use super::progress::timed;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use std::io::Read;
 use std::path::Path;
 use vdm::codec::{Container, decompress_range, model_fingerprint};
-use vdm::run::{Model, ModelFile, shipped};
+use vdm::run::{Model, ModelFile, WhichWeights, shipped};
 
 /// A `.vdmz` file, read and checked as far as that takes no model; `-` is the standard input.
 pub fn read(path: &Path) -> Result<Container> {
@@ -26,6 +26,9 @@ fn model(container: &Container, named: Option<&Path>, choice: &ChoiceArgs) -> Re
     if let Some(path) = named {
         let opened = choice.open(path).context("--model must name the model that coded the images")?;
         return Ok((opened.model, opened.device));
+    }
+    if choice.weights == WhichWeights::Raw || choice.checkpoint == Which::Best {
+        bail!("--weights and --checkpoint choose among the weights of a run; name the run with --model");
     }
     let device = choice.device.open()?;
     if let Some(bytes) = &container.embedded_model {

@@ -83,9 +83,7 @@ impl ChoiceArgs {
     pub fn open(&self, path: &Path) -> Result<Opened> {
         let device = self.device.open()?;
         if let Some(file) = model_file(path)? {
-            if self.weights == WhichWeights::Raw || self.checkpoint == Which::Best {
-                bail!("{}: a model file has one set of weights, the averages of one step", path.display());
-            }
+            refuse_choice(path, self.checkpoint, self.weights)?;
             let model = file.model(path, &device)?;
             let ModelFile { step, shape, vocabulary, data, config, .. } = file;
             let checkpoint = Facts { step, shape, vocabulary, data };
@@ -97,6 +95,14 @@ impl ChoiceArgs {
         let checkpoint = Facts { step, shape, vocabulary, data };
         Ok(Opened { run, config, model, checkpoint, device })
     }
+}
+
+/// Refuses a choice of weights that a model file has not.
+fn refuse_choice(path: &Path, which: Which, weights: WhichWeights) -> Result<()> {
+    if weights == WhichWeights::Raw || which == Which::Best {
+        bail!("{}: a model file has one set of weights, the averages of one step", path.display());
+    }
+    Ok(())
 }
 
 /// The model file that `path` names: a file, or a shipped model where there is no file and no run of that name.
@@ -117,6 +123,7 @@ pub fn shipped_name(path: &Path) -> Option<&str> {
 /// The model that `path` names as a file: what `vdm export` writes of a run.
 pub fn of_model(path: &Path, which: Which, weights: WhichWeights) -> Result<ModelFile> {
     if let Some(file) = model_file(path)? {
+        refuse_choice(path, which, weights)?;
         return Ok(file);
     }
     let (run, config) = open_run(path)?;

@@ -1,19 +1,32 @@
 //! Standard output, where a closed pipe or a full disk is an error like any other and not a panic.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Error, Result, bail};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Prints a line on standard output.
+/// Whoever reads the standard output has seen enough. A broken pipe to anyone else, such as a worker, is a failure.
+#[derive(Debug, thiserror::Error)]
+#[error("the standard output is closed")]
+struct Closed;
+
+/// Prints a line on standard output, as far as it is [`printable`].
 pub fn line(text: fmt::Arguments<'_>) -> Result<()> {
-    write_all(format!("{text}\n").as_bytes())
+    write_all((printable(&text.to_string()) + "\n").as_bytes())
 }
 
 /// Writes bytes to standard output.
 pub fn write_all(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Closed.into(),
+        _ => Error::new(error).context("cannot write to standard output"),
+    })
+}
+
+/// A path in a JSON object, whose texts are UTF-8: what of the path is not is replaced.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// Whether `--out` names standard output; refuses that beside `--json`, which writes there too.
@@ -32,13 +45,12 @@ macro_rules! outln {
 pub(crate) use outln;
 
 /// Whether an error says that whoever reads our output has stopped reading.
-pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+pub fn is_closed(error: &Error) -> bool {
+    error.is::<Closed>()
 }
 
 /// An error with its causes; a cause that the text before it has already told is left out.
-pub fn told(error: &anyhow::Error) -> String {
+pub fn told(error: &Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(|cause| cause.to_string()) {
         if !text.contains(&cause) {
@@ -51,10 +63,33 @@ pub fn told(error: &anyhow::Error) -> String {
     text
 }
 
+/// A text that may come from a file or from another machine: a terminal would obey its control characters. Lines stay.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_debug().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use anyhow::anyhow;
+
+    /// A worker that was gone ended a training without a word and with status 0.
+    #[test]
+    fn a_broken_pipe_to_someone_else_is_a_failure() {
+        let lost = anyhow!(io::Error::from(io::ErrorKind::BrokenPipe)).context("the worker is lost");
+        assert!(!is_closed(&lost));
+        assert!(is_closed(&Closed.into()));
+    }
+
+    #[test]
+    fn control_characters_of_files_do_not_reach_the_terminal() {
+        assert_eq!(printable("tensor `\u{1b}[2Jß`\nis unknown"), "tensor `\\u{1b}[2Jß`\nis unknown");
+    }
 
     /// "No space left on device (os error 28): No space left on device (os error 28)".
     #[test]

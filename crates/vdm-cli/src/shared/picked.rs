@@ -9,6 +9,9 @@ use vdm::nn::Conditioning;
 /// The image that `text` names: image number `text` of the test split, or the one in the file `text`.
 pub fn image(opened: &Opened, data: &DataArgs, text: &str) -> Result<Vec<u8>> {
     let Ok(number) = text.parse::<usize>() else {
+        if data.data_dir.is_some() {
+            bail!("--data-dir is for the model's test split; leave it out, or name an image by its number");
+        }
         return read_one(Path::new(text), opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     };
     let test = opened.test_split(data)?;

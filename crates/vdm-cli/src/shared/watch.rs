@@ -1,5 +1,6 @@
 //! What training shows: a progress bar under a log in a terminal, plain lines on stderr elsewhere.
 
+use super::output::printable;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -110,7 +111,7 @@ fn minutes(seconds: f64) -> String {
     format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 
-/// A line on stderr. A closed pipe or a lost terminal must not end a training.
+/// A line on stderr, as far as it is [`printable`]. A closed pipe or a lost terminal must not end a training.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }

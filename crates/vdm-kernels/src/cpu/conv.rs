@@ -205,7 +205,6 @@ pub fn backward(
     let (pixels, output, group) = (s.pixels(), s.output_pixels(), s.group());
     let groups = s.batch.div_ceil(group);
     let part = if s.kind() == Kind::Winograd { Weight::gradient_len(s.ci, s.co) } else { dweight.len() };
-    let mut biases = vec![0f32; s.batch * s.co];
     PARTIAL.with(|kept| {
         // Every group overwrites its part with its first images, so that nothing needs to be zero before.
         let mut partial = kept.take();
@@ -213,13 +212,12 @@ pub fn backward(
         partial
             .par_chunks_mut(part)
             .zip(dx.pieces(group, pixels, groups))
-            .zip(biases.par_chunks_mut(group * s.co))
             .zip(dy.par_chunks(group * s.co * output))
             .enumerate()
-            .for_each(|(i, (((dw, dx), db), dy))| {
+            .for_each(|(i, ((dw, dx), dy))| {
                 let images = dy.len() / (s.co * output);
                 let x = x.images(i * group..i * group + images, pixels);
-                Scratch::with(|scratch| backward_group(s, x, flipped, dy, dx, dw, db, scratch));
+                Scratch::with(|scratch| backward_group(s, x, flipped, dy, dx, dw, scratch));
             });
         let (sum, rest) = partial[..groups * part].split_at_mut(part);
         for part in rest.chunks_exact(part) {
@@ -232,11 +230,10 @@ pub fn backward(
         }
         kept.set(partial);
     });
-    if dbias.len() == biases.len() {
-        dbias.copy_from_slice(&biases);
-    } else {
-        dbias.fill(0.0);
-        biases.chunks_exact(s.co).for_each(|of_image| math::add(of_image, dbias));
+    let shared = dbias.len() == s.co;
+    dbias.fill(0.0);
+    for (i, dy) in dy.chunks_exact(output).enumerate() {
+        dbias[if shared { i % s.co } else { i }] += math::sum(dy) as f32;
     }
 }
 
@@ -245,9 +242,7 @@ thread_local! {
     static PARTIAL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// The gradient of the weight from a group of images, to `dw`, that of each image's bias, to `db`, and that of the images, to
-/// `dx` unless it is empty.
-#[allow(clippy::too_many_arguments)]
+/// The gradient of the weight from a group of images, to `dw`, and that of the images, to `dx` unless it is empty.
 fn backward_group(
     s: &Spec,
     x: Beside,
@@ -255,22 +250,16 @@ fn backward_group(
     dy: &[f32],
     dx: BesideMut,
     dw: &mut [f32],
-    db: &mut [f32],
     scratch: &mut Scratch,
 ) {
     let (pixels, output, n) = (s.pixels(), s.output_pixels(), s.together());
     let blocks = dy.chunks(n * s.co * output);
     let pieces = dx.pieces(n, pixels, blocks.len());
-    for (i, ((dy, dx), db)) in blocks.zip(pieces).zip(db.chunks_mut(n * s.co)).enumerate() {
+    for (i, (dy, dx)) in blocks.zip(pieces).enumerate() {
         let images = dy.len() / (s.co * output);
         let x = x.images(i * n..i * n + images, pixels);
-        if s.kind() != Kind::Winograd {
-            db.iter_mut().zip(dy.chunks_exact(output)).for_each(|(db, dy)| *db = math::sum(dy) as f32);
-        }
         match &flipped.0 {
-            Prepared::Winograd(flipped) => {
-                winograd::backward(s.grid(images), x, dy, flipped, i > 0, dw, db, dx, scratch);
-            }
+            Prepared::Winograd(flipped) => winograd::backward(s.grid(images), x, dy, flipped, i > 0, dw, dx, scratch),
             Prepared::Matrix(transposed) if s.kind() == Kind::Pointwise => {
                 pointwise_backward(s, x, dy, transposed, i > 0, dw, dx);
             }

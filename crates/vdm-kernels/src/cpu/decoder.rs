@@ -8,7 +8,7 @@ use super::math::{exp, ln, vectorized};
 use rayon::prelude::*;
 
 /// Logits this far below the largest add less than one part in 2^24 to any sum of up to 65,536 terms.
-const CUTOFF: f32 = 30.0;
+pub const CUTOFF: f32 = 30.0;
 
 /// `eps [B, D]`, `k [B, D]` (whole numbers in 0..V) -> per image, in nats: `nll [B]`, and its derivative `d_nll [B]`
 /// with respect to `r`.

@@ -264,10 +264,9 @@ fn convolve_framed(grid: Grid, weight: &Weight, s: &mut Scratch) {
     }
 }
 
-/// The gradient of U from a block of images, `du`, to which it is added with `accumulate`, that of each image's bias,
-/// `dbias [images, co]`, and their `dx [images, ci, h, w]` unless that is empty, from `x [images, ci, h, w]` and
-/// `dy [images, co, h, w]`; `flipped` is the weight, [flipped](Weight::flipped). What lies between the matrices of `du` stays
-/// as it is.
+/// The gradient of U from a block of images, `du`, to which it is added with `accumulate`, and their `dx [images, ci, h, w]`
+/// unless that is empty, from `x [images, ci, h, w]` and `dy [images, co, h, w]`; `flipped` is the weight,
+/// [flipped](Weight::flipped). What lies between the matrices of `du` stays as it is.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     grid: Grid,
@@ -276,7 +275,6 @@ pub fn backward(
     flipped: &Weight,
     accumulate: bool,
     du: &mut [f32],
-    dbias: &mut [f32],
     dx: BesideMut,
     s: &mut Scratch,
 ) {
@@ -285,12 +283,6 @@ pub fn backward(
     let (vi, vo) = (pi / LANES, po / LANES);
     frame(grid, x, first(&mut s.framed_x, grid.framed_len(vi)));
     frame(grid, Beside::one(dy, co), first(&mut s.framed, grid.framed_len(vo)));
-    let framed = s.framed.as_flattened().chunks_exact(grid.framed_pixels() * po);
-    for (framed, dbias) in framed.zip(dbias.chunks_exact_mut(co)) {
-        let sums = first(&mut s.m, vo).as_flattened_mut();
-        pixel_sums(grid, po, framed, sums);
-        dbias.copy_from_slice(&sums[..co]);
-    }
     for (i, tiles) in grid.blocks().enumerate() {
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
@@ -491,26 +483,6 @@ with_vectors! {
                     store_square(both_ways::<points::Input, V, _, _>(d), v.as_mut_ptr().add(c), SIDE * step, step);
                 }
             }
-        }
-    }
-
-    /// The sum over the pixels of one image in its frame, for each of its channels. Every fourth pixel of a row is added up, and
-    /// rows are added to rows: short chains, which keep sums exact and need not wait for each other.
-    fn pixel_sums<V divides (channels)>(grid: Grid, channels: usize, framed: &[f32], sums: &mut [f32]) {
-        let width = grid.framed_width() * channels;
-        for c in (0..channels).step_by(V::LANES) {
-            let mut total = V::splat(0.0);
-            for row in framed.chunks_exact(width).skip(1).take(grid.h) {
-                let pixels = &row[channels..][..grid.w * channels];
-                let mut sum = [V::splat(0.0); 4];
-                for i in 0..grid.w {
-                    // SAFETY: channels `c .. c + LANES` of pixel `i` are inside, since the lanes divide the channels.
-                    sum[i % 4] = sum[i % 4].add(unsafe { V::load(pixels.as_ptr().add(i * channels + c)) });
-                }
-                total = total.add(sum[0].add(sum[1]).add(sum[2].add(sum[3])));
-            }
-            // SAFETY: as for the pixels; `sums` has a number for each channel.
-            unsafe { total.store(sums[c..][..V::LANES].as_mut_ptr()) };
         }
     }
 

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most images of a grid of samples.
 pub const MAX_GRID: usize = 4096;
+/// Most steps of a training: each has random streams of its own.
+pub const MAX_STEPS: u64 = 1 << 32;
 
 /// The version of the configuration's keys. Version 1 had no key `version`; [`resolve_run`] reads it.
 pub const VERSION: u32 = 2;
@@ -246,7 +248,7 @@ impl Config {
         let above = |key: &str, v: f64| check(key, v > 0.0 && v.is_finite(), v.to_string(), "above 0, finite");
         let not_negative =
             |key: &str, v: f64| check(key, v >= 0.0 && v.is_finite(), v.to_string(), "at least 0, finite");
-        positive("train.steps", t.steps)?;
+        check("train.steps", (1..=MAX_STEPS).contains(&t.steps), t.steps.to_string(), "in 1..=4294967296")?;
         size("train.batch_size", t.batch_size, 1 << 16)?;
         size("train.accumulate", t.accumulate, 1 << 14)?;
         let steps = t.timesteps;

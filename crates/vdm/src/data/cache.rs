@@ -9,7 +9,7 @@ use super::dataset::ImageDataset;
 use super::error::{DataError, Result};
 use super::pixels::Pixels;
 use super::read::bytes::io_error;
-use crate::files::write_atomic;
+use crate::files::{remove_litter, write_atomic};
 use crate::math::hex;
 use crate::shape::ImageShape;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,8 @@ pub(super) fn collect(
         Err(Unusable::Other(reason)) => tracing::warn!("{}: {reason}; it is made again", path.display()),
     }
     tracing::info!("{}: made for {count} images, {most} bytes", path.display());
+    // A process that was killed at this has left gigabytes.
+    remove_litter(folder);
     let mut failed = None;
     let made = write_atomic(&path, |file| {
         let mut out = BufWriter::with_capacity(1 << 20, file);

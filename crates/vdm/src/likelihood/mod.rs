@@ -69,6 +69,11 @@ pub trait Estimator<N: ScoreNetwork> {
     fn draws(&self) -> usize {
         1
     }
+
+    /// In how many steps it takes a model of so many: in as many, but for an estimator that has steps of its own.
+    fn steps(&self, of_model: Option<usize>) -> Option<usize> {
+        of_model
+    }
 }
 
 /// The images that an estimator gets at a time.
@@ -268,7 +273,7 @@ pub fn evaluate_conditioned<N: ScoreNetwork>(
         diffusion,
         images: n,
         repeats: passes,
-        timesteps: model.settings().timesteps,
+        timesteps: estimator.steps(model.settings().timesteps),
         nfe: nfe / n as f64,
         draws: estimator.draws(),
         of_images: of_images.iter().map(|image| image.end(passes, bits)).collect(),

@@ -118,4 +118,8 @@ impl<N: ScoreNetwork> Estimator<N> for Ode {
     fn draws(&self) -> usize {
         self.draws
     }
+
+    fn steps(&self, _of_model: Option<usize>) -> Option<usize> {
+        None
+    }
 }

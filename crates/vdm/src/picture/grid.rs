@@ -67,7 +67,9 @@ pub enum GridError {
     },
 
     /// The picture would be too large to hold.
-    #[error("a grid of {columns} columns and {rows} rows at scale {scale} takes over 1 GiB; choose a smaller scale")]
+    #[error(
+        "a grid of {columns} columns and {rows} rows at scale {scale} takes over 1 GiB; draw fewer images, or each to a file of its own"
+    )]
     TooLarge {
         /// Tiles in a row.
         columns: usize,
@@ -153,23 +155,37 @@ struct Canvas {
     height: u32,
 }
 
-/// The grid that [`grid_png`] describes.
-fn canvas(images: &[u8], shape: ImageShape, levels: usize, columns: usize, scale: usize) -> Result<Canvas, GridError> {
-    let count = check(images, shape, levels)?;
+/// Width, height and bytes of a grid of `count` images; a picture is refused here before anyone draws what goes into it.
+///
+/// # Errors
+/// [`GridError::Layout`] and [`GridError::TooLarge`].
+pub fn size(count: usize, shape: ImageShape, columns: usize, scale: usize) -> Result<[usize; 3], GridError> {
     if columns == 0 || scale == 0 {
         return Err(GridError::Layout { columns, scale });
     }
-    let columns = columns.min(count);
+    let columns = columns.min(count).max(1);
     let rows = count.div_ceil(columns);
-    let too_large = || GridError::TooLarge { columns, rows, scale };
     let side = |tiles: usize, pixels: usize| -> Option<usize> {
         pixels.checked_mul(scale)?.checked_add(GAP)?.checked_mul(tiles)?.checked_sub(GAP)
     };
-    let width = side(columns, shape.width).ok_or_else(too_large)?;
-    let height = side(rows, shape.height).ok_or_else(too_large)?;
-    let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(shape.channels));
-    let bytes = bytes.filter(|&bytes| bytes <= MAX_BYTES).ok_or_else(too_large)?;
+    let all = || {
+        let (width, height) = (side(columns, shape.width)?, side(rows, shape.height)?);
+        let bytes = width.checked_mul(height)?.checked_mul(shape.channels)?;
+        (bytes <= MAX_BYTES).then_some([width, height, bytes])
+    };
+    all().ok_or(GridError::TooLarge { columns, rows, scale })
+}
 
+/// Columns of a grid of `count` samples that is about as wide as high.
+pub fn square(count: usize) -> usize {
+    (count as f64).sqrt().ceil() as usize
+}
+
+/// The grid that [`grid_png`] describes.
+fn canvas(images: &[u8], shape: ImageShape, levels: usize, columns: usize, scale: usize) -> Result<Canvas, GridError> {
+    let count = check(images, shape, levels)?;
+    let [width, height, bytes] = size(count, shape, columns, scale)?;
+    let columns = columns.min(count);
     let mut pixels = vec![GAP_GREY; bytes];
     let (tile_width, tile_height) = (shape.width * scale, shape.height * scale);
     for (i, image) in images.chunks_exact(shape.dims()).enumerate() {

@@ -6,6 +6,7 @@
 //! there is no other state. One file means that one rename replaces all of it; a checksum finds every changed bit.
 
 use super::tensor_file;
+use crate::config::MAX_STEPS;
 use crate::diffusion::Vocabulary;
 use crate::files::write_bytes;
 use crate::shape::ImageShape;
@@ -160,7 +161,8 @@ impl Checkpoint {
         }
         let (step, vocabulary, shape) = facts(&metadata, path)?;
         let text = get("best_bpd")?;
-        let best_bpd = text.parse::<f64>().map_err(|_| wrong("best_bpd", text, "a number"))?;
+        let best_bpd = text.parse::<f64>().ok().filter(|bpd| !bpd.is_nan());
+        let best_bpd = best_bpd.ok_or_else(|| wrong("best_bpd", text, "a number"))?;
         let (pending, window) = if old {
             (false, Window::default())
         } else {
@@ -170,6 +172,11 @@ impl Checkpoint {
                 return Err(wrong("window", text, "five numbers"));
             };
             let terms = [prior, reconstruction, diffusion];
+            let sums = [prior, reconstruction, diffusion, grad_norm];
+            if steps.fract() != 0.0 || !(0.0..=step as f64).contains(&steps) || !sums.iter().all(|sum| sum.is_finite())
+            {
+                return Err(wrong("window", text, "at most as many steps as were done, and finite sums"));
+            }
             (get("pending")? == "true", Window { steps: steps as u64, terms, grad_norm, seconds: 0.0 })
         };
         let data = metadata.get("data").cloned();
@@ -209,6 +216,9 @@ pub(super) fn facts(
         text.parse::<u64>().map_err(|_| wrong(key, text, "a whole number"))
     };
     let step = number("step")?;
+    if step > MAX_STEPS {
+        return Err(wrong("step", &step.to_string(), &format!("at most {MAX_STEPS}")));
+    }
     let levels = number("levels")?;
     let vocabulary = Vocabulary::new(levels as usize)
         .filter(|v| v.levels() <= 256)
@@ -330,6 +340,23 @@ mod tests {
             assert!(error(shape, "17").contains("shape"), "{shape}");
         }
         assert!(error("1,8,9", "1").contains("levels is 1") && error("1,8,9", "1").contains("2..=256"));
+    }
+
+    /// A NaN kept every later model from being the best one; too many steps overflowed when the training went on.
+    #[test]
+    fn numbers_that_no_training_has_are_refused() {
+        let error = |change: fn(&mut Checkpoint)| {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, mut made) = (dir.path().join("x"), checkpoint());
+            change(&mut made);
+            made.save(&path).unwrap();
+            Checkpoint::load(&path).unwrap_err().to_string()
+        };
+        assert!(error(|c| c.best_bpd = f64::NAN).contains("best_bpd"));
+        assert!(error(|c| c.step = MAX_STEPS + 1).contains("step"));
+        assert!(error(|c| c.window.steps = 13).contains("window"));
+        assert!(error(|c| c.window.terms[1] = f64::NAN).contains("window"));
+        assert!(error(|c| c.window.grad_norm = f64::INFINITY).contains("window"));
     }
 
     #[test]

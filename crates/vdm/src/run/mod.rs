@@ -24,7 +24,7 @@ pub use report::loss_over_time;
 pub(crate) use report::{write_curve, write_plots};
 pub use sinks::{MetricsLog, Sink, TensorBoard, open_sinks};
 
-use std::fs;
+use crate::files::remove_litter;
 use std::path::{Path, PathBuf};
 
 /// The folder of a run.
@@ -92,11 +92,9 @@ impl RunDir {
 
     /// Removes what writes that were killed left behind.
     pub(crate) fn remove_litter(&self) {
-        for folder in [self.0.clone(), self.0.join("checkpoints"), self.0.join("samples"), self.0.join("plots")] {
-            let files = fs::read_dir(folder).into_iter().flatten().flatten();
-            for path in files.map(|f| f.path()).filter(|p| is_litter(p)) {
-                let _ = fs::remove_file(path);
-            }
+        remove_litter(&self.0);
+        for folder in ["checkpoints", "samples", "plots", "tensorboard"] {
+            remove_litter(&self.0.join(folder));
         }
     }
 
@@ -104,15 +102,4 @@ impl RunDir {
     pub fn evaluation(&self) -> PathBuf {
         self.0.join("evaluation.json")
     }
-}
-
-/// Whether a file is a temporary one of a process that is gone.
-fn is_litter(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some(rest) = name.strip_prefix(".vdm-").and_then(|name| name.strip_suffix(".tmp")) else { return false };
-    let Some(process) = rest.split('-').next().and_then(|id| id.parse::<u32>().ok()) else { return false };
-    let processes = Path::new("/proc");
-    // Where the system does not tell, nothing is removed but what this process left.
-    let alive = if processes.join("self").exists() { processes.join(process.to_string()).exists() } else { true };
-    process == std::process::id() || !alive
 }

@@ -4,6 +4,7 @@ use super::workers::WorkerError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::likelihood::EvalError;
+use crate::picture::grid::GridError;
 use crate::run::{CheckpointError, LockError};
 use crate::sample::SampleError;
 use crate::schedule::{ObjectiveError, ScheduleError};
@@ -46,6 +47,9 @@ pub enum TrainError {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// The picture of the samples that `sample.count` asks for cannot be made.
+    #[error("sample.count: {0}")]
+    Samples(GridError),
     /// See [`EvalError`].
     #[error(transparent)]
     Eval(#[from] EvalError),

@@ -8,6 +8,7 @@ use crate::weights::{NamedParameters, walk};
 use crate::{LossTerms, VariationalDiffusion, bits_per_dim, parts};
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Gradients, Tensor};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use vdm_kernels::{rng::Philox, teams};
@@ -17,6 +18,8 @@ use vdm_kernels::{rng::Philox, teams};
 pub struct GradientSum {
     grads: BTreeMap<String, Tensor<1>>,
     weight: f64,
+    /// Σ x² of each gradient as it is now, once it was asked for: reading it back makes a device wait.
+    squares: OnceCell<Vec<f64>>,
 }
 
 impl GradientSum {
@@ -29,14 +32,14 @@ impl GradientSum {
 
     /// A sum that was computed elsewhere: gradients by name, each as often as it counts, and how often that is in all.
     pub(super) fn from_parts(grads: BTreeMap<String, Tensor<1>>, weight: f64) -> Self {
-        Self { grads, weight }
+        Self { grads, weight, squares: OnceCell::new() }
     }
 
     /// Adds the gradients that a backward pass left for the parameters of `module`, `weight` times.
     pub fn add<M: Module>(&mut self, module: &M, gradients: &mut Gradients, weight: f64) {
         let grads = take_gradients(module, gradients).into_iter();
         let grads = grads.map(|(name, grad)| (name, if weight == 1.0 { grad } else { grad * weight })).collect();
-        self.merge(Self { grads, weight });
+        self.merge(Self::from_parts(grads, weight));
     }
 
     /// Adds another sum.
@@ -49,6 +52,7 @@ impl GradientSum {
             self.grads.insert(name, sum);
         }
         self.weight += other.weight;
+        self.squares = OnceCell::new();
     }
 
     /// Euclidean norm of the mean gradient over all parameters.
@@ -58,8 +62,12 @@ impl GradientSum {
 
     /// Euclidean norm of the mean gradient over the parameters whose names are `wanted`.
     pub fn norm_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
-        let of = self.grads.iter().filter(|(name, _)| wanted(name));
-        let square: f64 = of.map(|(_, g)| vdm_kernels::sum_of_squares(g.clone())).sum();
+        let squares = self.squares.get_or_init(|| {
+            let grads: Vec<_> = self.grads.values().collect();
+            vdm_kernels::sums_of_squares(&grads)
+        });
+        let square: f64 =
+            self.grads.keys().zip(squares).filter(|(name, _)| wanted(name)).map(|(_, square)| square).sum();
         square.sqrt() * self.scale()
     }
 
@@ -76,6 +84,7 @@ impl GradientSum {
                 for (_, grad) in self.grads.iter_mut().filter(|(name, _)| of_part(name)) {
                     *grad = grad.clone() * (max / norm);
                 }
+                self.squares = OnceCell::new();
             }
         }
     }

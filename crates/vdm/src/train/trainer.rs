@@ -3,15 +3,13 @@
 use super::batch::{Batch, Batches};
 use super::gradient::is_shape;
 use super::outputs::Outputs;
-use super::{
-    Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, WorkerError, Workers, WorkersError,
-    batch_gradients,
-};
+use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, Workers, WorkersError, batch_gradients};
 use crate::config::Config;
 use crate::data::Split;
 use crate::likelihood::EvalError;
 use crate::math::host;
 use crate::nn::Mode;
+use crate::picture::grid;
 use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window, require_parameters};
 use crate::sample::SampleError;
 use crate::schedule::{Schedule, ScheduleObjective};
@@ -114,6 +112,9 @@ impl Trainer {
         config.validate()?;
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
+        // Samples are drawn at the end at the latest.
+        let (shape, count) = (data.train.shape(), config.sample.count);
+        grid::size(count, shape, grid::square(count), grid::tile_scale(shape)).map_err(TrainError::Samples)?;
         let lock = RunLock::take(run)?;
         if run.config().exists() {
             return Err(TrainError::Exists { path: run.path().into() });
@@ -254,14 +255,9 @@ impl Trainer {
         })
     }
 
-    /// The same training with workers; nothing changes but the time that it takes.
-    ///
-    /// # Errors
-    /// See [`WorkerError`](crate::train::WorkerError).
-    pub fn with_workers(mut self, addresses: &[String], device: &Device) -> Result<Self, WorkerError> {
-        let (shape, vocabulary) = (self.data.train.shape(), self.data.train.vocabulary());
-        self.workers = Some(Workers::connect(addresses, &self.config, shape, vocabulary, device)?);
-        Ok(self)
+    /// The same training with workers that were told the same configuration; nothing changes but the time that it takes.
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers: Some(workers), ..self }
     }
 
     /// Steps done.
@@ -429,11 +425,13 @@ impl Trainer {
     /// The means of the terms in bits per dimension, or an error if one is not finite.
     fn finite(&self, loss: &LossTerms) -> Result<[f64; 3], TrainError> {
         let dims = self.data.train.shape().dims();
-        let mean = |t: &Tensor<1>| {
-            let nats = host(t);
-            bits_per_dim(nats.iter().sum::<f64>() / nats.len() as f64, dims)
-        };
-        let means = [&loss.prior, &loss.reconstruction, &loss.diffusion].map(mean);
+        // Read back at once: a device waits each time.
+        let terms = [&loss.prior, &loss.reconstruction, &loss.diffusion];
+        let nats = host(&Tensor::cat(terms.map(Tensor::clone).to_vec(), 0));
+        let images = nats.len() / terms.len();
+        let mean =
+            |term: usize| bits_per_dim(nats[term * images..][..images].iter().sum::<f64>() / images as f64, dims);
+        let means = [0, 1, 2].map(mean);
         for (what, mean) in ["the prior loss", "the reconstruction loss", "the diffusion loss"].iter().zip(means) {
             if !mean.is_finite() {
                 return Err(TrainError::Diverged { what, step: self.step + 1, kept: self.saved });

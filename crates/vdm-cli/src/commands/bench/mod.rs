@@ -112,6 +112,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let sizes = sizes(args)?;
     let seconds = args.seconds.unwrap_or(if args.what == What::Operators { 0.5 } else { 20.0 });
     if args.what == What::Operators {
+        if args.variance || args.layers.is_some() {
+            bail!("--variance and --layers are about a whole network; leave them out");
+        }
         return operators::execute(sizes, seconds, &device, json);
     }
     let Sizes { batch, channels, side, n_embd } = sizes;

@@ -118,6 +118,11 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     };
     let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
     let variance = args.width.variance(&opened.model)?;
+    if args.width.reverse_variance.is_some() && (timesteps == 0 || args.estimator == EstimatorKind::Ode) {
+        bail!(
+            "--reverse-variance is about a bound in steps: name them with --timesteps T, of --estimator bound or importance"
+        );
+    }
     let model = opened.model.with_reverse_variance(variance)?.with_timesteps((timesteps > 0).then_some(timesteps));
     let classes_of = |indices: &[usize]| match args.without_classes {
         true => Conditioning::default(),

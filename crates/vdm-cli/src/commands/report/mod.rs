@@ -3,8 +3,9 @@
 mod parts;
 
 use crate::shared::model::{DataArgs, ModelArgs, Opened, model_file};
-use crate::shared::output::outln;
+use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
+use crate::shared::watch::say;
 use anyhow::{Context, Result};
 use parts::{Chart, Part, Picture, Report, Series, Table};
 use serde_json::json;
@@ -82,19 +83,22 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         parts.extend(curve(&run)?);
     }
     parts.push(schedule(&opened.model));
-    let valid = opened.validation_split(&args.data);
+    let valid = match opened.validation_split(&args.data) {
+        // Who names the data wants them.
+        Err(error) if args.data.data_dir.is_some() => return Err(error),
+        found => found,
+    };
     match &valid {
         Ok(valid) => {
             let data = valid.spread((args.images as usize).min(valid.len()))?;
             let (found, _) = timed("evaluating", |progress| evaluated(&opened, &data, progress));
             parts.extend(found?);
         }
-        Err(error) => parts.push(Part::Table(Table {
-            title: "Likelihood".into(),
-            head: Vec::new(),
-            rows: Vec::new(),
-            note: format!("left out: {error:#}"),
-        })),
+        Err(error) => {
+            let note = format!("left out: {error:#}");
+            say(&format!("likelihood {note}"));
+            parts.push(Part::Table(Table { title: "Likelihood".into(), head: Vec::new(), rows: Vec::new(), note }));
+        }
     }
     parts.extend(rates(&opened.model));
     if args.samples > 0 {
@@ -115,7 +119,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let page = report.page()?;
     write_bytes(&args.out, page.as_bytes()).with_context(|| format!("cannot write {}", args.out.display()))?;
     if json {
-        outln!("{}", json!({ "path": args.out, "bytes": page.len(), "parts": report.parts.len() }));
+        outln!("{}", json!({ "path": shown(&args.out), "bytes": page.len(), "parts": report.parts.len() }));
     } else {
         outln!("{}: {} KiB, {} parts; open it in a browser", args.out.display(), page.len() >> 10, report.parts.len());
     }

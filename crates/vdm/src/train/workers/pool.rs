@@ -59,7 +59,7 @@ impl Worker {
             Answer::Ready(found) => {
                 Err(WorkerError::Version { address: self.address.clone(), expected: hello.version.clone(), found })
             }
-            Answer::Refused(reason) => Err(WorkerError::Refused { address: self.address.clone(), reason }),
+            Answer::Refused(reason) => Err(self.refused(reason)),
             Answer::Done => Err(self.confused("an answer to another question")),
         }
     }
@@ -68,6 +68,10 @@ impl Worker {
         let lost = |source| WorkerError::Lost { address: self.address.clone(), source };
         wire::send(&mut self.stream, head, tensors).map_err(lost)?;
         wire::receive(&mut self.stream).map_err(lost)
+    }
+
+    fn refused(&self, reason: String) -> WorkerError {
+        WorkerError::Refused { address: self.address.clone(), reason }
     }
 
     fn confused(&self, what: &str) -> WorkerError {
@@ -102,7 +106,7 @@ impl Worker {
         match answer {
             Answer::Done => {}
             Answer::Refused(reason) => {
-                return Err(WorkerError::Refused { address: self.address.clone(), reason });
+                return Err(self.refused(reason));
             }
             Answer::Ready(_) => return Err(self.confused("an answer to another question")),
         }
@@ -124,7 +128,7 @@ impl Worker {
                 let tensor = found.remove(&name).expect("its name was listed");
                 let name = &name[prefix.len()..];
                 if weights.get(name).is_none_or(|weight| weight.data.len() != tensor.data.len()) {
-                    return Err(self.confused(&format!("a gradient of `{name}`, which is no such parameter")));
+                    return Err(self.confused(&format!("a gradient of {name:?}, which is no such parameter")));
                 }
                 let flat = [tensor.data.len()];
                 gradients.insert(name.to_string(), Tensor::from_data(TensorData::new(tensor.data, flat), device));
@@ -135,7 +139,7 @@ impl Worker {
             ));
         }
         if let Some(name) = found.keys().next() {
-            return Err(self.confused(&format!("a tensor `{name}` that nobody asked for")));
+            return Err(self.confused(&format!("a tensor {name:?} that nobody asked for")));
         }
         Ok(done)
     }

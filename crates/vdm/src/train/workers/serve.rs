@@ -13,11 +13,18 @@ use crate::train::gradient::{Part, gradients_of_parts};
 use crate::weights::{HostTensor, Weights, import};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Most trainings that are served at a time.
 const MAX_TRAININGS: usize = 8;
+/// Most connections: those above [`MAX_TRAININGS`] are told so, further ones are closed.
+const MAX_CONNECTIONS: usize = 2 * MAX_TRAININGS;
+/// How long whoever connects may take to say what for, and to take an answer.
+const GREETING: Duration = Duration::from_secs(30);
+/// How long a training may leave a worker without work: a machine that lost its power never says goodbye.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// Most numbers of the images of a part.
 const MAX_NUMBERS: usize = 1 << 26;
 
@@ -30,22 +37,49 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
     std::thread::scope(|scope| {
         loop {
             let (stream, from) = listener.accept()?;
-            if open.fetch_add(1, Ordering::SeqCst) >= MAX_TRAININGS {
-                open.fetch_sub(1, Ordering::SeqCst);
-                tell(format!("{from} was turned away: {MAX_TRAININGS} trainings are being served"));
+            let place = Place::take(&open);
+            if place.number >= MAX_CONNECTIONS {
                 continue;
             }
-            let open = &open;
             scope.spawn(move || {
                 tell(format!("{from} has connected"));
-                match stream.set_nodelay(true).map_err(WireError::Io).and_then(|()| converse(stream, device)) {
+                match of_stream(stream, device, place.number < MAX_TRAININGS) {
                     Ok(steps) => tell(format!("{from} is gone after {steps} steps")),
                     Err(error) => tell(format!("{from}: {error}")),
                 }
-                open.fetch_sub(1, Ordering::SeqCst);
+                drop(place);
             });
         }
     })
+}
+
+/// One of the connections that are open.
+struct Place<'a> {
+    open: &'a AtomicUsize,
+    /// How many were open before.
+    number: usize,
+}
+
+impl<'a> Place<'a> {
+    fn take(open: &'a AtomicUsize) -> Self {
+        Self { open, number: open.fetch_add(1, Ordering::SeqCst) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// [`converse`] on a connection of the network, which does not wait for ever; without `room` the training is refused.
+fn of_stream(mut stream: TcpStream, device: &Device, room: bool) -> Result<u64, WireError> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(GREETING))?;
+    stream.set_write_timeout(Some(GREETING))?;
+    let training = greet(&mut stream, device, room)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    work(stream, training)
 }
 
 /// A worker's side of one training, to its end; the steps that it took.
@@ -53,17 +87,31 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
 /// # Errors
 /// [`WireError`] if the connection breaks, or what comes is no message, or of a training that cannot be.
 pub fn converse(mut stream: impl Read + Write, device: &Device) -> Result<u64, WireError> {
-    let (hello, _) = wire::receive::<Hello>(&mut stream)?;
-    let mut training = match Training::new(&hello, device) {
+    let training = greet(&mut stream, device, true)?;
+    work(stream, training)
+}
+
+/// The training that the other side asks for.
+fn greet(stream: &mut (impl Read + Write), device: &Device, room: bool) -> Result<Training, WireError> {
+    let (hello, _) = wire::receive::<Hello>(stream)?;
+    let training = match room {
+        true => Training::new(&hello, device),
+        false => Err(format!("it serves {MAX_TRAININGS} trainings already")),
+    };
+    match training {
         Ok(training) => {
-            wire::send(&mut stream, &Answer::Ready(version()), &[])?;
-            training
+            wire::send(stream, &Answer::Ready(version()), &[])?;
+            Ok(training)
         }
         Err(reason) => {
-            wire::send(&mut stream, &Answer::Refused(reason.clone()), &[])?;
-            return Err(WireError::Message(reason));
+            wire::send(stream, &Answer::Refused(reason.clone()), &[])?;
+            Err(WireError::Message(reason))
         }
-    };
+    }
+}
+
+/// Step after step of a training; their number.
+fn work(mut stream: impl Read + Write, mut training: Training) -> Result<u64, WireError> {
     let mut steps = 0;
     loop {
         let (work, tensors) = match wire::receive::<Work>(&mut stream) {
@@ -93,7 +141,7 @@ struct Training {
 impl Training {
     fn new(hello: &Hello, device: &Device) -> Result<Self, String> {
         if hello.version != version() {
-            return Err(format!("this worker is vdm {}, the training {}", version(), hello.version));
+            return Err(format!("this worker is vdm {}, the training {:?}", version(), hello.version));
         }
         let config = resolve_run("config.toml", &hello.config).map_err(|e| e.to_string())?;
         let [channels, height, width] = hello.shape;
@@ -275,6 +323,23 @@ mod tests {
         // And nobody at all.
         let error = Workers::connect(&addresses, &config, SHAPE, levels(), &device).err().unwrap();
         assert!(error.to_string().contains("vdm serve"), "{error}");
+    }
+
+    /// It was told that the connection broke.
+    #[test]
+    fn a_training_too_many_is_told_so() {
+        let (device, config, address) = (Device::flex(), config(&[]), worker());
+        let connect = || Workers::connect(&[address.to_string()], &config, SHAPE, levels(), &device);
+        let served = Vec::from_iter((0..MAX_TRAININGS).map(|_| connect().unwrap()));
+        let error = connect().err().unwrap().to_string();
+        assert!(error.contains("8 trainings already"), "{error}");
+        drop(served);
+        // Their places are free again, once the worker has seen that they are gone.
+        let begun = std::time::Instant::now();
+        while connect().is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no place is free");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

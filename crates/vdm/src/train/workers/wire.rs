@@ -90,7 +90,7 @@ pub fn receive<H: DeserializeOwned>(from: &mut impl Read) -> Result<(H, Weights)
     let mut claimed = 0u64;
     for (name, shape) in &tensors {
         let numbers = shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64)).filter(|&n| n <= MAX_BODY);
-        let Some(numbers) = numbers else { return wrong(format!("tensor `{name}` has the shape {shape:?}")) };
+        let Some(numbers) = numbers else { return wrong(format!("tensor {name:?} has the shape {shape:?}")) };
         claimed = claimed.saturating_add(4 * numbers);
     }
     if claimed != body {
@@ -102,7 +102,7 @@ pub fn receive<H: DeserializeOwned>(from: &mut impl Read) -> Result<(H, Weights)
         let bytes = read(from, 4 * shape.iter().product::<usize>() as u64)?;
         let data = bytes.as_chunks::<4>().0.iter().map(|&number| f32::from_le_bytes(number)).collect();
         if found.contains_key(&name) {
-            return wrong(format!("two tensors are called `{name}`"));
+            return wrong(format!("two tensors are called {name:?}"));
         }
         found.insert(name, HostTensor { shape, data });
     }
