@@ -40,7 +40,7 @@ pub struct Args {
     /// loss says that steps cost most (measured first, on images that it draws).
     #[arg(long, value_name = "GRID", value_parser = word::<Grid>, default_value = "time")]
     pub grid: Grid,
-    /// New noise of the sampler `ddim`, from 0 (none) to 1 (as ancestral sampling).
+    /// New noise of the sampler `ddim`, from 0 (none) to 1 (that of ancestral sampling with a model that does not know its error).
     #[arg(long, value_name = "ETA", default_value_t = 0.0)]
     pub eta: f64,
     /// Error of a step that the sampler `ode` allows.

@@ -1,15 +1,15 @@
 //! In which order the numbers of a segment are coded.
 //!
 //! A batch first takes bits off the stack, some four times as many as it adds in the end. Bits that the stack does not hold yet
-//! must be there from the start. So the first batch is small, a few lines of one image, and every later one has at most a quarter
-//! of the lines before it. A segment is decoded the other way, from whole images to the last lines of the first image; the lines
+//! must be there from the start. So the first batches are small, a few lines of one image each, and every later one has at most a
+//! quarter of the lines before it. A segment is decoded the other way, from whole images to the last lines of the first image; the lines
 //! above them are known by then.
 
 use std::ops::Range;
 
-/// The first part has one line in so many of an image.
+/// The first parts have one line in so many of an image.
 const FIRST: usize = 8;
-/// Every later part has at most one line for so many lines before it.
+/// Larger parts have at most one line for so many lines before them.
 const GROWTH: usize = 4;
 
 /// What goes through the network together: whole images, or some lines of one image.

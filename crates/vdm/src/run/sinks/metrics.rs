@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damaged_found_lineis_left_out() {
+    fn every_damaged_line_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut log = MetricsLog::open(&path, 0, false).unwrap();
