@@ -80,6 +80,17 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
         };
         y.flatten(0, 3)
     });
+    let inputs = [map(e).to_vec(), vec![2 * e], vec![b, e]];
+    both(&mut rows, "group norm, SiLU, shift, dropout", &inputs, seconds, device, |[x, scale, shift], fused| {
+        let (x, shift) = (x.reshape(map(e)), shift.reshape([b, e]));
+        let [gamma, beta] = [0, 1].map(|i| scale.clone().narrow(0, i * e, e));
+        let y = if fused {
+            vdm_kernels::group_norm_shifted(x, gamma, beta, shift, args)
+        } else {
+            reference::group_norm_shifted(x, gamma, beta, shift, args)
+        };
+        y.flatten(0, 3)
+    });
     for (k, ci) in [(3, e), (3, 2 * e), (1, 2 * e), (7, s.channels)] {
         let inputs = [map(ci).to_vec(), vec![e, ci, k, k], vec![1, e]];
         both(&mut rows, &format!("convolution {k}x{k} to {e}"), &inputs, seconds, device, |[x, w, bias], fused| {
@@ -88,6 +99,40 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
             y.flatten(0, 3)
         });
     }
+    let inputs = [map(e).to_vec(), vec![e, e, 3, 3], map(e).to_vec()];
+    both(&mut rows, &format!("convolution 3x3 to {e}, added"), &inputs, seconds, device, |[x, w, to], fused| {
+        let (x, w, to) = (x.reshape(map(e)), w.reshape([e, e, 3, 3]), to.reshape(map(e)));
+        let bias = Tensor::zeros([1, e], &x.device());
+        let y = if fused { vdm_kernels::conv2d_add(x, w, bias, to) } else { to + reference::conv2d(x, w, bias) };
+        y.flatten(0, 3)
+    });
+    let inputs = [map(e).to_vec(), vec![e, 2 * e, 3, 3], map(e).to_vec()];
+    both(&mut rows, &format!("convolution 3x3 of two to {e}"), &inputs, seconds, device, |[x, w, beside], fused| {
+        let (x, w, beside) = (x.reshape(map(e)), w.reshape([e, 2 * e, 3, 3]), beside.reshape(map(e)));
+        let bias = Tensor::zeros([1, e], &x.device());
+        let y = match fused {
+            true => vdm_kernels::conv2d_beside(x, beside, w, bias, None),
+            false => reference::conv2d(Tensor::cat(vec![x, beside], 1), w, bias),
+        };
+        y.flatten(0, 3)
+    });
+    if side.is_multiple_of(2) {
+        let inputs = [map(e).to_vec(), vec![e, e, 4, 4], vec![1, e]];
+        both(&mut rows, &format!("convolution 4x4 to {e}, halving"), &inputs, seconds, device, |[x, w, bias], fused| {
+            let (x, w, bias) = (x.reshape(map(e)), w.reshape([e, e, 4, 4]), bias.reshape([1, e]));
+            let y = match fused {
+                true => vdm_kernels::conv2d_halving(x, w, bias),
+                false => reference::conv2d_halving(x, w, bias),
+            };
+            y.flatten(0, 3)
+        });
+    }
+    let inputs = [map(e).to_vec(), vec![1], vec![1]];
+    both(&mut rows, "doubled images", &inputs, seconds, device, |[x, _, _], fused| {
+        let x = x.reshape(map(e));
+        let y = if fused { vdm_kernels::double(x) } else { reference::double(x) };
+        y.flatten(0, 3)
+    });
     let tokens = || vec![b, e, pixels];
     both(&mut rows, "attention", &[tokens(), tokens(), tokens()], seconds, device, |[q, k, v], fused| {
         let [q, k, v] = [q, k, v].map(|t| t.reshape([b, e, pixels]));
@@ -103,7 +148,16 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
 
     // Of one input; the others are not used.
     let dims = s.channels * pixels;
-    for (f, name) in [(Function::Sin, "sine"), (Function::Exp, "exponential")] {
+    let functions = [
+        (Function::Sin, "sine"),
+        (Function::Cos, "cosine"),
+        (Function::Exp, "exponential"),
+        (Function::Expm1, "exponential minus 1"),
+        (Function::Sigmoid, "sigmoid"),
+        (Function::LogSigmoid, "logarithm of the sigmoid"),
+        (Function::Erf, "error function"),
+    ];
+    for (f, name) in functions {
         let inputs = [vec![b, dims], vec![1], vec![1]];
         both(&mut rows, name, &inputs, seconds, device, |[x, _, _], fused| {
             if fused { vdm_kernels::elementary(x, f) } else { reference::elementary(x, f) }
