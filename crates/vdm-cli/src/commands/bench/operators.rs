@@ -118,14 +118,21 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
     });
     if side.is_multiple_of(2) {
         let inputs = [map(e).to_vec(), vec![e, e, 4, 4], vec![1, e]];
-        both(&mut rows, &format!("convolution 4x4 to {e}, halving"), &inputs, seconds, device, |[x, w, bias], fused| {
-            let (x, w, bias) = (x.reshape(map(e)), w.reshape([e, e, 4, 4]), bias.reshape([1, e]));
-            let y = match fused {
-                true => vdm_kernels::conv2d_halving(x, w, bias),
-                false => reference::conv2d_halving(x, w, bias),
-            };
-            y.flatten(0, 3)
-        });
+        both(
+            &mut rows,
+            &format!("convolution 4x4 to {e}, halving"),
+            &inputs,
+            seconds,
+            device,
+            |[x, w, bias], fused| {
+                let (x, w, bias) = (x.reshape(map(e)), w.reshape([e, e, 4, 4]), bias.reshape([1, e]));
+                let y = match fused {
+                    true => vdm_kernels::conv2d_halving(x, w, bias),
+                    false => reference::conv2d_halving(x, w, bias),
+                };
+                y.flatten(0, 3)
+            },
+        );
     }
     let inputs = [map(e).to_vec(), vec![1], vec![1]];
     both(&mut rows, "doubled images", &inputs, seconds, device, |[x, _, _], fused| {

@@ -23,6 +23,7 @@ pub use head::ErrorHead;
 pub use table::{ErrorPoint, ErrorTable, MAX_POINTS, QUANTILES, TableError, cheapest_path};
 
 use crate::math::{column, exp_of};
+use crate::parts;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -63,13 +64,20 @@ impl ErrorModel {
     /// - `z`, `eps_hat`: `[batch, channels, height, width]`, as the output
     /// - `gammas`: one per image
     pub fn expected(&self, z: Tensor<4>, gammas: &[f64], eps_hat: Tensor<4>) -> Tensor<4> {
-        let log_mean: Vec<f32> = gammas.iter().map(|&gamma| self.table.log_mean(gamma) as f32).collect();
-        let log_mean = column(Tensor::<1>::from_data(log_mean.as_slice(), &z.device()));
-        let log = match &self.head {
-            Some(head) => head.forward(z, gammas, eps_hat) + log_mean,
-            None => Tensor::zeros_like(&z) + log_mean,
-        };
-        exp_of(log)
+        let log_means: Vec<f32> = gammas.iter().map(|&gamma| self.table.log_mean(gamma) as f32).collect();
+        // On the CPU in the parts that the network takes, and for the same reasons: an image needs no other.
+        let parts = if z.is_autodiff() { Vec::new() } else { parts::for_inference(&z) };
+        if parts.len() <= 1 {
+            return of_part(self.head.as_ref(), &log_means, z, gammas, eps_hat);
+        }
+        let jobs = parts.into_iter().map(|part| {
+            let [z, eps_hat] = [&z, &eps_hat].map(|t| t.clone().slice([part.clone()]));
+            (self.head.clone(), part, z, eps_hat)
+        });
+        let of_parts = vdm_kernels::teams::map(jobs.collect(), |(head, part, z, eps_hat)| {
+            of_part(head.as_ref(), &log_means[part.clone()], z, &gammas[part], eps_hat)
+        });
+        Tensor::cat(of_parts, 0)
     }
 
     /// What of it this variance needs: the table for [`ReverseVariance::Step`], all for [`ReverseVariance::Pixel`], nothing for
@@ -81,4 +89,14 @@ impl ErrorModel {
             ReverseVariance::Pixel => Some(self),
         }
     }
+}
+
+/// M of some images, whose table says `log_means`.
+fn of_part(head: Option<&ErrorHead>, log_means: &[f32], z: Tensor<4>, gammas: &[f64], eps_hat: Tensor<4>) -> Tensor<4> {
+    let log_means = column(Tensor::<1>::from_data(log_means, &z.device()));
+    let log = match head {
+        Some(head) => head.forward(z, gammas, eps_hat) + log_means,
+        None => Tensor::zeros_like(&z) + log_means,
+    };
+    exp_of(log)
 }
