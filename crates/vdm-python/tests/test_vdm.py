@@ -145,3 +145,17 @@ def test_eps_hat_is_the_noise_where_there_is_nothing_else(digits):
         digits.eps_hat(z[0], gamma)
     with pytest.raises(vdm.Error, match="class"):
         digits.eps_hat(z, gamma, classes=[0, 1, 2])
+
+
+def test_guidance_is_checked_as_by_the_program(digits):
+    """A model without classes took any weight without a word."""
+    for weight, words in [(3.0, "no classes"), (-1.0, "at least 0"), (float("nan"), "at least 0")]:
+        with pytest.raises(vdm.Error, match=words):
+            digits.sample(1, steps=2, guidance=weight)
+
+
+def test_a_folder_of_the_name_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
+    """It said that `digits` is none of the shipped models: digits, ..."""
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert vdm.load("digits").levels == 17
