@@ -320,7 +320,15 @@ fn options_without_use_are_refused_and_steps_that_are_not_taken_are_not_told() {
     assert!(refused(&["denoise", "digits", "a.png", "--data-dir", "d"]).contains("--data-dir"));
     assert!(refused(&["report", "digits", "--data-dir", "/nowhere", "-o", "r.html"]).contains("--data-dir"));
     assert!(refused(&["bench", "operators", "--layers", "2"]).contains("--layers"));
-    assert!(refused(&["compress", "digits", "--count", "1", "--force", "-o", "/dev/null"]).contains("/dev/null"));
+    // Before the model is even looked for.
+    assert!(refused(&["compress", "nothing", "--force", "-o", "/dev/null"]).contains("/dev/null"));
+    assert!(refused(&["sample", "digits", "--eta", "0.5"]).contains("--eta"));
+    assert!(refused(&["sample", "digits", "--tolerance", "0.5"]).contains("--tolerance"));
+    assert!(refused(&[&two[..], &["--draws", "2"]].concat()).contains("--draws"));
+    assert!(refused(&[&two[..], &["--probes", "2"]].concat()).contains("--probes"));
+    assert!(refused(&["bench", "sample", "--variance"]).contains("--variance"));
+    let between = ["interpolate", "digits", "0", "nothing.png", "--data-dir", "d"];
+    assert!(!refused(&between).contains("leave it out"), "the number needs the folder");
     json(&["compress", "digits", "--count", "1", "--timesteps", "2", "-o", "a.vdmz"], dir.path());
     assert!(refused(&["verify", "a.vdmz", "--weights", "raw"]).contains("--model"));
 }

@@ -1,16 +1,12 @@
 //! Files that are written whole or not at all.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Number of the next temporary file of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
-/// The temporary files that this process is writing.
-static WRITTEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Most symbolic links that lead from one to another.
 const MOST_LINKS: usize = 40;
 
@@ -37,16 +33,15 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).insert(temporary.clone());
     // Readable too, for contents that are looked at while they are written.
     let written = File::options().read(true).write(true).create_new(true).open(&temporary).and_then(|mut file| {
+        // Says to `remove_litter` that someone is writing; some file systems have no locks, and there nothing is removed.
+        let _ = file.try_lock();
         content(&mut file)?;
         file.flush()?;
         file.sync_all()
     });
-    let renamed = written.and_then(|()| fs::rename(&temporary, path));
-    WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&temporary);
-    if let Err(e) = renamed {
+    if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
@@ -55,12 +50,14 @@ pub fn write_atomic(path: &Path, content: impl FnOnce(&mut File) -> io::Result<(
     Ok(())
 }
 
-/// Removes from a folder what [`write_atomic`] left there in processes that were killed.
+/// Removes from a folder what [`write_atomic`] left there in processes that were killed. What another process is writing is
+/// locked, on this machine and on others.
 pub(crate) fn remove_litter(folder: &Path) {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
-    for path in files.map(|f| f.path()).filter(|p| is_litter(p) && !written.contains(p)) {
-        let _ = fs::remove_file(path);
+    for path in files.map(|f| f.path()).filter(|p| is_litter(p)) {
+        if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -160,6 +157,7 @@ mod tests {
     }
 
     /// Gigabytes of an image cache stayed for good.
+    #[cfg(target_os = "linux")]
     #[test]
     fn what_killed_processes_left_is_removed_and_what_is_being_written_is_not() {
         let dir = tempfile::tempdir().unwrap();

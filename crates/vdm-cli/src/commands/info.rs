@@ -139,10 +139,12 @@ fn of_path(path: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file begins as safetensors do, whatever its name: the length of an object in JSON, and the object.
+/// Whether a file begins as safetensors do, whatever its name: the length of an object in JSON, and the object. In the place of
+/// the length, a compressed file has its mark.
 fn is_safetensors(path: &Path) -> bool {
     let mut start = [0; 9];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start[8] == b'{')
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start[8] == b'{' && !start.starts_with(b"VDMZ")
 }
 
 /// The command for a model file.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use vdm::edit::interpolate;
 use vdm::files::{target, write_bytes};
 use vdm::flow::Tolerance;
-use vdm::picture::grid::{grid_png, tile_scale};
+use vdm::picture::grid::{grid_png, size, tile_scale};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,17 +37,19 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<()> {
+    picked::check(&args.data, &[&args.from, &args.to])?;
     let opened = args.model.open()?;
     let file = picked::out(&opened, args.out.as_ref(), "interpolation.png");
     let unwritable = || format!("cannot write {}", file.display());
     target(&file).with_context(unwritable)?;
+    let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
+    size(args.count as usize, shape, args.count as usize, tile_scale(shape))?;
     let [from, to] = [&args.from, &args.to].map(|text| picked::image(&opened, &args.data, text));
     let (from, to, given) = (from?, to?, picked::of_class(&opened, args.class)?);
     let (tolerance, count) = (Tolerance::new(args.tolerance), args.count as usize);
     let (images, seconds) = timed("interpolating", |progress| {
         interpolate(&opened.model, &from, &to, count, &given, &tolerance, &opened.device, progress)
     });
-    let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let png = grid_png(&images?, shape, levels, count, tile_scale(shape))?;
     write_bytes(&file, &png).with_context(unwritable)?;
     if json {

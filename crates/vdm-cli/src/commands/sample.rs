@@ -40,12 +40,12 @@ pub struct Args {
     /// loss says that steps cost most (measured first, on images that it draws).
     #[arg(long, value_name = "GRID", value_parser = word::<Grid>, default_value = "time")]
     pub grid: Grid,
-    /// New noise of the sampler `ddim`, from 0 (none) to 1 (that of ancestral sampling with a model that does not know its error).
-    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
-    pub eta: f64,
-    /// Error of a step that the sampler `ode` allows.
-    #[arg(long, value_name = "E", default_value_t = 1e-3)]
-    pub tolerance: f64,
+    /// New noise of the sampler `ddim`, from 0 (none, the default) to 1 (that of ancestral sampling with a model that does not know its error).
+    #[arg(long, value_name = "ETA")]
+    pub eta: Option<f64>,
+    /// Error of a step that the sampler `ode` allows. Default: 0.001.
+    #[arg(long, value_name = "E")]
+    pub tolerance: Option<f64>,
     /// Seed of the images.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -107,7 +107,17 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         bail!("--first {}: there are no {} images from there on", args.first, args.count);
     };
     let kind = args.sampler.unwrap_or(config.sample.sampler);
-    let settings = SamplerSettings { eta: args.eta, tolerance: Tolerance::new(args.tolerance) };
+    if args.eta.is_some() && kind != SamplerKind::Ddim {
+        bail!("--eta is for the sampler `ddim`; leave it out, or choose that with --sampler");
+    }
+    if args.tolerance.is_some() && kind != SamplerKind::Ode {
+        bail!("--tolerance is for the sampler `ode`; leave it out, or choose that with --sampler");
+    }
+    let usual = SamplerSettings::default();
+    let settings = SamplerSettings {
+        eta: args.eta.unwrap_or(usual.eta),
+        tolerance: args.tolerance.map_or(usual.tolerance, Tolerance::new),
+    };
     let sampler = kind.sampler(&settings);
     let steps = (kind != SamplerKind::Ode).then_some(options.steps);
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
@@ -116,7 +126,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         // Before the work, which may take long.
         grid::size(count, shape, grid::square(count), grid::tile_scale(shape))?;
     }
-    let default = opened.run.path().join("samples").join(name(args, kind, &options, step));
+    let default = opened.run.path().join("samples").join(name(args, kind, &settings, &options, step));
+    let out = match args.separate {
+        true => args.out.clone().unwrap_or(default),
+        false => args.out.clone().unwrap_or_else(|| default.with_added_extension("png")),
+    };
+    // Before the work, which may take long.
+    let unwritable = || format!("cannot write {}", out.display());
+    if args.separate {
+        room_for(&out, args.count)?;
+    } else {
+        target(&out).with_context(unwritable)?;
+    }
     if let Some(file) = &args.trajectory {
         let unwritable = || format!("cannot write {}", file.display());
         target(file).with_context(unwritable)?;
@@ -156,10 +177,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let draw = |numbers: Range<u64>, progress: &mut Progress| {
         sample_conditioned(&opened.model, &*sampler, numbers, &classes, &options, &opened.device, progress)
     };
-    let (path, seconds) = if args.separate {
-        let folder = args.out.clone().unwrap_or(default);
-        room_for(&folder, args.count)?;
-        let kept = tell_when_stopped(args, &folder)?;
+    let seconds = if args.separate {
+        let kept = tell_when_stopped(args, &out)?;
         let (saved, seconds) = timed("sampling", |progress| {
             // Batch by batch, so that memory does not grow with the images, and what is done is there.
             for first in (args.first..end).step_by(options.batch_size.max(1)) {
@@ -167,33 +186,29 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
                 let before = (first - args.first) as usize * options.steps;
                 let images = draw(batch.clone(), &mut |done, _| progress(before + done, count * options.steps))?;
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                grid::save_images(&folder, &images, shape, levels, first)
-                    .with_context(|| format!("cannot write to {}", folder.display()))?;
+                grid::save_images(&out, &images, shape, levels, first)
+                    .with_context(|| format!("cannot write to {}", out.display()))?;
                 *kept = batch.end - args.first;
             }
             Ok::<_, anyhow::Error>(())
         });
         saved?;
-        (folder, seconds)
+        seconds
     } else {
-        let file = args.out.clone().unwrap_or_else(|| default.with_added_extension("png"));
-        let unwritable = || format!("cannot write {}", file.display());
-        // Before the work, which may take long.
-        target(&file).with_context(unwritable)?;
         let (images, seconds) = timed("sampling", |progress| draw(args.first..end, progress));
         let png = grid::grid_png(&images?, shape, levels, grid::square(count), grid::tile_scale(shape))?;
-        write_bytes(&file, &png).with_context(unwritable)?;
-        (file, seconds)
+        write_bytes(&out, &png).with_context(unwritable)?;
+        seconds
     };
     if json {
         let object = json!({
-            "path": shown(&path), "images": count, "steps": steps, "seed": args.seed, "first": args.first,
+            "path": shown(&out), "images": count, "steps": steps, "seed": args.seed, "first": args.first,
             "step": step, "sampler": kind, "grid": steps.map(|_| options.grid), "class": args.class, "guidance": options.guidance, "seconds": seconds,
         });
         outln!("{object}");
     } else {
         let steps = steps.map_or("steps of their own".to_string(), |steps| format!("{steps} steps each"));
-        outln!("{count} images in {steps}: {} ({seconds:.1} s)", path.display());
+        outln!("{count} images in {steps}: {} ({seconds:.1} s)", out.display());
     }
     Ok(())
 }
@@ -239,21 +254,26 @@ fn tell_when_stopped(args: &Args, folder: &Path) -> Result<Arc<Mutex<u64>>> {
 }
 
 /// A name in the run's folder that tells what the samples are, without an ending.
-fn name(args: &Args, kind: SamplerKind, options: &SampleOptions, step: u64) -> String {
+fn name(args: &Args, kind: SamplerKind, settings: &SamplerSettings, options: &SampleOptions, step: u64) -> String {
     let clip = if options.clip { "-clip" } else { "" };
     let class = args.class.map_or(String::new(), |c| format!("-class-{c}"));
     let guidance = if options.guidance == 1.0 { String::new() } else { format!("-guidance-{}", options.guidance) };
     let grid = if options.grid == Grid::Time { String::new() } else { format!("-{:?}", options.grid) };
     let sampler = match kind {
         SamplerKind::Ancestral => String::new(),
-        SamplerKind::Ddim => format!("-ddim-eta-{}", args.eta),
+        SamplerKind::Ddim => format!("-ddim-eta-{}", settings.eta),
         SamplerKind::Heun => "-heun".into(),
         SamplerKind::DpmPlusPlus2M => "-dpm++-2m".into(),
-        SamplerKind::Ode => format!("-ode-{:e}", args.tolerance),
+        SamplerKind::Ode => format!("-ode-{:e}", settings.tolerance.error),
+    };
+    // The sampler `ode` has steps of its own.
+    let (steps, grid) = match kind {
+        SamplerKind::Ode => Default::default(),
+        _ => (format!("-steps-{}", options.steps), grid),
     };
     let name = format!(
-        "step-{step:07}-seed-{}-first-{}-count-{}-steps-{}-{:?}{sampler}{grid}{clip}{class}{guidance}",
-        args.seed, args.first, args.count, options.steps, options.decoder
+        "step-{step:07}-seed-{}-first-{}-count-{}{steps}-{:?}{sampler}{grid}{clip}{class}{guidance}",
+        args.seed, args.first, args.count, options.decoder
     );
     name.to_lowercase()
 }

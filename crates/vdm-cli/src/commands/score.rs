@@ -92,12 +92,13 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
         false => named(args, &opened, &args.paths)?,
     };
+    // Read before anything is scored, which may take long.
+    let others = (!args.against.is_empty()).then(|| named(args, &opened, &args.against)).transpose()?;
     let (scored, seconds) = timed("scoring", |progress| score(args, &opened, own, names, progress));
     let scored = scored?;
-    let other = match args.against.is_empty() {
-        true => None,
-        false => {
-            let (images, names) = named(args, &opened, &args.against)?;
+    let other = match others {
+        None => None,
+        Some((images, names)) => {
             let (scored, _) = timed("scoring the others", |progress| score(args, &opened, images, names, progress));
             Some(scored?)
         }

@@ -18,7 +18,7 @@ use vdm::config::{Config, resolve};
 use vdm::data::Source;
 use vdm::files::create_folders;
 use vdm::run::{RunDir, WhichWeights};
-use vdm::train::{Datasets, Outcome, Trainer, Workers};
+use vdm::train::{Datasets, Outcome, TrainError, Trainer, Workers};
 
 /// The preset that is trained where none is named.
 const DEFAULT: &str = "digits";
@@ -116,6 +116,10 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             (Trainer::resume(config.clone(), run.clone(), data, args.other_data, &device)?, run, config)
         }
         None => {
+            // Before the images are read, which may take long.
+            if let Some(out) = args.out.as_ref().filter(|out| RunDir::new(*out).config().exists()) {
+                return Err(TrainError::Exists { path: out.clone() }.into());
+            }
             let init = args.init.as_deref().map(|path| of_model(path, Which::Last, WhichWeights::Ema)).transpose()?;
             let mut config = match &init {
                 Some(file) => with_sets(&file.config, &args.all_sets())?,

@@ -67,7 +67,8 @@ pub fn told(error: &Error) -> String {
 pub fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => c.to_string(),
-        c if c.is_control() => c.escape_debug().to_string(),
+        // As JSON escapes them, since objects come this way too.
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
         c => c.to_string(),
     };
     text.chars().map(shown).collect()
@@ -88,7 +89,11 @@ mod tests {
 
     #[test]
     fn control_characters_of_files_do_not_reach_the_terminal() {
-        assert_eq!(printable("tensor `\u{1b}[2Jß`\nis unknown"), "tensor `\\u{1b}[2Jß`\nis unknown");
+        assert_eq!(printable("tensor `\u{1b}[2Jß`\nis unknown"), "tensor `\\u001b[2Jß`\nis unknown");
+        // JSON leaves some of them as they are.
+        let text = serde_json::json!("a\u{7f}\u{92}b").to_string();
+        assert_eq!(serde_json::from_str::<String>(&printable(&text)).unwrap(), "a\u{7f}\u{92}b");
+        assert!(!printable(&text).contains(char::is_control));
     }
 
     /// "No space left on device (os error 28): No space left on device (os error 28)".

@@ -9,9 +9,6 @@ use vdm::nn::Conditioning;
 /// The image that `text` names: image number `text` of the test split, or the one in the file `text`.
 pub fn image(opened: &Opened, data: &DataArgs, text: &str) -> Result<Vec<u8>> {
     let Ok(number) = text.parse::<usize>() else {
-        if data.data_dir.is_some() {
-            bail!("--data-dir is for the model's test split; leave it out, or name an image by its number");
-        }
         return read_one(Path::new(text), opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     };
     let test = opened.test_split(data)?;
@@ -19,6 +16,14 @@ pub fn image(opened: &Opened, data: &DataArgs, text: &str) -> Result<Vec<u8>> {
         bail!("image {number}: the test split has the images 0 to {}", test.len().saturating_sub(1));
     }
     Ok(test.image(number).to_vec())
+}
+
+/// Refuses a folder of data where none of the images is named by its number.
+pub fn check(data: &DataArgs, texts: &[&String]) -> Result<()> {
+    if data.data_dir.is_some() && texts.iter().all(|text| text.parse::<usize>().is_err()) {
+        bail!("--data-dir is for the model's test split; leave it out, or name an image by its number");
+    }
+    Ok(())
 }
 
 /// What the network is told about the image: its class, if one is given.

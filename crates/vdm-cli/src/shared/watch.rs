@@ -39,7 +39,7 @@ impl Watch {
 
     fn say(&mut self, line: String) {
         match &mut self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(printable(&line)),
             None => say(&line),
         }
     }

@@ -25,10 +25,15 @@ const TAIL: u64 = 12;
 /// A file that was left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedImage {
-    /// The file.
+    /// The file. Of a name that is no text, what can be read of it is kept.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// The message of the error that it would have been.
     pub reason: String,
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 /// What is said about images before they are read.

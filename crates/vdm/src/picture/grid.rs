@@ -67,9 +67,7 @@ pub enum GridError {
     },
 
     /// The picture would be too large to hold.
-    #[error(
-        "a grid of {columns} columns and {rows} rows at scale {scale} takes over 1 GiB; draw fewer images, or each to a file of its own"
-    )]
+    #[error("a grid of {columns} columns and {rows} rows at scale {scale} takes over 1 GiB; draw fewer images")]
     TooLarge {
         /// Tiles in a row.
         columns: usize,

@@ -117,6 +117,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         }
         return operators::execute(sizes, seconds, &device, json);
     }
+    if args.what == What::Sample && args.variance {
+        bail!("--variance is about training; leave it out, or measure `train`");
+    }
     let Sizes { batch, channels, side, n_embd } = sizes;
     let network = network(args, n_embd)?;
     let schedule = match args.variance {

@@ -29,18 +29,20 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = word::<EstimatorKind>, default_value = "bound")]
     pub estimator: EstimatorKind,
     /// Draws of the latents for one estimate of an image, for the estimators `importance` and `ode`.
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub draws: u32,
+    /// Default: 1.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub draws: Option<u32>,
     /// How the estimator `ode` finds the divergence of the flow: `rademacher` or `gaussian` vectors, or `exact` for images of
     /// at most 256 dimensions.
-    #[arg(long, value_name = "HOW", value_parser = word::<Trace>, default_value = "rademacher")]
-    pub trace: Trace,
-    /// Random vectors for it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub probes: u32,
-    /// Error of a step that the estimator `ode` allows.
-    #[arg(long, value_name = "E", default_value_t = 1e-4)]
-    pub tolerance: f64,
+    /// Default: rademacher.
+    #[arg(long, value_name = "HOW", value_parser = word::<Trace>)]
+    pub trace: Option<Trace>,
+    /// Random vectors for it. Default: 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub probes: Option<u32>,
+    /// Error of a step that the estimator `ode` allows. Default: 0.0001.
+    #[arg(long, value_name = "E")]
+    pub tolerance: Option<f64>,
     /// Also write a row for each image to this file: index, label, bits per dimension, its standard error over passes, and the
     /// terms. As CSV, or as Parquet if its name ends in .parquet and the program was built with that feature.
     #[arg(long, value_name = "FILE")]
@@ -133,11 +135,19 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         // Before the work, which may take long.
         rows::check(file).with_context(|| unwritable(file))?;
     }
+    if args.draws.is_some() && args.estimator == EstimatorKind::Bound {
+        bail!("--draws is for the estimators `importance` and `ode`; the passes of `bound` are --repeats");
+    }
+    let of_ode =
+        [("trace", args.trace.is_some()), ("probes", args.probes.is_some()), ("tolerance", args.tolerance.is_some())];
+    if let Some((name, _)) = of_ode.iter().find(|(_, given)| *given && args.estimator != EstimatorKind::Ode) {
+        bail!("--{name} is for the estimator `ode`; leave it out, or choose that with --estimator");
+    }
     let settings = EstimatorSettings {
-        draws: args.draws as usize,
-        tolerance: Tolerance::new(args.tolerance),
-        trace: args.trace,
-        probes: args.probes as usize,
+        draws: args.draws.unwrap_or(1) as usize,
+        tolerance: Tolerance::new(args.tolerance.unwrap_or(1e-4)),
+        trace: args.trace.unwrap_or(Trace::Rademacher),
+        probes: args.probes.unwrap_or(1) as usize,
     };
     let estimator = args.estimator.estimator(&settings);
     let (found, seconds) = timed("evaluating", |progress| {

@@ -19,10 +19,12 @@ use std::time::Duration;
 
 /// Most trainings that are served at a time.
 const MAX_TRAININGS: usize = 8;
-/// Most connections: those above [`MAX_TRAININGS`] are told so, further ones are closed.
-const MAX_CONNECTIONS: usize = 2 * MAX_TRAININGS;
+/// Most connections, with those that have not said yet what for.
+const MAX_CONNECTIONS: usize = 8 * MAX_TRAININGS;
 /// How long whoever connects may take to say what for, and to take an answer.
 const GREETING: Duration = Duration::from_secs(30);
+/// How long a training may take to read the gradients of a step.
+const TAKING: Duration = Duration::from_secs(600);
 /// How long a training may leave a worker without work: a machine that lost its power never says goodbye.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// Most numbers of the images of a part.
@@ -33,17 +35,19 @@ const MAX_NUMBERS: usize = 1 << 26;
 /// # Errors
 /// Whatever the system says of the listener; what is wrong with a connection ends only that.
 pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + Sync)) -> io::Result<()> {
-    let open = AtomicUsize::new(0);
+    let (connections, trainings) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         loop {
             let (stream, from) = listener.accept()?;
-            let place = Place::take(&open);
+            let place = Place::take(&connections);
             if place.number >= MAX_CONNECTIONS {
+                tell(format!("{from} was turned away: {MAX_CONNECTIONS} connections are open"));
                 continue;
             }
+            let trainings = &trainings;
             scope.spawn(move || {
                 tell(format!("{from} has connected"));
-                match of_stream(stream, device, place.number < MAX_TRAININGS) {
+                match of_stream(stream, device, trainings) {
                     Ok(steps) => tell(format!("{from} is gone after {steps} steps")),
                     Err(error) => tell(format!("{from}: {error}")),
                 }
@@ -53,7 +57,7 @@ pub fn serve(listener: &TcpListener, device: &Device, tell: &(dyn Fn(String) + S
     })
 }
 
-/// One of the connections that are open.
+/// One of the connections that are open, or of the trainings that are served.
 struct Place<'a> {
     open: &'a AtomicUsize,
     /// How many were open before.
@@ -72,13 +76,16 @@ impl Drop for Place<'_> {
     }
 }
 
-/// [`converse`] on a connection of the network, which does not wait for ever; without `room` the training is refused.
-fn of_stream(mut stream: TcpStream, device: &Device, room: bool) -> Result<u64, WireError> {
+/// [`converse`] on a connection of the network, which does not wait for ever; one of the `trainings`, if there is room.
+fn of_stream(mut stream: TcpStream, device: &Device, trainings: &AtomicUsize) -> Result<u64, WireError> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(GREETING))?;
     stream.set_write_timeout(Some(GREETING))?;
-    let training = greet(&mut stream, device, room)?;
+    let (hello, _) = wire::receive::<Hello>(&mut stream)?;
+    let place = Place::take(trainings);
+    let training = answer(&mut stream, &hello, device, place.number < MAX_TRAININGS)?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TAKING))?;
     work(stream, training)
 }
 
@@ -87,15 +94,15 @@ fn of_stream(mut stream: TcpStream, device: &Device, room: bool) -> Result<u64, 
 /// # Errors
 /// [`WireError`] if the connection breaks, or what comes is no message, or of a training that cannot be.
 pub fn converse(mut stream: impl Read + Write, device: &Device) -> Result<u64, WireError> {
-    let training = greet(&mut stream, device, true)?;
+    let (hello, _) = wire::receive::<Hello>(&mut stream)?;
+    let training = answer(&mut stream, &hello, device, true)?;
     work(stream, training)
 }
 
-/// The training that the other side asks for.
-fn greet(stream: &mut (impl Read + Write), device: &Device, room: bool) -> Result<Training, WireError> {
-    let (hello, _) = wire::receive::<Hello>(stream)?;
+/// The training that the other side asks for, which is told whether it can be; without `room` it cannot.
+fn answer(stream: &mut impl Write, hello: &Hello, device: &Device, room: bool) -> Result<Training, WireError> {
     let training = match room {
-        true => Training::new(&hello, device),
+        true => Training::new(hello, device),
         false => Err(format!("it serves {MAX_TRAININGS} trainings already")),
     };
     match training {

@@ -28,10 +28,22 @@ const PIECE: u64 = 1 << 20;
 pub enum WireError {
     /// The other side is gone, or the network.
     #[error("the connection broke: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// The other side does not speak this language.
     #[error("what came is no message of vdm: {0}")]
     Message(String),
+}
+
+impl From<io::Error> for WireError {
+    /// A time limit that is over has no words of its own.
+    fn from(error: io::Error) -> Self {
+        Self::Io(match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                io::Error::new(io::ErrorKind::TimedOut, "the other side took too long")
+            }
+            _ => error,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
