@@ -374,9 +374,10 @@ impl Schedule {
 fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
     py.detach(|| {
         let (place, device) = (Path::new(path), Device::flex());
+        let run = RunDir::new(place);
         let file = if place.is_file() {
             Some(ModelFile::load(place))
-        } else if RunDir::new(place).config().exists() {
+        } else if run.config().exists() {
             None
         } else {
             shipped::model(path)
@@ -386,7 +387,6 @@ fn load(py: Python<'_>, path: &str) -> PyResult<Model> {
             let model = file.model(place, &device).map_err(error)?;
             return Ok(Model::new(model, file.config, file.about.into_iter().collect(), file.step));
         }
-        let run = RunDir::new(place);
         if !run.config().exists() {
             let names = shipped::names().collect::<Vec<_>>().join(", ");
             return Err(error(format!("{path}: no run, no model file, and none of the shipped models: {names}")));

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use std::ops::Range;
+use vdm_kernels::teams;
 
 /// Pixels that a part for training has at least, where the batch has so many: what is done once a part (a weight's
 /// transformation, an operator's call) must be little compared with what is done for every pixel.
@@ -36,13 +37,24 @@ fn images_of(pixels: usize, images: &Tensor<4>) -> usize {
 
 /// Parts for a pass without gradients: enough for all threads. An image's result does not depend on the images beside
 /// it, so the number of threads does not show in it.
-pub(crate) fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
+fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {
         return ranges(batch, batch);
     }
     let threads = rayon::current_num_threads();
     ranges(batch, batch.div_ceil(threads).min(images_of(FEW_PIXELS, images).max(FEW_IMAGES)))
+}
+
+/// `f` of all images of a pass without gradients, in their parts, side by side; `job` makes what `f` takes of a part. `None`
+/// where all images are one part: then the caller needs no cut.
+pub(crate) fn side_by_side<J: Send>(
+    images: &Tensor<4>,
+    job: impl FnMut(Range<usize>) -> J,
+    f: impl Fn(J) -> Tensor<4> + Sync,
+) -> Option<Tensor<4>> {
+    let parts = for_inference(images);
+    (parts.len() > 1).then(|| Tensor::cat(teams::map(parts.into_iter().map(job).collect(), f), 0))
 }
 
 /// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'

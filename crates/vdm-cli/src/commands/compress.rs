@@ -88,9 +88,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if !to_standard {
         check_out(&args.out, args.force)?;
     }
-    if args.data.data_dir.is_some() && !args.images.is_empty() {
-        bail!("--data-dir is for the model's test split; leave it or the images out");
-    }
+    args.data.refuse_beside(&args.images)?;
     let opened = args.choice.open(&args.run)?;
     opened.require_no_class()?;
     let (model, device, checkpoint) = (&opened.model, &opened.device, &opened.checkpoint);

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use vdm::edit::denoise;
 use vdm::files::{target, write_bytes};
-use vdm::picture::grid::{grid_png, size, tile_scale};
+use vdm::picture::grid::{check_row, grid_png, tile_scale};
 use vdm_kernels::rng::Philox;
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let unwritable = || format!("cannot write {}", file.display());
     target(&file).with_context(unwritable)?;
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    size(args.count as usize + 3, shape, args.count as usize + 3, tile_scale(shape))?;
+    check_row(args.count as usize + 3, shape)?;
     let own = picked::image(&opened, &args.data, &args.image)?;
     let noisy = if args.add { with_noise(&own, args.noise, levels, args.seed) } else { own.clone() };
     let given = picked::of_class(&opened, args.class)?;

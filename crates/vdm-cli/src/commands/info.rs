@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::codec::Steps;
+use vdm::codec::container::MAGIC;
 use vdm::config::resolve;
 use vdm::data::Source;
 use vdm::run::{Checkpoint, ModelFile};
@@ -144,7 +145,7 @@ fn of_path(path: &Path, json: bool) -> Result<()> {
 fn is_safetensors(path: &Path) -> bool {
     let mut start = [0; 9];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start[8] == b'{' && !start.starts_with(b"VDMZ")
+    read.is_ok() && start[8] == b'{' && !start.starts_with(&MAGIC)
 }
 
 /// The command for a model file.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use vdm::ImageShape;
 use vdm::edit::{Inpainting, inpaint};
 use vdm::files::{target, write_bytes};
-use vdm::picture::grid::{grid_png, size, tile_scale};
+use vdm::picture::grid::{check_row, grid_png, tile_scale};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -51,7 +51,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let unwritable = || format!("cannot write {}", file.display());
     target(&file).with_context(unwritable)?;
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    size(args.count as usize + 2, shape, args.count as usize + 2, tile_scale(shape))?;
+    check_row(args.count as usize + 2, shape)?;
     let (image, known) = (picked::image(&opened, &args.data, &args.image)?, mask(&args.mask, shape)?);
     let given = picked::of_class(&opened, args.class)?;
     let options = Inpainting {

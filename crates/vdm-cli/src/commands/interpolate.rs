@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use vdm::edit::interpolate;
 use vdm::files::{target, write_bytes};
 use vdm::flow::Tolerance;
-use vdm::picture::grid::{grid_png, size, tile_scale};
+use vdm::picture::grid::{check_row, grid_png, tile_scale};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -43,7 +43,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let unwritable = || format!("cannot write {}", file.display());
     target(&file).with_context(unwritable)?;
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    size(args.count as usize, shape, args.count as usize, tile_scale(shape))?;
+    check_row(args.count as usize, shape)?;
     let [from, to] = [&args.from, &args.to].map(|text| picked::image(&opened, &args.data, text));
     let (from, to, given) = (from?, to?, picked::of_class(&opened, args.class)?);
     let (tolerance, count) = (Tolerance::new(args.tolerance), args.count as usize);

@@ -122,10 +122,6 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let steps = (kind != SamplerKind::Ode).then_some(options.steps);
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
     let (count, step) = (args.count as usize, opened.checkpoint.step);
-    if !args.separate {
-        // Before the work, which may take long.
-        grid::size(count, shape, grid::square(count), grid::tile_scale(shape))?;
-    }
     let default = opened.run.path().join("samples").join(name(args, kind, &settings, &options, step));
     let out = match args.separate {
         true => args.out.clone().unwrap_or(default),
@@ -136,6 +132,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if args.separate {
         room_for(&out, args.count)?;
     } else {
+        grid::check_square(count, shape)?;
         target(&out).with_context(unwritable)?;
     }
     if let Some(file) = &args.trajectory {
@@ -268,7 +265,7 @@ fn name(args: &Args, kind: SamplerKind, settings: &SamplerSettings, options: &Sa
     };
     // The sampler `ode` has steps of its own.
     let (steps, grid) = match kind {
-        SamplerKind::Ode => Default::default(),
+        SamplerKind::Ode => (String::new(), String::new()),
         _ => (format!("-steps-{}", options.steps), grid),
     };
     let name = format!(

@@ -4,7 +4,7 @@ use crate::shared::image_files::read;
 use crate::shared::model::{DataArgs, ModelArgs, Opened};
 use crate::shared::output::{outln, shown};
 use crate::shared::progress::timed;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
 use vdm::Progress;
@@ -76,9 +76,7 @@ impl Scored {
 pub fn execute(args: &Args, json: bool) -> Result<()> {
     let opened = args.model.open()?;
     opened.require_no_class()?;
-    if args.data.data_dir.is_some() && !args.paths.is_empty() {
-        bail!("--data-dir is for the model's test split; leave it or the images out");
-    }
+    args.data.refuse_beside(&args.paths)?;
     let sheet = args.out.clone().unwrap_or_else(|| opened.run.path().join("scores.png"));
     let csv = args.csv.clone().unwrap_or_else(|| opened.run.path().join("scores.csv"));
     for file in [&sheet, &csv] {

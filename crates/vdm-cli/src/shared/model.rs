@@ -71,6 +71,16 @@ pub struct Facts {
     pub data: Option<String>,
 }
 
+impl DataArgs {
+    /// Refuses a folder of data where the images are named, so that the test split is not asked for.
+    pub fn refuse_beside(&self, images: &[PathBuf]) -> Result<()> {
+        if self.data_dir.is_some() && !images.is_empty() {
+            bail!("--data-dir is for the model's test split; leave it or the images out");
+        }
+        Ok(())
+    }
+}
+
 impl ModelArgs {
     /// Opens the run's model.
     pub fn open(&self) -> Result<Opened> {

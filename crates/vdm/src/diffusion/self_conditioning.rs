@@ -7,6 +7,7 @@ use crate::parts;
 use crate::random::ESTIMATE;
 use crate::schedule::Schedule;
 use burn::tensor::Tensor;
+use std::ops::Range;
 use vdm_kernels::rng::Philox;
 
 impl<N: ScoreNetwork> VariationalDiffusion<N> {
@@ -81,15 +82,11 @@ fn in_parts<N: ScoreNetwork>(
 ) -> Tensor<4> {
     // With autodiff there is one graph for all, and dropout's masks depend on the position in the batch.
     let whole = z.is_autodiff() || mode != Mode::Eval;
-    let parts = if whole { Vec::new() } else { parts::for_inference(&z) };
-    if parts.len() <= 1 {
-        return network.forward(z, time, conditioning, mode);
-    }
-    let jobs = parts.into_iter().map(|part| {
+    let job = |part: Range<usize>| {
         let given = conditioning.slice(part.clone());
         (network.clone(), z.clone().slice([part.clone()]), time.clone().slice([part]), given)
-    });
-    let outputs =
-        vdm_kernels::teams::map(jobs.collect(), |(network, z, time, given)| network.forward(z, time, &given, mode));
-    Tensor::cat(outputs, 0)
+    };
+    let forward = |(network, z, time, given): (N, _, _, Conditioning)| network.forward(z, time, &given, mode);
+    let in_parts = if whole { None } else { parts::side_by_side(&z, job, forward) };
+    in_parts.unwrap_or_else(|| network.forward(z, time, conditioning, mode))
 }

@@ -153,11 +153,8 @@ struct Canvas {
     height: u32,
 }
 
-/// Width, height and bytes of a grid of `count` images; a picture is refused here before anyone draws what goes into it.
-///
-/// # Errors
-/// [`GridError::Layout`] and [`GridError::TooLarge`].
-pub fn size(count: usize, shape: ImageShape, columns: usize, scale: usize) -> Result<[usize; 3], GridError> {
+/// Width, height and bytes of a grid of `count` images.
+fn size(count: usize, shape: ImageShape, columns: usize, scale: usize) -> Result<[usize; 3], GridError> {
     if columns == 0 || scale == 0 {
         return Err(GridError::Layout { columns, scale });
     }
@@ -172,6 +169,22 @@ pub fn size(count: usize, shape: ImageShape, columns: usize, scale: usize) -> Re
         (bytes <= MAX_BYTES).then_some([width, height, bytes])
     };
     all().ok_or(GridError::TooLarge { columns, rows, scale })
+}
+
+/// Refuses what is no picture: a grid of `count` samples in [`square`] columns, tiles of the usual scale.
+///
+/// # Errors
+/// [`GridError::TooLarge`].
+pub fn check_square(count: usize, shape: ImageShape) -> Result<(), GridError> {
+    size(count, shape, square(count), tile_scale(shape)).map(drop)
+}
+
+/// The same for a row of `count` images.
+///
+/// # Errors
+/// [`GridError::TooLarge`].
+pub fn check_row(count: usize, shape: ImageShape) -> Result<(), GridError> {
+    size(count, shape, count, tile_scale(shape)).map(drop)
 }
 
 /// Columns of a grid of `count` samples that is about as wide as high.

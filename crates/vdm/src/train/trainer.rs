@@ -113,8 +113,7 @@ impl Trainer {
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
         // Samples are drawn at the end at the latest.
-        let (shape, count) = (data.train.shape(), config.sample.count);
-        grid::size(count, shape, grid::square(count), grid::tile_scale(shape)).map_err(TrainError::Samples)?;
+        grid::check_square(config.sample.count, data.train.shape()).map_err(TrainError::Samples)?;
         let lock = RunLock::take(run)?;
         if run.config().exists() {
             return Err(TrainError::Exists { path: run.path().into() });

@@ -143,11 +143,12 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if let Some((name, _)) = of_ode.iter().find(|(_, given)| *given && args.estimator != EstimatorKind::Ode) {
         bail!("--{name} is for the estimator `ode`; leave it out, or choose that with --estimator");
     }
+    let usual = EstimatorSettings::default();
     let settings = EstimatorSettings {
-        draws: args.draws.unwrap_or(1) as usize,
-        tolerance: Tolerance::new(args.tolerance.unwrap_or(1e-4)),
-        trace: args.trace.unwrap_or(Trace::Rademacher),
-        probes: args.probes.unwrap_or(1) as usize,
+        draws: args.draws.map_or(usual.draws, |n| n as usize),
+        tolerance: args.tolerance.map_or(usual.tolerance, Tolerance::new),
+        trace: args.trace.unwrap_or(usual.trace),
+        probes: args.probes.map_or(usual.probes, |n| n as usize),
     };
     let estimator = args.estimator.estimator(&settings);
     let (found, seconds) = timed("evaluating", |progress| {

@@ -26,6 +26,7 @@ use crate::math::{column, exp_of};
 use crate::parts;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// What p(z_s | z_t) has for its variance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,18 +67,15 @@ impl ErrorModel {
     pub fn expected(&self, z: Tensor<4>, gammas: &[f64], eps_hat: Tensor<4>) -> Tensor<4> {
         let log_means: Vec<f32> = gammas.iter().map(|&gamma| self.table.log_mean(gamma) as f32).collect();
         // On the CPU in the parts that the network takes, and for the same reasons: an image needs no other.
-        let parts = if z.is_autodiff() { Vec::new() } else { parts::for_inference(&z) };
-        if parts.len() <= 1 {
-            return of_part(self.head.as_ref(), &log_means, z, gammas, eps_hat);
-        }
-        let jobs = parts.into_iter().map(|part| {
+        let job = |part: Range<usize>| {
             let [z, eps_hat] = [&z, &eps_hat].map(|t| t.clone().slice([part.clone()]));
             (self.head.clone(), part, z, eps_hat)
-        });
-        let of_parts = vdm_kernels::teams::map(jobs.collect(), |(head, part, z, eps_hat)| {
+        };
+        let expected = |(head, part, z, eps_hat): (Option<ErrorHead>, Range<usize>, _, _)| {
             of_part(head.as_ref(), &log_means[part.clone()], z, &gammas[part], eps_hat)
-        });
-        Tensor::cat(of_parts, 0)
+        };
+        let in_parts = if z.is_autodiff() { None } else { parts::side_by_side(&z, job, expected) };
+        in_parts.unwrap_or_else(|| of_part(self.head.as_ref(), &log_means, z, gammas, eps_hat))
     }
 
     /// What of it this variance needs: the table for [`ReverseVariance::Step`], all for [`ReverseVariance::Pixel`], nothing for
