@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::math::{ln, sin_cos_turns, vectorized};
+use crate::cpu::philox::{WIDE, Words, rounds};
 
 /// A stream of random numbers named by a seed and a stream number.
 ///
@@ -19,14 +20,6 @@ pub struct Philox {
     stream: [u32; 2],
 }
 
-/// Rounds of the generator; what its counters are multiplied by in each, and what is added to its key after each.
-pub(crate) const ROUNDS: usize = 10;
-pub(crate) const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-pub(crate) const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-
-/// Blocks that are generated side by side, for SIMD.
-const WIDE: usize = 16;
-
 impl Philox {
     /// The stream `stream` of `seed`.
     pub fn new(seed: u64, stream: u64) -> Self {
@@ -36,23 +29,12 @@ impl Philox {
 
     /// The four random words at each of the positions `block .. block + WIDE` of draw `draw`, word by word.
     #[inline(always)]
-    fn blocks(&self, draw: u32, block: u32) -> [[u32; WIDE]; 4] {
-        let mut c0: [u32; WIDE] = std::array::from_fn(|lane| block.wrapping_add(lane as u32));
-        let (mut c1, mut c2, mut c3) = ([draw; WIDE], [self.stream[0]; WIDE], [self.stream[1]; WIDE]);
-        let (mut k0, mut k1) = (self.key[0], self.key[1]);
-        for _ in 0..ROUNDS {
-            for lane in 0..WIDE {
-                let p0 = u64::from(c0[lane]) * u64::from(FACTORS[0]);
-                let p1 = u64::from(c2[lane]) * u64::from(FACTORS[1]);
-                c0[lane] = (p1 >> 32) as u32 ^ c1[lane] ^ k0;
-                c1[lane] = p1 as u32;
-                c2[lane] = (p0 >> 32) as u32 ^ c3[lane] ^ k1;
-                c3[lane] = p0 as u32;
-            }
-            k0 = k0.wrapping_add(KEY_STEPS[0]);
-            k1 = k1.wrapping_add(KEY_STEPS[1]);
+    fn blocks(&self, draw: u32, block: u32) -> Words {
+        let mut counters = [[0; WIDE], [draw; WIDE], [self.stream[0]; WIDE], [self.stream[1]; WIDE]];
+        for lane in 0..WIDE {
+            counters[0][lane] = block.wrapping_add(lane as u32);
         }
-        [c0, c1, c2, c3]
+        rounds(self.key, &counters)
     }
 
     /// The four random words at position `block` of draw `draw`.
@@ -121,19 +103,37 @@ vectorized! {
 
     fn dropout(rng: &Philox, p: f32, unit: usize, out: &mut [f32]) {
         let (threshold, keep) = ((p * 65536.0) as u32, 1.0 / (1.0 - p));
-        let factor = |bits: u32| if bits < threshold { 0.0 } else { keep };
-        for (i, out) in out.chunks_mut(8 * WIDE).enumerate() {
-            let words = rng.blocks(0, ((unit + i) * WIDE) as u32);
-            let mut factors = [[0f32; 4 * WIDE]; 2];
-            for (lane, &w) in words.as_flattened().iter().enumerate() {
-                factors[0][lane] = factor(w & 0xFFFF);
-                factors[1][lane] = factor(w >> 16);
-            }
-            for (out, &f) in out.iter_mut().zip(factors.as_flattened()) {
-                *out = f;
-            }
+        let (units, rest) = out.as_chunks_mut::<{ Philox::DROPOUT_UNIT }>();
+        for (i, out) in units.iter_mut().enumerate() {
+            factors(rng, threshold, keep, unit + i, out);
         }
+        let mut last = [0f32; Philox::DROPOUT_UNIT];
+        factors(rng, threshold, keep, unit + units.len(), &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
+}
+
+/// The factors of one unit: the low halves of its words, then the high ones.
+#[inline(always)]
+fn factors(rng: &Philox, threshold: u32, keep: f32, unit: usize, out: &mut [f32; Philox::DROPOUT_UNIT]) {
+    let words = rng.blocks(0, (unit * WIDE) as u32);
+    // Arrays of known length: with slices, parts of the loops are not vectorised.
+    let mut together = [0; 4 * WIDE];
+    together.copy_from_slice(words.as_flattened());
+    for i in 0..4 * WIDE {
+        out[i] = factor(together[i] & 0xFFFF, threshold, keep);
+    }
+    for i in 0..4 * WIDE {
+        out[4 * WIDE + i] = factor(together[i] >> 16, threshold, keep);
+    }
+}
+
+/// 0 if `bits` are below the threshold, `keep` otherwise; both are below 2^31. The sign of the difference is a mask for the
+/// bits of `keep`: a comparison would not be vectorised.
+#[inline(always)]
+fn factor(bits: u32, threshold: u32, keep: f32) -> f32 {
+    let below = (bits as i32 - threshold as i32) >> 31;
+    f32::from_bits(keep.to_bits() & !(below as u32))
 }
 
 /// 24 random bits to [0, 1).

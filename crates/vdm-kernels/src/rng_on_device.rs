@@ -3,7 +3,8 @@
 //! Accelerators draw dropout's masks with it. On the host they would be drawn by one thread and sent over the bus, for the
 //! paper's CIFAR-10 network some 4.5 GB a step. On the CPU the host's own generator is far faster.
 
-use crate::rng::{FACTORS, KEY_STEPS, Philox, ROUNDS};
+use crate::cpu::philox::{FACTORS, KEY_STEPS, ROUNDS};
+use crate::rng::Philox;
 use burn::tensor::{Device, Int, IntDType, Tensor};
 
 /// One more than the largest half of a 32-bit word. Words are kept as halves, so that every product of two fits in 32 bits.

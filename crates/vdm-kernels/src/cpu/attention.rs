@@ -123,27 +123,78 @@ fn exponentials_of(s: &Spec, q: &[f32], k: &[f32], first: usize, n: usize, p: &m
     norm
 }
 
-/// The largest of a row and of the rows before, by columns.
-///
-/// # Safety
-/// A vector is readable at both, and writable at `max`.
-#[inline(always)]
-unsafe fn maximum<V: Vector>(row: *const f32, max: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe { V::load(row).max(V::load(max)).store(max) };
+/// A few neighbouring columns of a block, which has rows of `n` numbers.
+#[derive(Clone, Copy)]
+struct Columns {
+    n: usize,
+    first: usize,
 }
 
-/// `e^(scale (row - max))` of a row, which is also added to `sum`.
-///
-/// # Safety
-/// A vector is readable at all three, and writable at `row` and `sum`.
-#[inline(always)]
-unsafe fn exponential<V: Vector>(row: *mut f32, max: *const f32, scale: f32, sum: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let p = exp(V::load(row).sub(V::load(max)).mul(V::splat(scale)));
-        p.store(row);
-        V::load(sum).add(p).store(sum);
+impl Columns {
+    /// The largest number of each column.
+    ///
+    /// # Safety
+    /// Every row of `p` has a vector from `first` on.
+    #[inline(always)]
+    unsafe fn largest<V: Vector>(self, p: &[f32]) -> V {
+        let mut max = V::splat(f32::NEG_INFINITY);
+        for row in p.chunks_exact(self.n) {
+            // SAFETY: the caller's promise.
+            max = unsafe { V::load(row.as_ptr().add(self.first)) }.max(max);
+        }
+        max
+    }
+
+    /// Each number becomes e^(scale (number - the column's largest)); the sums of the columns. Some rows are summed first,
+    /// which keeps the sums exact.
+    ///
+    /// # Safety
+    /// As for [`largest`](Self::largest).
+    #[inline(always)]
+    unsafe fn exponentials<V: Vector>(self, p: &mut [f32], scale: f32) -> V {
+        // SAFETY: the caller's promise.
+        let (max, scale) = (unsafe { self.largest::<V>(p) }, V::splat(scale));
+        let mut total = V::splat(0.0);
+        for rows in p.chunks_mut(SUMMED * self.n) {
+            let mut sum = V::splat(0.0);
+            for row in rows.chunks_exact_mut(self.n) {
+                // SAFETY: the same.
+                unsafe {
+                    let at = row.as_mut_ptr().add(self.first);
+                    let p = exp(V::load(at).sub(max).mul(scale));
+                    p.store(at);
+                    sum = sum.add(p);
+                }
+            }
+            total = total.add(sum);
+        }
+        total
+    }
+
+    /// Each number of `dp` becomes scale p (dp - p·dp).
+    ///
+    /// # Safety
+    /// As for [`largest`](Self::largest), for `p` and `dp`, which have the same length.
+    #[inline(always)]
+    unsafe fn softmax_backward<V: Vector>(self, p: &[f32], dp: &mut [f32], scale: f32) {
+        let mut dot = V::splat(0.0);
+        for (p, dp) in p.chunks(SUMMED * self.n).zip(dp.chunks(SUMMED * self.n)) {
+            let mut sum = V::splat(0.0);
+            for (p, dp) in p.chunks_exact(self.n).zip(dp.chunks_exact(self.n)) {
+                // SAFETY: the caller's promise.
+                let (p, dp) = unsafe { (V::load(p.as_ptr().add(self.first)), V::load(dp.as_ptr().add(self.first))) };
+                sum = p.fma(dp, sum);
+            }
+            dot = dot.add(sum);
+        }
+        let scale = V::splat(scale);
+        for (p, dp) in p.chunks_exact(self.n).zip(dp.chunks_exact_mut(self.n)) {
+            // SAFETY: the same.
+            unsafe {
+                let (p, at) = (V::load(p.as_ptr().add(self.first)), dp.as_mut_ptr().add(self.first));
+                p.mul(V::load(at).sub(dot)).mul(scale).store(at);
+            }
+        }
     }
 }
 
@@ -153,40 +204,32 @@ with_vectors! {
     fn exponentials<V: 16>(p: &mut [f32], n: usize, scale: f32, norm: &mut [f32; BLOCK]) {
         assert!(n <= BLOCK, "a block has no more columns");
         let whole = n - n % V::LANES;
-        let mut max = [f32::NEG_INFINITY; BLOCK];
-        for row in p.chunks_exact(n) {
-            // SAFETY: a row has `n` numbers, and `max` and `sum` have at least as many.
-            unsafe {
-                for i in (0..whole).step_by(V::LANES) {
-                    maximum::<V>(row.as_ptr().add(i), max.as_mut_ptr().add(i));
-                }
-                for i in whole..n {
-                    maximum::<f32>(row.as_ptr().add(i), max.as_mut_ptr().add(i));
-                }
+        // SAFETY: a row has `n` numbers, and `norm` at least as many.
+        unsafe {
+            for first in (0..whole).step_by(V::LANES) {
+                Columns { n, first }.exponentials::<V>(p, scale).store(norm.as_mut_ptr().add(first));
             }
-        }
-        norm.fill(0.0);
-        // Sums of some rows first, which keeps them exact.
-        for rows in p.chunks_mut(SUMMED * n) {
-            let mut sum = [0f32; BLOCK];
-            for row in rows.chunks_exact_mut(n) {
-                let (row, max, sum) = (row.as_mut_ptr(), max.as_ptr(), sum.as_mut_ptr());
-                // SAFETY: the same.
-                unsafe {
-                    for i in (0..whole).step_by(V::LANES) {
-                        exponential::<V>(row.add(i), max.add(i), scale, sum.add(i));
-                    }
-                    for i in whole..n {
-                        exponential::<f32>(row.add(i), max.add(i), scale, sum.add(i));
-                    }
-                }
-            }
-            for i in 0..n {
-                norm[i] += sum[i];
+            for first in whole..n {
+                Columns { n, first }.exponentials::<f32>(p, scale).store(norm.as_mut_ptr().add(first));
             }
         }
         for norm in &mut norm[..n] {
             *norm = 1.0 / *norm;
+        }
+    }
+
+    /// Each column of `dp`, which has rows of `n`, becomes scale p (dp - p·dp).
+    fn softmax_backward<V: 16>(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
+        assert!(p.len() == dp.len(), "{} and {} numbers", p.len(), dp.len());
+        let whole = n - n % V::LANES;
+        // SAFETY: a row has `n` numbers.
+        unsafe {
+            for first in (0..whole).step_by(V::LANES) {
+                Columns { n, first }.softmax_backward::<V>(p, dp, scale);
+            }
+            for first in whole..n {
+                Columns { n, first }.softmax_backward::<f32>(p, dp, scale);
+            }
         }
     }
 }
@@ -197,27 +240,6 @@ vectorized! {
         for row in p.chunks_mut(stride) {
             for (p, factor) in row[..n].iter_mut().zip(factors) {
                 *p *= factor;
-            }
-        }
-    }
-
-    /// Each column of `dp`, which has rows of `n`, becomes scale p (dp - p·dp).
-    fn softmax_backward(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
-        let mut dot = [0f32; BLOCK];
-        for (p, dp) in p.chunks(SUMMED * n).zip(dp.chunks(SUMMED * n)) {
-            let mut sum = [0f32; BLOCK];
-            for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact(n)) {
-                for i in 0..n {
-                    sum[i] = p[i].mul_add(dp[i], sum[i]);
-                }
-            }
-            for i in 0..n {
-                dot[i] += sum[i];
-            }
-        }
-        for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
-            for i in 0..n {
-                dp[i] = p[i] * (dp[i] - dot[i]) * scale;
             }
         }
     }

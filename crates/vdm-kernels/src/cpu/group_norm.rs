@@ -3,7 +3,7 @@
 // Loops over vectors count indices, since iterator adaptors are not inlined.
 #![allow(clippy::needless_range_loop)]
 
-use super::math::{LANES, sigmoid, tree};
+use super::math::{LANES, Number, SquaredDeviation, sigmoid, sum_by, total};
 use super::simd::{Vector, with_vectors};
 use crate::rng::Philox;
 use rayon::prelude::*;
@@ -210,10 +210,10 @@ with_vectors! {
     ) {
         let n = s.slab();
         for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
-            stats[0] = (sum::<V>(x) / n as f64) as f32;
+            stats[0] = (sum_by::<V>(Number, x) / n as f64) as f32;
         }
         for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
-            stats[1] = (squared_deviations::<V>(x, stats[0]) / n as f64) as f32;
+            stats[1] = (sum_by::<V>(SquaredDeviation(stats[0]), x) / n as f64) as f32;
         }
         for stats in stats.chunks_exact_mut(2) {
             stats[1] = 1.0 / (stats[1] + s.eps).sqrt();
@@ -338,6 +338,33 @@ impl Normal {
         dy.mul(g.mul(n.mul(one.sub(g)).add(one)))
     }
 
+    /// Writes a vector of the gradient for n, from number `i` on; it, its product with xhat, and the gradient after SiLU.
+    ///
+    /// # Safety
+    /// All have a vector from `i` on; only `mask` may be empty.
+    #[inline(always)]
+    unsafe fn terms<V: Vector>(
+        &self,
+        silu: bool,
+        x: &[f32],
+        dy: &[f32],
+        mask: &[f32],
+        dn: &mut [f32],
+        i: usize,
+    ) -> [V; 3] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = V::load(x.as_ptr().add(i));
+            let mut after = V::load(dy.as_ptr().add(i));
+            if !mask.is_empty() {
+                after = after.mul(V::load(mask.as_ptr().add(i)));
+            }
+            let before = if silu { self.before_silu(x, after) } else { after };
+            before.store(dn.as_mut_ptr().add(i));
+            [before, before.mul(self.xhat(x)), after]
+        }
+    }
+
     /// The gradient for a vector of x, from the gradient for n that is in its place, and the means over the group of the
     /// gradient for xhat and of its product with xhat.
     ///
@@ -370,80 +397,40 @@ fn dn<V: Vector, const SHIFTED: bool>(
     let mut sums = [[V::splat(0.0); 2]; 3];
     for base in (0..whole).step_by(LANES) {
         for part in 0..LANES / V::LANES {
-            let i = base + part * V::LANES;
-            // SAFETY: `i + LANES` is at most the length of all; `mask` is as long, or empty.
-            unsafe {
-                let x = V::load(x.as_ptr().add(i));
-                let mut d = V::load(dy.as_ptr().add(i));
-                if !mask.is_empty() {
-                    d = d.mul(V::load(mask.as_ptr().add(i)));
-                }
-                if SHIFTED {
-                    sums[2][part] = sums[2][part].add(d);
-                }
-                if silu {
-                    d = of.before_silu(x, d);
-                }
-                d.store(dn.as_mut_ptr().add(i));
-                sums[0][part] = sums[0][part].add(d);
-                sums[1][part] = sums[1][part].add(d.mul(of.xhat(x)));
+            // SAFETY: the vector from `base + part * V::LANES` on ends at most at the length of all; `mask` is as long, or
+            // empty.
+            let terms = unsafe { of.terms::<V>(silu, x, dy, mask, dn, base + part * V::LANES) };
+            for sum in 0..if SHIFTED { 3 } else { 2 } {
+                sums[sum][part] = sums[sum][part].add(terms[sum]);
             }
         }
     }
+    // What is left over: its terms on vectors as well, where they fill one.
+    let mut last = [[0f32; LANES]; 3];
+    let mut i = whole;
+    while i + V::LANES <= n {
+        // SAFETY: the condition; each third of `last` holds what is left over.
+        unsafe {
+            let terms = of.terms::<V>(silu, x, dy, mask, dn, i);
+            for sum in 0..3 {
+                terms[sum].store(last[sum].as_mut_ptr().add(i - whole));
+            }
+        }
+        i += V::LANES;
+    }
+    while i < n {
+        // SAFETY: the condition.
+        let terms = unsafe { of.terms::<f32>(silu, x, dy, mask, dn, i) };
+        for sum in 0..3 {
+            last[sum][i - whole] = terms[sum];
+        }
+        i += 1;
+    }
     let mut tail = [0f64; 3];
-    for i in whole..n {
-        let mut d = dy[i];
-        if !mask.is_empty() {
-            d *= mask[i];
+    for i in 0..n - whole {
+        for sum in 0..3 {
+            tail[sum] += f64::from(last[sum][i]);
         }
-        tail[2] += f64::from(d);
-        if silu {
-            d = of.before_silu(x[i], d);
-        }
-        dn[i] = d;
-        tail[0] += f64::from(d);
-        tail[1] += f64::from(d * of.xhat(x[i]));
     }
     [total(sums[0]) + tail[0], total(sums[1]) + tail[1], if SHIFTED { total(sums[2]) + tail[2] } else { 0.0 }]
-}
-
-/// Σ x, as [`sum_by`](super::math::sum_by) adds.
-#[inline(always)]
-fn sum<V: Vector>(x: &[f32]) -> f64 {
-    let whole = x.len() - x.len() % LANES;
-    let mut sums = [V::splat(0.0); 2];
-    for base in (0..whole).step_by(LANES) {
-        for part in 0..LANES / V::LANES {
-            // SAFETY: `base + LANES` is at most the length.
-            sums[part] = sums[part].add(unsafe { V::load(x.as_ptr().add(base + part * V::LANES)) });
-        }
-    }
-    total(sums) + x[whole..].iter().map(|&x| f64::from(x)).sum::<f64>()
-}
-
-/// Σ (x - mean)², in the same order.
-#[inline(always)]
-fn squared_deviations<V: Vector>(x: &[f32], mean: f32) -> f64 {
-    let whole = x.len() - x.len() % LANES;
-    let mut sums = [V::splat(0.0); 2];
-    for base in (0..whole).step_by(LANES) {
-        for part in 0..LANES / V::LANES {
-            // SAFETY: `base + LANES` is at most the length.
-            let d = unsafe { V::load(x.as_ptr().add(base + part * V::LANES)) }.sub(V::splat(mean));
-            sums[part] = sums[part].add(d.mul(d));
-        }
-    }
-    total(sums) + x[whole..].iter().map(|&x| f64::from((x - mean) * (x - mean))).sum::<f64>()
-}
-
-/// The sum over two vectors of 16 partial sums.
-#[inline(always)]
-fn total<V: Vector>(sums: [V; 2]) -> f64 {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: two vectors of 16 lanes are 32 numbers.
-    unsafe {
-        sums[0].store(lanes.as_mut_ptr());
-        sums[1].store(lanes.as_mut_ptr().add(V::LANES));
-    }
-    tree(&lanes)
 }

@@ -1,4 +1,4 @@
-//! Between images with channels first and lanes of eight channels: transposition of 8 x 8 blocks.
+//! Between images with channels first and lanes of eight channels: transposition of blocks of 8 channels and 4 pixels.
 
 /// Channels of a lane.
 pub const LANES: usize = 8;
@@ -90,37 +90,47 @@ mod avx {
     use super::{LANES, Lane, Lines};
     use std::arch::x86_64::*;
 
+    /// Pixels that are moved at a time: the numbers of a channel are then half a vector, and the halves of vectors are
+    /// put together while they are read and written.
+    const QUAD: usize = 4;
+
     /// # Safety
     /// [`Lines::check`] holds for the allocations.
     #[target_feature(enable = "avx")]
     pub unsafe fn gather(x: *const f32, lines: Lines, out: *mut Lane) {
         for row in 0..lines.rows {
-            for first in (0..lines.width).step_by(LANES) {
-                let pixels = LANES.min(lines.width - first);
-                // SAFETY: the mask keeps to the row's pixels, and only their lanes are written.
-                unsafe {
-                    let x = x.add(row * lines.width + first);
-                    let mut block = [_mm256_setzero_ps(); LANES];
-                    if pixels == LANES && lines.channels == LANES {
-                        for lane in 0..LANES {
-                            block[lane] = _mm256_loadu_ps(x.add(lane * lines.plane));
-                        }
-                    } else {
-                        let mask = mask(pixels);
-                        for lane in 0..lines.channels {
-                            block[lane] = _mm256_maskload_ps(x.add(lane * lines.plane), mask);
-                        }
+            // SAFETY: only the row's pixels are read, and only their lanes written.
+            unsafe {
+                let (x, out) = (x.add(row * lines.width), out.add(row * lines.row_stride));
+                let whole = if lines.channels == LANES { lines.width - lines.width % QUAD } else { 0 };
+                for first in (0..whole).step_by(QUAD) {
+                    let x = x.add(first);
+                    let mut halves = [_mm256_setzero_ps(); QUAD];
+                    for lane in 0..QUAD {
+                        halves[lane] = joined(
+                            _mm_loadu_ps(x.add(lane * lines.plane)),
+                            _mm_loadu_ps(x.add((lane + QUAD) * lines.plane)),
+                        );
                     }
-                    let block = transpose(block);
-                    let out = out.add(row * lines.row_stride + first * lines.stride);
-                    if pixels == LANES {
-                        for i in 0..LANES {
-                            _mm256_storeu_ps(out.add(i * lines.stride).cast(), block[i]);
-                        }
-                    } else {
-                        for i in 0..pixels {
-                            _mm256_storeu_ps(out.add(i * lines.stride).cast(), block[i]);
-                        }
+                    let pixels = transpose(halves);
+                    for i in 0..QUAD {
+                        _mm256_storeu_ps(out.add((first + i) * lines.stride).cast(), pixels[i]);
+                    }
+                }
+                for first in (whole..lines.width).step_by(QUAD) {
+                    let n = QUAD.min(lines.width - first);
+                    let (x, mask) = (x.add(first), mask(n));
+                    let mut rows = [_mm_setzero_ps(); LANES];
+                    for lane in 0..lines.channels {
+                        rows[lane] = _mm_maskload_ps(x.add(lane * lines.plane), mask);
+                    }
+                    let mut halves = [_mm256_setzero_ps(); QUAD];
+                    for lane in 0..QUAD {
+                        halves[lane] = joined(rows[lane], rows[lane + QUAD]);
+                    }
+                    let pixels = transpose(halves);
+                    for i in 0..n {
+                        _mm256_storeu_ps(out.add((first + i) * lines.stride).cast(), pixels[i]);
                     }
                 }
             }
@@ -131,71 +141,82 @@ mod avx {
     /// As for [`gather`], the other way round.
     #[target_feature(enable = "avx")]
     pub unsafe fn scatter<const ADD: bool>(from: *const Lane, lines: Lines, bias: &Lane, y: *mut f32) {
+        // SAFETY: a lane is a vector.
+        let bias = unsafe { _mm256_loadu_ps(bias.as_ptr()) };
         for row in 0..lines.rows {
-            for first in (0..lines.width).step_by(LANES) {
-                let pixels = LANES.min(lines.width - first);
-                // SAFETY: the mask keeps to the row's pixels, and only their lanes are read.
-                unsafe {
-                    let bias = _mm256_loadu_ps(bias.as_ptr());
-                    let from = from.add(row * lines.row_stride + first * lines.stride);
-                    let mut block = [_mm256_setzero_ps(); LANES];
-                    for i in 0..pixels {
-                        block[i] = _mm256_add_ps(_mm256_loadu_ps(from.add(i * lines.stride).cast()), bias);
+            // SAFETY: only the row's pixels are written, and only their lanes read.
+            unsafe {
+                let (from, y) = (from.add(row * lines.row_stride), y.add(row * lines.width));
+                let whole = if lines.channels == LANES { lines.width - lines.width % QUAD } else { 0 };
+                for first in (0..whole).step_by(QUAD) {
+                    let y = y.add(first);
+                    let mut pixels = [_mm256_setzero_ps(); QUAD];
+                    for i in 0..QUAD {
+                        pixels[i] = _mm256_add_ps(_mm256_loadu_ps(from.add((first + i) * lines.stride).cast()), bias);
                     }
-                    let block = transpose(block);
-                    let y = y.add(row * lines.width + first);
-                    if pixels == LANES && lines.channels == LANES {
-                        for lane in 0..LANES {
-                            let y = y.add(lane * lines.plane);
-                            let sum = if ADD { _mm256_add_ps(_mm256_loadu_ps(y), block[lane]) } else { block[lane] };
-                            _mm256_storeu_ps(y, sum);
-                        }
-                    } else {
-                        let mask = mask(pixels);
-                        for lane in 0..lines.channels {
-                            let y = y.add(lane * lines.plane);
-                            let sum =
-                                if ADD { _mm256_add_ps(_mm256_maskload_ps(y, mask), block[lane]) } else { block[lane] };
-                            _mm256_maskstore_ps(y, mask, sum);
-                        }
+                    let halves = transpose(pixels);
+                    for lane in 0..QUAD {
+                        let (low, high) = (y.add(lane * lines.plane), y.add((lane + QUAD) * lines.plane));
+                        let sum = if ADD {
+                            _mm256_add_ps(joined(_mm_loadu_ps(low), _mm_loadu_ps(high)), halves[lane])
+                        } else {
+                            halves[lane]
+                        };
+                        _mm_storeu_ps(low, _mm256_castps256_ps128(sum));
+                        _mm_storeu_ps(high, _mm256_extractf128_ps::<1>(sum));
+                    }
+                }
+                for first in (whole..lines.width).step_by(QUAD) {
+                    let n = QUAD.min(lines.width - first);
+                    let (y, mask) = (y.add(first), mask(n));
+                    let mut pixels = [_mm256_setzero_ps(); QUAD];
+                    for i in 0..n {
+                        pixels[i] = _mm256_add_ps(_mm256_loadu_ps(from.add((first + i) * lines.stride).cast()), bias);
+                    }
+                    let halves = transpose(pixels);
+                    for lane in 0..lines.channels {
+                        let y = y.add(lane * lines.plane);
+                        let x = if lane < QUAD {
+                            _mm256_castps256_ps128(halves[lane])
+                        } else {
+                            _mm256_extractf128_ps::<1>(halves[lane - QUAD])
+                        };
+                        let sum = if ADD { _mm_add_ps(_mm_maskload_ps(y, mask), x) } else { x };
+                        _mm_maskstore_ps(y, mask, sum);
                     }
                 }
             }
         }
     }
 
-    /// A mask of the first `n` lanes.
+    /// A mask of the first `n` of four numbers. It is read at an offset: one that was just written would be waited for.
     #[target_feature(enable = "avx")]
     #[inline]
-    fn mask(n: usize) -> __m256i {
-        let mut mask = [0i32; LANES];
-        mask[..n].fill(-1);
-        // SAFETY: the array is as long as the vector.
-        unsafe { _mm256_loadu_si256(mask.as_ptr().cast()) }
+    fn mask(n: usize) -> __m128i {
+        static FIRST: [i32; 2 * QUAD] = [-1, -1, -1, -1, 0, 0, 0, 0];
+        assert!(n <= QUAD, "a mask has four numbers");
+        // SAFETY: from `QUAD - n` on there are at least `QUAD` numbers.
+        unsafe { _mm_loadu_si128(FIRST.as_ptr().add(QUAD - n).cast()) }
     }
 
-    /// Pairs, then pairs of pairs within the halves of the registers, then the halves.
+    /// Two halves as one vector.
     #[target_feature(enable = "avx")]
     #[inline]
-    fn transpose(r: [__m256; LANES]) -> [__m256; LANES] {
-        let [r0, r1, r2, r3, r4, r5, r6, r7] = r;
+    fn joined(low: __m128, high: __m128) -> __m256 {
+        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+    }
+
+    /// The transposes of the 4 x 4 numbers in the low and in the high halves.
+    #[target_feature(enable = "avx")]
+    #[inline]
+    fn transpose([r0, r1, r2, r3]: [__m256; QUAD]) -> [__m256; QUAD] {
         let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
         let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
-        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
-        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
-        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
-        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
-        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
-        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
         [
-            _mm256_permute2f128_ps::<0x20>(b0, b4),
-            _mm256_permute2f128_ps::<0x20>(b1, b5),
-            _mm256_permute2f128_ps::<0x20>(b2, b6),
-            _mm256_permute2f128_ps::<0x20>(b3, b7),
-            _mm256_permute2f128_ps::<0x31>(b0, b4),
-            _mm256_permute2f128_ps::<0x31>(b1, b5),
-            _mm256_permute2f128_ps::<0x31>(b2, b6),
-            _mm256_permute2f128_ps::<0x31>(b3, b7),
+            _mm256_shuffle_ps::<0x44>(a0, a2),
+            _mm256_shuffle_ps::<0xee>(a0, a2),
+            _mm256_shuffle_ps::<0x44>(a1, a3),
+            _mm256_shuffle_ps::<0xee>(a1, a3),
         ]
     }
 }

@@ -4,7 +4,7 @@
 //! Every operation used here (`+`, `*`, `mul_add`, `/`, `sqrt`) is correctly rounded by IEEE 754, so results are the
 //! same bits with any instruction set.
 
-use super::simd::Vector;
+use super::simd::{Vector, with_vectors};
 
 /// Number of independent partial sums in [`sum_by`]: enough for two AVX-512 or four AVX2 registers in flight.
 pub const LANES: usize = 32;
@@ -141,23 +141,79 @@ pub fn sin_cos_turns(u: f32) -> (f32, f32) {
     (f32::from_bits(a.to_bits() ^ sign_sin), f32::from_bits(b.to_bits() ^ sign_cos))
 }
 
-/// Σ f(i) for i in 0..n, in a fixed order: 32 partial sums in `f32`, added up as a tree.
+/// What [`sum_by`] adds for a number.
+///
+/// A trait and not a function that is handed over, for the reason that [`Map`](super::points::Map) gives.
+pub trait Term: Copy {
+    /// The terms of a vector of numbers.
+    fn of<V: Vector>(self, x: V) -> V;
+}
+
+/// The number itself.
+#[derive(Clone, Copy)]
+pub struct Number;
+
+impl Term for Number {
+    #[inline(always)]
+    fn of<V: Vector>(self, x: V) -> V {
+        x
+    }
+}
+
+/// Its square.
+#[derive(Clone, Copy)]
+pub struct Square;
+
+impl Term for Square {
+    #[inline(always)]
+    fn of<V: Vector>(self, x: V) -> V {
+        x.mul(x)
+    }
+}
+
+/// The square of its difference from a mean.
+#[derive(Clone, Copy)]
+pub struct SquaredDeviation(pub f32);
+
+impl Term for SquaredDeviation {
+    #[inline(always)]
+    fn of<V: Vector>(self, x: V) -> V {
+        let d = x.sub(V::splat(self.0));
+        d.mul(d)
+    }
+}
+
+/// The sum of a term for each number of `x`, in a fixed order: 32 partial sums in `f32`, added up as a tree, and what is left
+/// over in `f64`. `V` has 16 lanes.
 #[inline(always)]
-pub fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f64 {
-    let mut lanes = [0f32; LANES];
-    let whole = n - n % LANES;
-    for base in (0..whole).step_by(LANES) {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(base + lane);
+pub fn sum_by<V: Vector>(term: impl Term, x: &[f32]) -> f64 {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut sums = [V::splat(0.0); 2];
+    for x in whole {
+        // SAFETY: two vectors of 16 lanes are 32 numbers.
+        unsafe {
+            sums[0] = sums[0].add(term.of(V::load(x.as_ptr())));
+            sums[1] = sums[1].add(term.of(V::load(x.as_ptr().add(V::LANES))));
         }
     }
-    let tail: f64 = (whole..n).map(|i| f64::from(f(i))).sum();
-    tree(&lanes) + tail
+    total(sums) + rest.iter().map(|&x| f64::from(term.of(x))).sum::<f64>()
+}
+
+/// The sum over two vectors of 16 partial sums.
+#[inline(always)]
+pub fn total<V: Vector>(sums: [V; 2]) -> f64 {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: two vectors of 16 lanes are 32 numbers.
+    unsafe {
+        sums[0].store(lanes.as_mut_ptr());
+        sums[1].store(lanes.as_mut_ptr().add(V::LANES));
+    }
+    tree(&lanes)
 }
 
 /// The sum of the partial sums of [`sum_by`], on vectors: of a sum of a hundred numbers this is the longer part.
 #[inline(always)]
-pub fn tree(lanes: &[f32; LANES]) -> f64 {
+fn tree(lanes: &[f32; LANES]) -> f64 {
     let mut eight = [0f32; 8];
     for i in 0..8 {
         eight[i] = (lanes[i] + lanes[i + 8]) + (lanes[i + 16] + lanes[i + 24]);
@@ -169,17 +225,23 @@ pub fn tree(lanes: &[f32; LANES]) -> f64 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-vectorized! {
+with_vectors! {
     /// Σ x, in a fixed order.
-    pub fn sum(x: &[f32]) -> f64 {
-        sum_by(x.len(), |i| x[i])
+    pub fn sum<V: 16>(x: &[f32]) -> f64 {
+        sum_by::<V>(Number, x)
     }
 
     /// Σ x², in a fixed order; pieces keep the single-precision partial sums short.
-    pub fn sum_of_squares(x: &[f32]) -> f64 {
-        x.chunks(1 << 12).map(|x| sum_by(x.len(), |i| x[i] * x[i])).sum()
+    pub fn sum_of_squares<V: 16>(x: &[f32]) -> f64 {
+        let mut sum = 0.0;
+        for x in x.chunks(1 << 12) {
+            sum += sum_by::<V>(Square, x);
+        }
+        sum
     }
+}
 
+vectorized! {
     /// y += x.
     pub fn add(x: &[f32], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
@@ -256,7 +318,8 @@ mod tests {
     #[test]
     fn sum_by_adds_every_element_once() {
         for n in [0, 1, 31, 32, 33, 1000] {
-            assert_eq!(sum_by(n, |i| i as f32), (0..n).sum::<usize>() as f64);
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum(&x), (0..n).sum::<usize>() as f64);
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod math;
 pub mod matmul;
 mod microkernel;
 mod patches;
+pub mod philox;
 pub mod points;
 pub mod simd;
 pub mod sums;

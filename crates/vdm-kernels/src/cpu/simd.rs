@@ -328,23 +328,23 @@ mod x86 {
 macro_rules! with_vectors {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident<V $(: $sixteen:tt)? $(divides ($channels:expr))?>(
         $($arg:ident: $ty:ty),* $(,)?
-    ) $body:block)*) => { $(
+    ) $(-> $ret:ty)? $body:block)*) => { $(
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name($($arg: $ty),*) {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             use $crate::cpu::simd::{choose, Vector};
             #[inline(always)]
-            fn body<V: Vector>($($arg: $ty),*) $body
+            fn body<V: Vector>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::cpu::microkernel::Simd;
                 use std::arch::x86_64::{__m256, __m512};
                 #[target_feature(enable = "avx512f,avx2,fma")]
-                fn avx512($($arg: $ty),*) {
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
                     body::<__m512>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) {
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
                     body::<choose!(__m256 $(, $sixteen)?)>($($arg),*)
                 }
                 let wide = true $(&& $channels % 16 == 0)?;
