@@ -3,7 +3,7 @@
 // Loops over vectors count indices, since iterator adaptors are not inlined.
 #![allow(clippy::needless_range_loop)]
 
-use super::math::{LANES, Number, SquaredDeviation, sigmoid, sum_by, total};
+use super::math::{LANES, Number, SquaredDeviation, sigmoid, sum_by};
 use super::simd::{Vector, with_vectors};
 use crate::rng::Philox;
 use rayon::prelude::*;
@@ -208,18 +208,20 @@ with_vectors! {
     fn forward_run<V: 16>(
         s: &Spec, x: &[f32], gamma: &[f32], beta: &[f32], shift: &[f32], mask: &[f32], y: &mut [f32], stats: &mut [f32],
     ) {
-        let n = s.slab();
-        for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
-            stats[0] = (sum_by::<V>(Number, x) / n as f64) as f32;
+        let (n, groups) = (s.slab(), stats.len() / 2);
+        for group in 0..groups {
+            stats[2 * group] = (sum_by::<V>(Number, &x[group * n..][..n]) / n as f64) as f32;
         }
-        for (stats, x) in stats.chunks_exact_mut(2).zip(x.chunks_exact(n)) {
-            stats[1] = (sum_by::<V>(SquaredDeviation(stats[0]), x) / n as f64) as f32;
+        for group in 0..groups {
+            let term = SquaredDeviation(stats[2 * group]);
+            stats[2 * group + 1] = (sum_by::<V>(term, &x[group * n..][..n]) / n as f64) as f32;
         }
-        for stats in stats.chunks_exact_mut(2) {
-            stats[1] = 1.0 / (stats[1] + s.eps).sqrt();
+        for group in 0..groups {
+            stats[2 * group + 1] = 1.0 / (stats[2 * group + 1] + s.eps).sqrt();
         }
-        let per_group = gamma.len() / (stats.len() / 2);
-        for (c, (y, x)) in y.chunks_exact_mut(s.pixels).zip(x.chunks_exact(s.pixels)).enumerate() {
+        let per_group = gamma.len() / groups;
+        for c in 0..gamma.len() {
+            let (x, y) = (&x[c * s.pixels..][..s.pixels], &mut y[c * s.pixels..][..s.pixels]);
             let stats = &stats[2 * (c / per_group)..][..2];
             let a = gamma[c] * stats[1];
             let of = Affine { a, b: beta[c] - stats[0] * a, shift: if shift.is_empty() { 0.0 } else { shift[c] } };
@@ -432,5 +434,5 @@ fn dn<V: Vector, const SHIFTED: bool>(
             tail[sum] += f64::from(last[sum][i]);
         }
     }
-    [total(sums[0]) + tail[0], total(sums[1]) + tail[1], if SHIFTED { total(sums[2]) + tail[2] } else { 0.0 }]
+    [V::total(sums[0]) + tail[0], V::total(sums[1]) + tail[1], if SHIFTED { V::total(sums[2]) + tail[2] } else { 0.0 }]
 }

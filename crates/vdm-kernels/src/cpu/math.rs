@@ -196,33 +196,7 @@ pub fn sum_by<V: Vector>(term: impl Term, x: &[f32]) -> f64 {
             sums[1] = sums[1].add(term.of(V::load(x.as_ptr().add(V::LANES))));
         }
     }
-    total(sums) + rest.iter().map(|&x| f64::from(term.of(x))).sum::<f64>()
-}
-
-/// The sum over two vectors of 16 partial sums.
-#[inline(always)]
-pub fn total<V: Vector>(sums: [V; 2]) -> f64 {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: two vectors of 16 lanes are 32 numbers.
-    unsafe {
-        sums[0].store(lanes.as_mut_ptr());
-        sums[1].store(lanes.as_mut_ptr().add(V::LANES));
-    }
-    tree(&lanes)
-}
-
-/// The sum of the partial sums of [`sum_by`], on vectors: of a sum of a hundred numbers this is the longer part.
-#[inline(always)]
-fn tree(lanes: &[f32; LANES]) -> f64 {
-    let mut eight = [0f32; 8];
-    for i in 0..8 {
-        eight[i] = (lanes[i] + lanes[i + 8]) + (lanes[i + 16] + lanes[i + 24]);
-    }
-    let mut four = [0f64; 4];
-    for i in 0..4 {
-        four[i] = f64::from(eight[i]) + f64::from(eight[i + 4]);
-    }
-    (four[0] + four[2]) + (four[1] + four[3])
+    V::total(sums) + rest.iter().map(|&x| f64::from(term.of(x))).sum::<f64>()
 }
 
 with_vectors! {

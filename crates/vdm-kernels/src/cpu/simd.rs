@@ -42,6 +42,32 @@ pub trait Vector: Copy {
     /// 1 / `self` to about an eighth, for positive numbers from 2^-125 to 2^125: the exponent's sign turned by one
     /// subtraction of integers.
     fn rough_reciprocal(self) -> Self;
+    /// The sum over two vectors of 16 lanes, as [`tree`] adds.
+    #[inline(always)]
+    fn total(pair: [Self; 2]) -> f64 {
+        assert!(Self::LANES == 16, "two vectors of 16 lanes are summed");
+        let mut lanes = [0f32; 32];
+        // SAFETY: two vectors of 16 lanes are 32 numbers.
+        unsafe {
+            pair[0].store(lanes.as_mut_ptr());
+            pair[1].store(lanes.as_mut_ptr().add(Self::LANES));
+        }
+        tree(&lanes)
+    }
+}
+
+/// The sum of 32 partial sums: in single precision to eight, from there on in double precision.
+#[inline(always)]
+fn tree(lanes: &[f32; 32]) -> f64 {
+    let mut eight = [0f32; 8];
+    for i in 0..8 {
+        eight[i] = (lanes[i] + lanes[i + 8]) + (lanes[i + 16] + lanes[i + 24]);
+    }
+    let mut four = [0f64; 4];
+    for i in 0..4 {
+        four[i] = f64::from(eight[i]) + f64::from(eight[i + 4]);
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// One number: for what is left over where vectors end.
@@ -194,7 +220,7 @@ pub type Plain = Pair<Pair<Pair<f32>>>;
 macro_rules! intrinsics {
     ($type:ty, $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,
      $negative_fma:ident, $max:ident, $min:ident, $bits:ident, $number:ident, $shift:ident, $plus:ident, $minus:ident,
-     $integer:ident) => {
+     $integer:ident $(, $total:item)?) => {
         // The functions are inlined into code that is compiled for the instructions: `with_vectors` sees to it.
         impl Vector for $type {
             const LANES: usize = $lanes;
@@ -270,6 +296,11 @@ macro_rules! intrinsics {
                 // SAFETY: as in `splat`.
                 unsafe { $number($minus($integer(RECIPROCAL as i32), $bits(self))) }
             }
+
+            $(
+                #[inline(always)]
+                $total
+            )?
         }
     };
 }
@@ -317,8 +348,28 @@ mod x86 {
         _mm512_slli_epi32,
         _mm512_add_epi32,
         _mm512_sub_epi32,
-        _mm512_set1_epi32
+        _mm512_set1_epi32,
+        fn total(pair: [Self; 2]) -> f64 {
+            // SAFETY: as in `splat`.
+            unsafe { total(pair) }
+        }
     );
+
+    /// The tree on vectors: of the mean of a hundred numbers it would take longer than the rest.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn total(pair: [__m512; 2]) -> f64 {
+        let mut halves = [_mm256_setzero_ps(); 2];
+        for i in 0..2 {
+            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(pair[i])));
+            halves[i] = _mm256_add_ps(_mm512_castps512_ps256(pair[i]), high);
+        }
+        let eight = _mm256_add_ps(halves[0], halves[1]);
+        let (low, high) = (_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let four = _mm256_add_pd(_mm256_cvtps_pd(low), _mm256_cvtps_pd(high));
+        let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+        _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two))
+    }
 }
 
 /// Declares functions over a vector type `V`, and for each the function that calls it with vectors of this processor.

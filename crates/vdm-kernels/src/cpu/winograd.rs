@@ -201,13 +201,13 @@ impl Weight {
         new
     }
 
-    /// Room for a transformed weight, zero where no channel is.
+    /// Room for a transformed weight, or a little more, zero where no channel is.
     fn buffer(ci: usize, co: usize) -> Self {
         let mut u = SPARE.take();
+        let numbers = first(&mut u, PRODUCTS * weight_step(ci, co) / LANES);
         if !ci.is_multiple_of(LANES) {
-            u.clear();
+            numbers.fill([0.0; LANES]);
         }
-        u.resize(PRODUCTS * weight_step(ci, co) / LANES, [0.0; LANES]);
         Self { u, ci, co }
     }
 
