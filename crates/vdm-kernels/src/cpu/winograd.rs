@@ -357,11 +357,14 @@ fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &
 #[inline(always)]
 unsafe fn load_square<V: Vector, const N: usize>(from: *const f32, down: usize, right: usize) -> [[V; N]; N] {
     let mut square = [[V::splat(0.0); N]; N];
+    let mut row = from;
     for y in 0..N {
         for x in 0..N {
             // SAFETY: the caller's promise.
-            square[y][x] = unsafe { V::load(from.add(y * down + x * right)) };
+            square[y][x] = unsafe { V::load(row.add(x * right)) };
         }
+        // It may be past the last row: nothing is read there.
+        row = opaque(row.wrapping_add(down));
     }
     square
 }
@@ -393,12 +396,32 @@ fn both_ways<M: Map<N, K>, V: Vector, const N: usize, const K: usize>(square: [[
 /// As for [`load_square`].
 #[inline(always)]
 unsafe fn store_square<V: Vector, const N: usize>(square: [[V; N]; N], to: *mut f32, down: usize, right: usize) {
+    let mut row = to;
     for y in 0..N {
         for x in 0..N {
             // SAFETY: the caller's promise.
-            unsafe { square[y][x].store(to.add(y * down + x * right)) };
+            unsafe { square[y][x].store(row.add(x * right)) };
         }
+        // As in `load_square`.
+        row = opaque(row.wrapping_add(down).cast_const()).cast_mut();
     }
+}
+
+/// The same address, of which the compiler does not know how it came about. What it knows it computes once for all tiles, as a
+/// distance for each number of a square; these are more than there are registers, and it reads them from memory every time.
+#[inline(always)]
+fn opaque(address: *const f32) -> *const f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut address = address;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+        }
+        address
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    address
 }
 
 /// What is past the last number of a square of `n` x `n` vectors.
