@@ -44,6 +44,10 @@ impl Update {
 
 /// Updates `p`, its moments `m` and `v` and its average `ema` in place from the gradient `g`.
 pub fn step(u: &Update, p: &mut [f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32], g: &[f32]) {
+    // Most parameters are small, and to hand each to another thread would take longer than the step.
+    if p.len() <= CHUNK {
+        return chunk(u, p, m, v, ema, g);
+    }
     p.par_chunks_mut(CHUNK)
         .zip(m.par_chunks_mut(CHUNK))
         .zip(v.par_chunks_mut(CHUNK))

@@ -42,6 +42,18 @@ impl GradientSum {
         self.merge(Self::from_parts(grads, weight));
     }
 
+    /// The sum of sums, in their order: what [`merge`](Self::merge) of one after the other gives, several parameters at a time.
+    fn of_all(sums: Vec<Self>) -> Self {
+        let weight = sums.iter().map(|sum| sum.weight).sum();
+        let mut by_name = BTreeMap::<String, Vec<Tensor<1>>>::new();
+        for (name, grad) in sums.into_iter().flat_map(|sum| sum.grads) {
+            by_name.entry(name).or_default().push(grad);
+        }
+        let add = |(name, grads): (String, Vec<Tensor<1>>)| Some((name, grads.into_iter().reduce(|a, b| a + b)?));
+        let grads = teams::map(by_name.into_iter().collect(), add);
+        Self::from_parts(grads.into_iter().flatten().collect(), weight)
+    }
+
     /// Adds another sum.
     pub fn merge(&mut self, other: Self) {
         for (name, grad) in other.grads {
@@ -188,9 +200,10 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
     parts: Vec<Part>,
     objective: ScheduleObjective,
 ) -> Result<Vec<(GradientSum, LossTerms)>, ObjectiveError> {
-    // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
-    let jobs = parts.into_iter().map(|part| (model.with_own_leaves(), part)).collect();
+    let jobs = parts.into_iter().map(|part| (model.clone(), part)).collect();
     let done = teams::map(jobs, |(model, Part { batch, weight })| {
+        // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
+        let model = model.with_own_leaves();
         let (mut gradients, terms) = part_gradients(&model, batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
@@ -201,12 +214,8 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
 
 /// The sum of the parts' gradients, in their order, and the terms of all images.
 pub(super) fn add_up(parts: Vec<(GradientSum, LossTerms)>) -> (GradientSum, LossTerms) {
-    let mut sum = GradientSum::default();
-    let mut terms = Vec::new();
-    for (part, of_part) in parts {
-        sum.merge(part);
-        terms.push(of_part);
-    }
+    let (sums, terms): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let sum = GradientSum::of_all(sums);
     let cat = |term: fn(&LossTerms) -> &Tensor<1>| Tensor::cat(terms.iter().map(|t| term(t).clone()).collect(), 0);
     let terms = LossTerms {
         prior: cat(|t| &t.prior),
