@@ -20,8 +20,9 @@ type Teams = Arc<Vec<ThreadPool>>;
 
 /// `f` of every job, in the jobs' order.
 ///
-/// The threads of the present pool are shared out: with one thread, or one job, everything happens on the calling
-/// thread.
+/// The threads of the present pool are shared out: with one thread, or one job, everything happens on one thread of the
+/// pool. A thread outside of it, such as the program's first one, would hand every operator to the pool and wait for it,
+/// which for a small image takes longer than the operators.
 ///
 /// # Panics
 /// If `f` does.
@@ -30,7 +31,8 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
     // Powers of two, so that few sets of teams are ever made.
     let teams = (threads.min(jobs.len()) + 1).next_power_of_two() / 2;
     let Some(teams) = (teams > 1).then(|| teams_of(teams, threads.div_ceil(teams))).flatten() else {
-        return jobs.into_iter().map(f).collect();
+        let f = &f;
+        return in_pool(|| jobs.into_iter().map(f).collect());
     };
     let results: Vec<Mutex<Option<T>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
     let queue = Mutex::new(jobs.into_iter().zip(&results));
@@ -46,6 +48,11 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
         .into_iter()
         .map(|r| result(r).expect("every job was taken and done, or its panic has ended the call"))
         .collect()
+}
+
+/// `f` on a thread of the present pool.
+fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    if rayon::current_thread_index().is_some() { f() } else { rayon::scope(|_| f()) }
 }
 
 /// Runs `work` on every team at once, and returns when all are done.
@@ -102,6 +109,14 @@ mod tests {
             });
             assert_eq!(threads, [2, 2]);
         });
+    }
+
+    #[test]
+    fn a_single_job_runs_on_a_thread_of_the_pool() {
+        let index = || rayon::current_thread_index();
+        assert_eq!(index(), None, "a test runs outside of any pool");
+        assert!(map(vec![()], |()| index())[0].is_some());
+        on(3, || assert_eq!(map(vec![()], |()| index()), [index()]));
     }
 
     #[test]

@@ -47,14 +47,15 @@ fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
 }
 
 /// `f` of all images of a pass without gradients, in their parts, side by side; `job` makes what `f` takes of a part. `None`
-/// where all images are one part: then the caller needs no cut.
+/// on an accelerator: then the caller takes all images at once.
 pub(crate) fn side_by_side<J: Send>(
     images: &Tensor<4>,
     job: impl FnMut(Range<usize>) -> J,
     f: impl Fn(J) -> Tensor<4> + Sync,
 ) -> Option<Tensor<4>> {
     let parts = for_inference(images);
-    (parts.len() > 1).then(|| Tensor::cat(teams::map(parts.into_iter().map(job).collect(), f), 0))
+    let wanted = in_parts(images) && !parts.is_empty();
+    wanted.then(|| Tensor::cat(teams::map(parts.into_iter().map(job).collect(), f), 0))
 }
 
 /// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'
