@@ -65,7 +65,9 @@ macro_rules! rounds {
                 for word in 0..4 {
                     for v in 0..VECTORS {
                         // SAFETY: `VECTORS` vectors have the lanes of a word.
-                        c[word][v] = unsafe { $widen((counters[word].as_ptr().add(v * $lanes) as *const $from).read_unaligned()) };
+                        c[word][v] = unsafe {
+                            $widen((counters[word].as_ptr().add(v * $lanes) as *const $from).read_unaligned())
+                        };
                     }
                 }
                 let [a, b] = [$splat(i64::from(FACTORS[0])), $splat(i64::from(FACTORS[1]))];
@@ -86,7 +88,9 @@ macro_rules! rounds {
                 for word in 0..4 {
                     for v in 0..VECTORS {
                         // SAFETY: as above.
-                        unsafe { (out[word].as_mut_ptr().add(v * $lanes) as *mut $from).write_unaligned($narrow(c[word][v])) };
+                        unsafe {
+                            (out[word].as_mut_ptr().add(v * $lanes) as *mut $from).write_unaligned($narrow(c[word][v]))
+                        };
                     }
                 }
                 out
@@ -97,13 +101,31 @@ macro_rules! rounds {
 
 #[cfg(target_arch = "x86_64")]
 rounds!(
-    avx512, "avx512f", 8, __m512i, _mm512_setzero_si512, _mm512_cvtepu32_epi64(__m256i), _mm512_set1_epi64, _mm512_mul_epu32,
-    _mm512_srli_epi64, _mm512_xor_si512, _mm512_cvtepi64_epi32
+    avx512,
+    "avx512f",
+    8,
+    __m512i,
+    _mm512_setzero_si512,
+    _mm512_cvtepu32_epi64(__m256i),
+    _mm512_set1_epi64,
+    _mm512_mul_epu32,
+    _mm512_srli_epi64,
+    _mm512_xor_si512,
+    _mm512_cvtepi64_epi32
 );
 #[cfg(target_arch = "x86_64")]
 rounds!(
-    avx2, "avx2", 4, __m256i, _mm256_setzero_si256, _mm256_cvtepu32_epi64(__m128i), _mm256_set1_epi64x, _mm256_mul_epu32,
-    _mm256_srli_epi64, _mm256_xor_si256, narrow
+    avx2,
+    "avx2",
+    4,
+    __m256i,
+    _mm256_setzero_si256,
+    _mm256_cvtepu32_epi64(__m128i),
+    _mm256_set1_epi64x,
+    _mm256_mul_epu32,
+    _mm256_srli_epi64,
+    _mm256_xor_si256,
+    narrow
 );
 
 /// The low halves of four words of 64 bits.
@@ -121,9 +143,8 @@ mod tests {
 
     #[test]
     fn vectors_give_the_words_of_plain_code() {
-        let counters: Words = std::array::from_fn(|word| {
-            std::array::from_fn(|lane| (word * WIDE + lane) as u32 * 2_654_435_761)
-        });
+        let counters: Words =
+            std::array::from_fn(|word| std::array::from_fn(|lane| (word * WIDE + lane) as u32 * 2_654_435_761));
         for key in [[0, 0], [u32::MAX, 7], [0x3141_5926, 0x5358_9793]] {
             let want = plain(key, &counters);
             #[cfg(target_arch = "x86_64")]

@@ -410,6 +410,8 @@ unsafe fn store_square<V: Vector, const N: usize>(square: [[V; N]; N], to: *mut 
 /// The same address, of which the compiler does not know how it came about. What it knows it computes once for all tiles, as a
 /// distance for each number of a square; these are more than there are registers, and it reads them from memory every time.
 #[inline(always)]
+// The lint asks whether the memory behind the address is used: it is not.
+#[allow(clippy::pointers_in_nomem_asm_block)]
 fn opaque(address: *const f32) -> *const f32 {
     #[cfg(target_arch = "x86_64")]
     {
