@@ -59,6 +59,22 @@ fn conv2d_of_an_image_is_the_same_in_any_batch() {
     }
 }
 
+/// A tensor that no other handle holds is added to in place; one that is held stays as it is, and gives the same sum.
+#[test]
+fn conv2d_add_is_the_same_whether_or_not_its_target_is_held() {
+    for (side, k) in [(8, 1), (8, 3), (7, 3), (5, 7)] {
+        let (x, w) = (tensor(&normals(0, 16 * side * side)), tensor(&normals(1, 8 * 8 * k * k)));
+        let (x, w) = (x.reshape([2, 8, side, side]), w.reshape([8, 8, k, k]));
+        let bias = tensor(&normals(2, 8)).reshape([1, 8]);
+        let of = |to: Tensor<4>| vdm_kernels::conv2d_add(x.clone(), w.clone(), bias.clone(), to).into_data();
+        let target = normals(3, 16 * side * side);
+        let made = || tensor(&target).reshape([2, 8, side, side]);
+        let held = made();
+        assert_eq!(of(held.clone()), of(made()), "side {side}, kernel {k}");
+        assert_eq!(held.into_data(), made().into_data(), "a tensor that is held was written to");
+    }
+}
+
 #[test]
 fn group_norm_of_an_image_is_the_same_in_any_batch() {
     for silu in [false, true] {

@@ -5,7 +5,7 @@
 //! partial weight gradient, and the partial sums are added in order.
 
 use super::beside::{Beside, BesideMut};
-use super::lanes::LANES;
+use super::lanes::{Base, LANES};
 use super::layout::Layout;
 use super::math;
 use super::matmul::{matmul, transpose};
@@ -166,13 +166,13 @@ impl Prepared {
     }
 }
 
-/// `x [B, ci, h, w]`, the weight [`Ready`], `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, or added to `y` with
-/// `add`.
+/// `x [B, ci, h, w]`, the weight [`Ready`], `bias [B, co]` or `[1, co]` -> `y [B, co, h', w']`, added to `base`, which has the
+/// shape of `y`.
 ///
 /// # Panics
 /// If a slice is of another length than the shapes say, or the channels of `x` lie in two tensors and
 /// [`takes_two`](Spec::takes_two) says no.
-pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], y: &mut [f32], add: bool) {
+pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], base: Base, y: &mut [f32]) {
     s.check(x, bias, y);
     let shared = bias.len() == s.co;
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
@@ -180,7 +180,8 @@ pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], y: &mut [f32],
     y.par_chunks_mut(n * s.co * s.output_pixels()).zip(bias.par_chunks(n * s.co)).enumerate().for_each(
         |(i, (y, bias))| {
             let x = x.images(i * n..i * n + bias.len() / s.co, s.pixels());
-            Scratch::with(|scratch| convolve(s, x, &weight.0, bias, y, add, scratch));
+            let base = base.from(i * n * s.co * s.output_pixels());
+            Scratch::with(|scratch| convolve(s, x, &weight.0, bias, base, y, scratch));
         },
     );
 }
@@ -303,18 +304,18 @@ fn pointwise_backward(
     }
 }
 
-/// `y [images, co, h', w']` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`; one image only but
-/// for Winograd's method.
-fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], y: &mut [f32], add: bool, scratch: &mut Scratch) {
+/// `y [images, co, h', w']` = `base` + `bias [images, co]` + weight * `x [images, ci, h, w]`; one image only but for Winograd's
+/// method.
+fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], base: Base, y: &mut [f32], scratch: &mut Scratch) {
     match weight {
-        Prepared::Winograd(weight) => winograd::convolve(s.grid(bias.len() / s.co), x, weight, bias, y, add, scratch),
+        Prepared::Winograd(weight) => winograd::convolve(s.grid(bias.len() / s.co), x, weight, bias, base, y, scratch),
         Prepared::Matrix(weight) => {
             let (rows, output) = (s.ci * s.k * s.k, s.output_pixels());
-            for (y, &b) in y.chunks_exact_mut(output).zip(bias) {
-                if add {
-                    y.iter_mut().for_each(|y| *y += b);
-                } else {
-                    y.fill(b);
+            for (c, (y, &b)) in y.chunks_exact_mut(output).zip(bias).enumerate() {
+                match base.from(c * output) {
+                    Base::Nothing => y.fill(b),
+                    Base::There => y.iter_mut().for_each(|y| *y += b),
+                    Base::Of(base) => y.iter_mut().zip(base).for_each(|(y, base)| *y = base + b),
                 }
             }
             let ly = Layout::row_major(s.co, output);

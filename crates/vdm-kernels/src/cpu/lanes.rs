@@ -59,25 +59,60 @@ pub fn gather(x: &[f32], lines: Lines, out: &mut [Lane]) {
     }
 }
 
-/// Lanes of `from` plus `bias` become the pixels of `y`; with `ADD` they are added to what is there.
+/// What is added to numbers before they are written.
+#[derive(Clone, Copy, Debug)]
+pub enum Base<'a> {
+    /// Nothing.
+    Nothing,
+    /// What is there already.
+    There,
+    /// Other numbers in the same places.
+    Of(&'a [f32]),
+}
+
+impl<'a> Base<'a> {
+    /// The part that belongs to the numbers from `first` on.
+    pub fn from(self, first: usize) -> Self {
+        match self {
+            Self::Of(base) => Self::Of(&base[first..]),
+            other => other,
+        }
+    }
+}
+
+/// Lanes of `from` plus `bias` plus `base` become the pixels of `y`.
 ///
 /// # Panics
 /// If a slice is too short.
-pub fn scatter<const ADD: bool>(from: &[Lane], lines: Lines, bias: Lane, y: &mut [f32]) {
+pub fn scatter(from: &[Lane], lines: Lines, bias: Lane, base: Base, y: &mut [f32]) {
     lines.check(y.len(), from.len());
+    if let Base::Of(base) = base {
+        lines.check(base.len(), from.len());
+    }
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx") {
-        // SAFETY: as in `gather`.
-        unsafe { avx::scatter::<ADD>(from.as_ptr(), lines, &bias, y.as_mut_ptr()) };
+        let y = y.as_mut_ptr();
+        // SAFETY: as in `gather`; so for `base`, which may be `y`.
+        unsafe {
+            match base {
+                Base::Nothing => avx::scatter::<false>(from.as_ptr(), lines, &bias, y, y),
+                Base::There => avx::scatter::<true>(from.as_ptr(), lines, &bias, y, y),
+                Base::Of(base) => avx::scatter::<true>(from.as_ptr(), lines, &bias, base.as_ptr(), y),
+            }
+        };
         return;
     }
     for row in 0..lines.rows {
         for i in 0..lines.width {
             let from = &from[row * lines.row_stride + i * lines.stride];
             for lane in 0..lines.channels {
-                let y = &mut y[lane * lines.plane + row * lines.width + i];
+                let at = lane * lines.plane + row * lines.width + i;
                 let x = from[lane] + bias[lane];
-                *y = if ADD { *y + x } else { x };
+                y[at] = match base {
+                    Base::Nothing => x,
+                    Base::There => y[at] + x,
+                    Base::Of(base) => base[at] + x,
+                };
             }
         }
     }
@@ -138,51 +173,59 @@ mod avx {
     }
 
     /// # Safety
-    /// As for [`gather`], the other way round.
+    /// As for [`gather`], the other way round; with `ADD` also for `base`, which may be `y`.
     #[target_feature(enable = "avx")]
-    pub unsafe fn scatter<const ADD: bool>(from: *const Lane, lines: Lines, bias: &Lane, y: *mut f32) {
+    pub unsafe fn scatter<const ADD: bool>(
+        from: *const Lane,
+        lines: Lines,
+        bias: &Lane,
+        base: *const f32,
+        y: *mut f32,
+    ) {
         // SAFETY: a lane is a vector.
         let bias = unsafe { _mm256_loadu_ps(bias.as_ptr()) };
         for row in 0..lines.rows {
             // SAFETY: only the row's pixels are written, and only their lanes read.
             unsafe {
                 let (from, y) = (from.add(row * lines.row_stride), y.add(row * lines.width));
+                let base = base.wrapping_add(row * lines.width);
                 let whole = if lines.channels == LANES { lines.width - lines.width % QUAD } else { 0 };
                 for first in (0..whole).step_by(QUAD) {
-                    let y = y.add(first);
+                    let (y, base) = (y.add(first), base.wrapping_add(first));
                     let mut pixels = [_mm256_setzero_ps(); QUAD];
                     for i in 0..QUAD {
                         pixels[i] = _mm256_add_ps(_mm256_loadu_ps(from.add((first + i) * lines.stride).cast()), bias);
                     }
                     let halves = transpose(pixels);
                     for lane in 0..QUAD {
-                        let (low, high) = (y.add(lane * lines.plane), y.add((lane + QUAD) * lines.plane));
+                        let (low, high) = (lane * lines.plane, (lane + QUAD) * lines.plane);
                         let sum = if ADD {
-                            _mm256_add_ps(joined(_mm_loadu_ps(low), _mm_loadu_ps(high)), halves[lane])
+                            let base = joined(_mm_loadu_ps(base.add(low)), _mm_loadu_ps(base.add(high)));
+                            _mm256_add_ps(base, halves[lane])
                         } else {
                             halves[lane]
                         };
-                        _mm_storeu_ps(low, _mm256_castps256_ps128(sum));
-                        _mm_storeu_ps(high, _mm256_extractf128_ps::<1>(sum));
+                        _mm_storeu_ps(y.add(low), _mm256_castps256_ps128(sum));
+                        _mm_storeu_ps(y.add(high), _mm256_extractf128_ps::<1>(sum));
                     }
                 }
                 for first in (whole..lines.width).step_by(QUAD) {
                     let n = QUAD.min(lines.width - first);
-                    let (y, mask) = (y.add(first), mask(n));
+                    let (y, base, mask) = (y.add(first), base.wrapping_add(first), mask(n));
                     let mut pixels = [_mm256_setzero_ps(); QUAD];
                     for i in 0..n {
                         pixels[i] = _mm256_add_ps(_mm256_loadu_ps(from.add((first + i) * lines.stride).cast()), bias);
                     }
                     let halves = transpose(pixels);
                     for lane in 0..lines.channels {
-                        let y = y.add(lane * lines.plane);
+                        let at = lane * lines.plane;
                         let x = if lane < QUAD {
                             _mm256_castps256_ps128(halves[lane])
                         } else {
                             _mm256_extractf128_ps::<1>(halves[lane - QUAD])
                         };
-                        let sum = if ADD { _mm_add_ps(_mm_maskload_ps(y, mask), x) } else { x };
-                        _mm_maskstore_ps(y, mask, sum);
+                        let sum = if ADD { _mm_add_ps(_mm_maskload_ps(base.add(at), mask), x) } else { x };
+                        _mm_maskstore_ps(y.add(at), mask, sum);
                     }
                 }
             }
@@ -249,17 +292,13 @@ mod tests {
                 }
                 assert_eq!(lanes, want);
                 let bias: Lane = std::array::from_fn(|lane| 1000.0 * lane as f32);
-                for add in [false, true] {
+                for (base, number) in [(Base::Nothing, 0.0), (Base::There, -1.0), (Base::Of(&vec![7.0; x.len()]), 7.0)]
+                {
                     let mut y = vec![-1.0; x.len()];
-                    if add {
-                        scatter::<true>(&lanes, lines, bias, &mut y);
-                    } else {
-                        scatter::<false>(&lanes, lines, bias, &mut y);
-                    }
+                    scatter(&lanes, lines, bias, base, &mut y);
                     for (i, y) in y.iter().enumerate() {
                         let (lane, pixel) = (i / plane, i % plane);
-                        let sum = x[i] + bias[lane] - if add { 1.0 } else { 0.0 };
-                        assert_eq!(*y, if pixel < rows * width { sum } else { -1.0 });
+                        assert_eq!(*y, if pixel < rows * width { x[i] + bias[lane] + number } else { -1.0 });
                     }
                 }
             }

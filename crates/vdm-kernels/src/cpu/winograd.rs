@@ -12,7 +12,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::beside::{Beside, BesideMut};
-use super::lanes::{LANES, Lane, Lines, gather, scatter};
+use super::lanes::{Base, LANES, Lane, Lines, gather, scatter};
 use super::layout::Layout;
 use super::matmul::matmul;
 use super::points::{self, Map, SIDE, TILE};
@@ -233,16 +233,11 @@ impl Drop for Weight {
     }
 }
 
-/// `y [images, co, h, w]` = `bias [images, co]` + weight * `x [images, ci, h, w]`, or += with `add`.
-pub fn convolve(grid: Grid, x: Beside, weight: &Weight, bias: &[f32], y: &mut [f32], add: bool, s: &mut Scratch) {
+/// `y [images, co, h, w]` = `base` + `bias [images, co]` + weight * `x [images, ci, h, w]`.
+pub fn convolve(grid: Grid, x: Beside, weight: &Weight, bias: &[f32], base: Base, y: &mut [f32], s: &mut Scratch) {
     frame(grid, x, first(&mut s.framed, grid.framed_len(padded(weight.ci) / LANES)));
     convolve_framed(grid, weight, s);
-    let vectors = padded(weight.co) / LANES;
-    if add {
-        unframe::<true>(grid, vectors, &s.collected, bias, y);
-    } else {
-        unframe::<false>(grid, vectors, &s.collected, bias, y);
-    }
+    unframe(grid, padded(weight.co) / LANES, &s.collected, bias, base, y);
 }
 
 /// The convolution of the images in `s.framed`, to `s.collected`: channels last, on whole tiles.
@@ -298,9 +293,10 @@ pub fn backward(
     if !dx.is_empty() {
         convolve_framed(grid, flipped, s);
         let [a, b] = dx.channels;
-        unframe::<false>(grid, vi, &s.collected, &vec![0.0; grid.images * a], dx.first);
+        unframe(grid, vi, &s.collected, &vec![0.0; grid.images * a], Base::Nothing, dx.first);
         if b > 0 {
-            unframe::<false>(grid, vi, &s.collected[a / LANES..], &vec![0.0; grid.images * b], dx.second);
+            let collected = &s.collected[a / LANES..];
+            unframe(grid, vi, collected, &vec![0.0; grid.images * b], Base::Nothing, dx.second);
         }
     }
 }
@@ -329,9 +325,9 @@ fn frame(grid: Grid, x: Beside, framed: &mut [Lane]) {
     }
 }
 
-/// `y [images, channels, h, w]` = `bias [images, channels]` + pixels with channels last, or += with `ADD`. The pixels may have
-/// more channels, and more images may follow.
-fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], y: &mut [f32]) {
+/// `y [images, channels, h, w]` = `base` + `bias [images, channels]` + pixels with channels last. The pixels may have more
+/// channels, and more images may follow.
+fn unframe(grid: Grid, vectors: usize, pixels: &[Lane], bias: &[f32], base: Base, y: &mut [f32]) {
     let (plane, channels) = (grid.h * grid.w, bias.len() / grid.images);
     let (image, width) = (grid.tiles() * TILE * TILE * vectors, TILE * grid.across() * vectors);
     for (i, (y, bias)) in y.chunks_exact_mut(channels * plane).zip(bias.chunks_exact(channels)).enumerate() {
@@ -340,10 +336,11 @@ fn unframe<const ADD: bool>(grid: Grid, vectors: usize, pixels: &[Lane], bias: &
             let n = LANES.min(channels - first);
             let mut of_lane = [0.0; LANES];
             of_lane[..n].copy_from_slice(&bias[first..first + n]);
-            scatter::<ADD>(
+            scatter(
                 &pixels[i * image + vector..],
                 grid.lines(n, width, vectors),
                 of_lane,
+                base.from((i * channels + first) * plane),
                 &mut y[first * plane..],
             );
         }

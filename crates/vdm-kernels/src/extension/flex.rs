@@ -3,6 +3,7 @@
 use super::{ConvArgs, Fused, FusedBackward, NormArgs};
 use crate::cpu::beside::{Beside, BesideMut};
 use crate::cpu::elementary::Function;
+use crate::cpu::lanes::Base;
 use crate::cpu::{attention, conv, double, elementary, group_norm, linear, sums};
 use crate::remembered::remembered;
 use burn::backend::Flex;
@@ -79,13 +80,18 @@ fn convolve(
 ) -> FlexTensor {
     let (s, bias) = (conv_spec(&x[0], &weight, args.stride), bias.to_contiguous());
     let [h, w] = s.output();
-    let add = to.is_some();
+    let (x, weight, new) = (beside(x), ready(&s, &weight, args.again), || unwritten(&[s.batch, s.co, h, w]));
     // In place, where no other handle holds the memory.
-    let mut y = match to {
-        Some(to) => contiguous(to),
-        None => unwritten(&[s.batch, s.co, h, w]),
+    let (mut y, to, in_place) = match to.map(contiguous) {
+        Some(to) if to.is_unique() => (to, None, true),
+        to => (new(), to, false),
     };
-    conv::forward(&s, beside(x), &ready(&s, &weight, args.again), data(&bias), y.storage_mut(), add);
+    let base = match &to {
+        Some(to) => Base::Of(of(to)),
+        None if in_place => Base::There,
+        None => Base::Nothing,
+    };
+    conv::forward(&s, x, &weight, data(&bias), base, y.storage_mut());
     y
 }
 
