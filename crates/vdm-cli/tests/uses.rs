@@ -115,8 +115,9 @@ fn rows_of_images_are_written_as_parquet() {
 fn every_sampler_draws_and_shows_its_way() {
     let dir = tempfile::tempdir().unwrap();
     for sampler in ["ancestral", "ddim", "heun", "dpm++-2m", "ode"] {
-        let more = ["--sampler", sampler, "--steps", "4", "--count", "3", "--out", "a.png", "--trajectory", "way.png"];
-        let found = json(&[&["sample", "digits"], &more[..]].concat(), dir.path());
+        let steps: &[&str] = if sampler == "ode" { &[] } else { &["--steps", "4"] };
+        let more = ["--sampler", sampler, "--count", "3", "--out", "a.png", "--trajectory", "way.png"];
+        let found = json(&[&["sample", "digits"], &more[..], steps].concat(), dir.path());
         assert_eq!(found["sampler"], sampler);
         // Of `ode` one image, of the others all three: two rows each.
         let rows = if sampler == "ode" { 2 } else { 6 };
@@ -306,10 +307,14 @@ fn options_without_use_are_refused_and_steps_that_are_not_taken_are_not_told() {
     let refused = |args: &[&str]| error(args, dir.path());
     let two = ["eval", "digits", "--images", "2", "--repeats", "1"];
     assert!(refused(&[&two[..], &["--reverse-variance", "step"]].concat()).contains("--timesteps"));
-    let ode =
-        json(&[&two[..], &["--estimator", "ode", "--tolerance", "1e-2", "--timesteps", "7"]].concat(), dir.path());
-    assert!(ode["timesteps"].is_null(), "{ode}");
-    let drawn = ["sample", "digits", "--count", "1", "--sampler", "ode", "--steps", "7", "--out", "a.png"];
+    let ode = [&two[..], &["--estimator", "ode", "--tolerance", "1e-2"]].concat();
+    let found = json(&ode, dir.path());
+    assert!(found["timesteps"].is_null(), "{found}");
+    assert!(refused(&[&ode[..], &["--timesteps", "7"]].concat()).contains("--timesteps"));
+    let drawn = ["sample", "digits", "--count", "1", "--sampler", "ode", "--out", "a.png"];
+    for more in [["--steps", "7"], ["--grid", "time"]] {
+        assert!(refused(&[&drawn[..], &more].concat()).contains(more[0]));
+    }
     let drawn = json(&drawn, dir.path());
     assert!(drawn["steps"].is_null() && drawn["grid"].is_null(), "{drawn}");
     let pytorch = ["export", "digits", "--layout", "pytorch", "-o", "p.safetensors"];

@@ -37,9 +37,9 @@ pub struct Args {
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub steps: Option<u32>,
     /// Where the steps are: `time`, as the schedule has them; `gamma`, evenly spaced in gamma; `loss`, where the model's own
-    /// loss says that steps cost most (measured first, on images that it draws).
-    #[arg(long, value_name = "GRID", value_parser = word::<Grid>, default_value = "time")]
-    pub grid: Grid,
+    /// loss says that steps cost most (measured first, on images that it draws). Default: time.
+    #[arg(long, value_name = "GRID", value_parser = word::<Grid>)]
+    pub grid: Option<Grid>,
     /// New noise of the sampler `ddim`, from 0 (none, the default) to 1 (that of ancestral sampling with a model that does not know its error).
     #[arg(long, value_name = "ETA")]
     pub eta: Option<f64>,
@@ -92,7 +92,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let config = &opened.config;
     let options = SampleOptions {
         steps: args.steps.map_or(config.sample.steps, |t| t as usize),
-        grid: args.grid,
+        grid: args.grid.unwrap_or_default(),
         clip: args.clip || config.sample.clip,
         decoder: args.decoder.unwrap_or(config.sample.decoder),
         guidance: args.guidance.unwrap_or(config.sample.guidance),
@@ -112,6 +112,11 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     }
     if args.tolerance.is_some() && kind != SamplerKind::Ode {
         bail!("--tolerance is for the sampler `ode`; leave it out, or choose that with --sampler");
+    }
+    for (name, given) in [("steps", args.steps.is_some()), ("grid", args.grid.is_some())] {
+        if given && kind == SamplerKind::Ode {
+            bail!("--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another");
+        }
     }
     let usual = SamplerSettings::default();
     let settings = SamplerSettings {

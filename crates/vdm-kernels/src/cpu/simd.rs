@@ -216,6 +216,7 @@ impl<V: Vector> Vector for Pair<V> {
 /// Eight lanes on every processor.
 pub type Plain = Pair<Pair<Pair<f32>>>;
 
+/// Vectors of one width, by their intrinsics; last, where they have one, their own way to sum two of them.
 #[cfg(target_arch = "x86_64")]
 macro_rules! intrinsics {
     ($type:ty, $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,

@@ -176,7 +176,7 @@ fn size(count: usize, shape: ImageShape, columns: usize, scale: usize) -> Result
 /// # Errors
 /// [`GridError::TooLarge`].
 pub fn check_square(count: usize, shape: ImageShape) -> Result<(), GridError> {
-    size(count, shape, square(count), tile_scale(shape)).map(drop)
+    check_columns(count, shape, square(count))
 }
 
 /// The same for a row of `count` images.
@@ -184,7 +184,15 @@ pub fn check_square(count: usize, shape: ImageShape) -> Result<(), GridError> {
 /// # Errors
 /// [`GridError::TooLarge`].
 pub fn check_row(count: usize, shape: ImageShape) -> Result<(), GridError> {
-    size(count, shape, count, tile_scale(shape)).map(drop)
+    check_columns(count, shape, count)
+}
+
+/// The same for `count` images in so many columns.
+///
+/// # Errors
+/// [`GridError::TooLarge`].
+pub fn check_columns(count: usize, shape: ImageShape, columns: usize) -> Result<(), GridError> {
+    size(count, shape, columns, tile_scale(shape)).map(drop)
 }
 
 /// Columns of a grid of `count` samples that is about as wide as high.

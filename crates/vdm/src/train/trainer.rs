@@ -213,6 +213,7 @@ impl Trainer {
             Some(_) => {}
         }
         data.check_classes(config.model.network.classes())?;
+        grid::check_square(config.sample.count, checkpoint.shape).map_err(TrainError::Samples)?;
         require_parameters(&config, checkpoint.shape, &checkpoint.weights, &path)?;
         let fresh = config.init(checkpoint.shape, checkpoint.vocabulary, &device.clone().autodiff());
         let model =

@@ -119,6 +119,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         seed: args.seed,
     };
     let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
+    if args.timesteps.is_some() && args.estimator == EstimatorKind::Ode {
+        bail!("--timesteps is for the estimators `bound` and `importance`; leave it out, `ode` takes steps of its own");
+    }
     let variance = args.width.variance(&opened.model)?;
     if args.width.reverse_variance.is_some() && (timesteps == 0 || args.estimator == EstimatorKind::Ode) {
         bail!(

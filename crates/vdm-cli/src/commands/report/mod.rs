@@ -15,7 +15,7 @@ use vdm::diffusion::ReverseVariance;
 use vdm::files::{target, write_bytes};
 use vdm::likelihood::{Bound, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
 use vdm::nn::Conditioning;
-use vdm::picture::grid::{grid_png, tile_scale};
+use vdm::picture::grid::{check_columns, grid_png, square, tile_scale};
 use vdm::run::{MetricsLog, RunDir, loss_over_time};
 use vdm::sample::{SampleOptions, SamplerSettings, sample_conditioned};
 use vdm::schedule::Schedule;
@@ -52,6 +52,8 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     target(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let opened = args.model.open()?;
     let run = opened.run.clone();
+    // What has no picture is refused before the work.
+    check_columns(args.samples as usize, opened.checkpoint.shape, columns(args, &opened))?;
     let is_run = run.config().exists() && args.model.run.is_dir();
     let mut parts = Vec::new();
 
@@ -272,6 +274,14 @@ fn rates(model: &vdm::run::Model) -> Option<Part> {
     }))
 }
 
+/// Columns of the samples: one of each class, or about as many as rows.
+fn columns(args: &Args, opened: &Opened) -> usize {
+    match opened.config.model.network.classes() {
+        0 => square(args.samples as usize),
+        classes => classes,
+    }
+}
+
 fn samples(args: &Args, opened: &Opened, progress: &mut Progress) -> Result<Part> {
     let config = &opened.config.sample;
     let options = SampleOptions {
@@ -286,8 +296,7 @@ fn samples(args: &Args, opened: &Opened, progress: &mut Progress) -> Result<Part
     let numbers = 0..u64::from(args.samples);
     let images = sample_conditioned(&opened.model, &*sampler, numbers, given, &options, &opened.device, progress)?;
     let (shape, levels) = (opened.checkpoint.shape, opened.checkpoint.vocabulary.levels());
-    let columns = if classes > 0 { classes } else { f64::from(args.samples).sqrt().ceil() as usize };
-    let png = grid_png(&images, shape, levels, columns, tile_scale(shape))?;
+    let png = grid_png(&images, shape, levels, columns(args, opened), tile_scale(shape))?;
     let caption = format!("{} samples in {} steps, seed 0", args.samples, args.steps);
     Ok(Part::Pictures { title: "Samples".into(), pictures: vec![Picture { png, caption }] })
 }
