@@ -115,7 +115,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     }
     for (name, given) in [("steps", args.steps.is_some()), ("grid", args.grid.is_some())] {
         if given && kind == SamplerKind::Ode {
-            bail!("--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another");
+            bail!(
+                "--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another"
+            );
         }
     }
     let usual = SamplerSettings::default();
