@@ -217,6 +217,7 @@ fn a_report_is_one_page_that_needs_nothing_else() {
     }
     let links = page.matches("http").count() - page.matches("http://www.w3.org/2000/svg").count();
     assert_eq!(links, 0, "it loads something");
+    json(&["report", "digits", "--images", "2", "--samples", "0", "-o", "none.html"], dir.path());
     assert!(error(&["report", "digits", "-o", "."], dir.path()).contains("cannot write"));
 }
 

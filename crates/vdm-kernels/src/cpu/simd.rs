@@ -42,7 +42,7 @@ pub trait Vector: Copy {
     /// 1 / `self` to about an eighth, for positive numbers from 2^-125 to 2^125: the exponent's sign turned by one
     /// subtraction of integers.
     fn rough_reciprocal(self) -> Self;
-    /// The sum over two vectors of 16 lanes, as [`tree`] adds.
+    /// The sum over two vectors of 16 lanes, in single precision to eight numbers, from there on in double.
     #[inline(always)]
     fn total(pair: [Self; 2]) -> f64 {
         assert!(Self::LANES == 16, "two vectors of 16 lanes are summed");

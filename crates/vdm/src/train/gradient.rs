@@ -43,7 +43,10 @@ impl GradientSum {
     }
 
     /// The sum of sums, in their order: what [`merge`](Self::merge) of one after the other gives, several parameters at a time.
-    fn of_all(sums: Vec<Self>) -> Self {
+    fn of_all(mut sums: Vec<Self>) -> Self {
+        if sums.len() == 1 {
+            return sums.remove(0);
+        }
         let weight = sums.iter().map(|sum| sum.weight).sum();
         let mut by_name = BTreeMap::<String, Vec<Tensor<1>>>::new();
         for (name, grad) in sums.into_iter().flat_map(|sum| sum.grads) {
@@ -200,15 +203,20 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
     parts: Vec<Part>,
     objective: ScheduleObjective,
 ) -> Result<Vec<(GradientSum, LossTerms)>, ObjectiveError> {
-    let jobs = parts.into_iter().map(|part| (model.clone(), part)).collect();
-    let done = teams::map(jobs, |(model, Part { batch, weight })| {
+    let jobs: Vec<_> = parts.into_iter().map(|part| (model.clone(), part)).collect();
+    let pass = |(model, Part { batch, weight }): (VariationalDiffusion<N>, Part)| {
         // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
         let model = model.with_own_leaves();
         let (mut gradients, terms) = part_gradients(&model, batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
         Ok((sum, terms))
-    });
+    };
+    // An accelerator has one part, which stays on this thread: each thread has a stream and memory of its own there.
+    if jobs.len() == 1 {
+        return jobs.into_iter().map(pass).collect();
+    }
+    let done = teams::map(jobs, pass);
     done.into_iter().collect()
 }
 

@@ -53,7 +53,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     let opened = args.model.open()?;
     let run = opened.run.clone();
     // What has no picture is refused before the work.
-    check_columns(args.samples as usize, opened.checkpoint.shape, columns(args, &opened))?;
+    if args.samples > 0 {
+        check_columns(args.samples as usize, opened.checkpoint.shape, columns(args, &opened))?;
+    }
     let is_run = run.config().exists() && args.model.run.is_dir();
     let mut parts = Vec::new();
 
