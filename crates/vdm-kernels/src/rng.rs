@@ -109,9 +109,11 @@ vectorized! {
         for (i, out) in units.iter_mut().enumerate() {
             factors(rng, threshold, keep, unit + i, out);
         }
-        let mut last = [0f32; Philox::DROPOUT_UNIT];
-        factors(rng, threshold, keep, unit + units.len(), &mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
+        if !rest.is_empty() {
+            let mut last = [0f32; Philox::DROPOUT_UNIT];
+            factors(rng, threshold, keep, unit + units.len(), &mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
     }
 }
 

@@ -20,9 +20,8 @@ type Teams = Arc<Vec<ThreadPool>>;
 
 /// `f` of every job, in the jobs' order.
 ///
-/// The threads of the present pool are shared out: with one thread, or one job, everything happens on one thread of the
-/// pool. A thread outside of it, such as the program's first one, would hand every operator to the pool and wait for it,
-/// which for a small image takes longer than the operators.
+/// The threads of the present pool are shared out: with one thread, or one job, everything happens on the calling
+/// thread.
 ///
 /// # Panics
 /// If `f` does.
@@ -31,8 +30,7 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
     // Powers of two, so that few sets of teams are ever made.
     let teams = (threads.min(jobs.len()) + 1).next_power_of_two() / 2;
     let Some(teams) = (teams > 1).then(|| teams_of(teams, threads.div_ceil(teams))).flatten() else {
-        let f = &f;
-        return in_pool(|| jobs.into_iter().map(f).collect());
+        return jobs.into_iter().map(f).collect();
     };
     let results: Vec<Mutex<Option<T>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
     let queue = Mutex::new(jobs.into_iter().zip(&results));
@@ -51,7 +49,13 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
 }
 
 /// `f` on a thread of the present pool.
-fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+///
+/// Use this for a row of small operators on the CPU: a thread outside of the pool, such as the program's first one, hands each
+/// operator to the pool and waits for it, which can take longer than the operator.
+///
+/// # Panics
+/// If `f` does.
+pub fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     if rayon::current_thread_index().is_some() { f() } else { rayon::scope(|_| f()) }
 }
 
@@ -112,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_single_job_runs_on_a_thread_of_the_pool() {
+    fn a_thread_outside_of_the_pool_enters_it() {
         let index = || rayon::current_thread_index();
         assert_eq!(index(), None, "a test runs outside of any pool");
-        assert!(map(vec![()], |()| index())[0].is_some());
-        on(3, || assert_eq!(map(vec![()], |()| index()), [index()]));
+        assert!(in_pool(index).is_some());
+        on(3, || assert_eq!(in_pool(index), index()));
     }
 
     #[test]

@@ -51,11 +51,14 @@ fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
 pub(crate) fn side_by_side<J: Send>(
     images: &Tensor<4>,
     job: impl FnMut(Range<usize>) -> J,
-    f: impl Fn(J) -> Tensor<4> + Sync,
+    f: impl Fn(J) -> Tensor<4> + Send + Sync,
 ) -> Option<Tensor<4>> {
     let parts = for_inference(images);
     let wanted = in_parts(images) && !parts.is_empty();
-    wanted.then(|| Tensor::cat(teams::map(parts.into_iter().map(job).collect(), f), 0))
+    wanted.then(|| {
+        let jobs = parts.into_iter().map(job).collect();
+        Tensor::cat(teams::in_pool(|| teams::map(jobs, f)), 0)
+    })
 }
 
 /// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'
@@ -78,6 +81,16 @@ mod tests {
 
     fn images(batch: usize, side: usize) -> Tensor<4> {
         Tensor::zeros([batch, 1, side, side], &Device::flex())
+    }
+
+    #[test]
+    fn a_single_image_is_computed_on_a_thread_of_the_pool() {
+        let image = images(1, 8);
+        let on_pool = |image: Tensor<4>| {
+            assert!(rayon::current_thread_index().is_some(), "outside of the pool");
+            image
+        };
+        assert_eq!(side_by_side(&image, |_| image.clone(), on_pool).unwrap().dims(), [1, 1, 8, 8]);
     }
 
     #[test]

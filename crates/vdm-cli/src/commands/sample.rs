@@ -116,7 +116,7 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     for (name, given) in [("steps", args.steps.is_some()), ("grid", args.grid.is_some())] {
         if given && kind == SamplerKind::Ode {
             bail!(
-                "--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another"
+                "--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another with --sampler"
             );
         }
     }

@@ -174,6 +174,9 @@ impl Prepared {
 /// [`takes_two`](Spec::takes_two) says no.
 pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], base: Base, y: &mut [f32]) {
     s.check(x, bias, y);
+    if let Base::Of(base) = base {
+        assert!(base.len() == y.len(), "{s:?}: {} numbers to add to", base.len());
+    }
     let shared = bias.len() == s.co;
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();

@@ -397,12 +397,13 @@ fn dn<V: Vector, const SHIFTED: bool>(
     let n = x.len();
     let whole = n - n % LANES;
     let mut sums = [[V::splat(0.0); 2]; 3];
+    let wanted = if SHIFTED { 3 } else { 2 };
     for base in (0..whole).step_by(LANES) {
         for part in 0..LANES / V::LANES {
             // SAFETY: the vector from `base + part * V::LANES` on ends at most at the length of all; `mask` is as long, or
             // empty.
             let terms = unsafe { of.terms::<V>(silu, x, dy, mask, dn, base + part * V::LANES) };
-            for sum in 0..if SHIFTED { 3 } else { 2 } {
+            for sum in 0..wanted {
                 sums[sum][part] = sums[sum][part].add(terms[sum]);
             }
         }

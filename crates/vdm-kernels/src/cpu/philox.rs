@@ -1,5 +1,5 @@
-//! The rounds of the Philox generator for many counters side by side. Written out for vectors: the compiler makes its own of a
-//! few of the steps only, and moves the words through memory between them.
+//! The rounds of the Philox generator for many counters side by side, written with vector instructions: from plain code the
+//! compiler vectorises only some of the steps, and stores the words to memory between them.
 
 use super::microkernel::Simd;
 
@@ -50,7 +50,7 @@ fn plain(key: [u32; 2], counters: &Words) -> Words {
 /// Every word stands in the low half of 64 bits, whatever the high half holds: the vector units multiply such halves to 64 bits.
 #[cfg(target_arch = "x86_64")]
 macro_rules! rounds {
-    ($name:ident, $features:literal, $lanes:literal, $vector:ty, $zero:ident, $widen:ident($from:ty), $splat:ident, $multiply:ident,
+    ($name:ident, $features:literal, $lanes:literal, $zero:ident, $widen:ident($from:ty), $splat:ident, $multiply:ident,
      $shift:ident, $xor:ident, $narrow:ident) => {
         mod $name {
             use super::*;
@@ -104,7 +104,6 @@ rounds!(
     avx512,
     "avx512f",
     8,
-    __m512i,
     _mm512_setzero_si512,
     _mm512_cvtepu32_epi64(__m256i),
     _mm512_set1_epi64,
@@ -118,7 +117,6 @@ rounds!(
     avx2,
     "avx2",
     4,
-    __m256i,
     _mm256_setzero_si256,
     _mm256_cvtepu32_epi64(__m128i),
     _mm256_set1_epi64x,
@@ -143,8 +141,9 @@ mod tests {
 
     #[test]
     fn vectors_give_the_words_of_plain_code() {
-        let counters: Words =
-            std::array::from_fn(|word| std::array::from_fn(|lane| (word * WIDE + lane) as u32 * 2_654_435_761));
+        let counters: Words = std::array::from_fn(|word| {
+            std::array::from_fn(|lane| ((word * WIDE + lane) as u32).wrapping_mul(2_654_435_761))
+        });
         for key in [[0, 0], [u32::MAX, 7], [0x3141_5926, 0x5358_9793]] {
             let want = plain(key, &counters);
             #[cfg(target_arch = "x86_64")]

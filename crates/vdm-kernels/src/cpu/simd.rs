@@ -356,7 +356,7 @@ mod x86 {
         }
     );
 
-    /// The tree on vectors: of the mean of a hundred numbers it would take longer than the rest.
+    /// [`tree`](super::tree) on vectors: as plain code it takes longer than to sum a hundred numbers.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn total(pair: [__m512; 2]) -> f64 {

@@ -201,7 +201,7 @@ impl Weight {
         new
     }
 
-    /// Room for a transformed weight, or a little more, zero where no channel is.
+    /// Room for at least a transformed weight, zero where no channel is.
     fn buffer(ci: usize, co: usize) -> Self {
         let mut u = SPARE.take();
         let numbers = first(&mut u, PRODUCTS * weight_step(ci, co) / LANES);
@@ -404,8 +404,8 @@ unsafe fn store_square<V: Vector, const N: usize>(square: [[V; N]; N], to: *mut 
     }
 }
 
-/// The same address, of which the compiler does not know how it came about. What it knows it computes once for all tiles, as a
-/// distance for each number of a square; these are more than there are registers, and it reads them from memory every time.
+/// The same address, hidden from the optimiser. Otherwise it computes the distances of a square's 36 numbers once for all tiles,
+/// has too few registers for them, and reads each from memory whenever it is used.
 #[inline(always)]
 // The lint asks whether the memory behind the address is used: it is not.
 #[allow(clippy::pointers_in_nomem_asm_block)]

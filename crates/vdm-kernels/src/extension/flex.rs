@@ -81,18 +81,16 @@ fn convolve(
     let (s, bias) = (conv_spec(&x[0], &weight, args.stride), bias.to_contiguous());
     let [h, w] = s.output();
     let (x, weight, new) = (beside(x), ready(&s, &weight, args.again), || unwritten(&[s.batch, s.co, h, w]));
-    // In place, where no other handle holds the memory.
-    let (mut y, to, in_place) = match to.map(contiguous) {
-        Some(to) if to.is_unique() => (to, None, true),
-        to => (new(), to, false),
+    let run = |mut y: FlexTensor, base: Base| {
+        conv::forward(&s, x, &weight, data(&bias), base, y.storage_mut());
+        y
     };
-    let base = match &to {
-        Some(to) => Base::Of(of(to)),
-        None if in_place => Base::There,
-        None => Base::Nothing,
-    };
-    conv::forward(&s, x, &weight, data(&bias), base, y.storage_mut());
-    y
+    match to.map(contiguous) {
+        None => run(new(), Base::Nothing),
+        // In place, since no other handle holds the memory.
+        Some(to) if to.is_unique() => run(to, Base::There),
+        Some(to) => run(new(), Base::Of(of(&to))),
+    }
 }
 
 /// The tensor itself where it is contiguous: no other handle stays.

@@ -44,6 +44,7 @@ impl GradientSum {
 
     /// The sum of sums, in their order: what [`merge`](Self::merge) of one after the other gives, several parameters at a time.
     fn of_all(mut sums: Vec<Self>) -> Self {
+        // There is nothing to add; an accelerator, which has one part, keeps to this thread.
         if sums.len() == 1 {
             return sums.remove(0);
         }
@@ -52,9 +53,10 @@ impl GradientSum {
         for (name, grad) in sums.into_iter().flat_map(|sum| sum.grads) {
             by_name.entry(name).or_default().push(grad);
         }
-        let add = |(name, grads): (String, Vec<Tensor<1>>)| Some((name, grads.into_iter().reduce(|a, b| a + b)?));
-        let grads = teams::map(by_name.into_iter().collect(), add);
-        Self::from_parts(grads.into_iter().flatten().collect(), weight)
+        let grads = teams::map(by_name.into_iter().collect(), |(name, grads): (String, Vec<Tensor<1>>)| {
+            (name, grads.into_iter().reduce(|a, b| a + b).expect("a name came with a gradient"))
+        });
+        Self::from_parts(grads.into_iter().collect(), weight)
     }
 
     /// Adds another sum.
@@ -203,20 +205,15 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
     parts: Vec<Part>,
     objective: ScheduleObjective,
 ) -> Result<Vec<(GradientSum, LossTerms)>, ObjectiveError> {
-    let jobs: Vec<_> = parts.into_iter().map(|part| (model.clone(), part)).collect();
-    let pass = |(model, Part { batch, weight }): (VariationalDiffusion<N>, Part)| {
+    let jobs = parts.into_iter().map(|part| (model.clone(), part)).collect();
+    let done = teams::map(jobs, |(model, Part { batch, weight })| {
         // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
         let model = model.with_own_leaves();
         let (mut gradients, terms) = part_gradients(&model, batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
         Ok((sum, terms))
-    };
-    // An accelerator has one part, which stays on this thread: each thread has a stream and memory of its own there.
-    if jobs.len() == 1 {
-        return jobs.into_iter().map(pass).collect();
-    }
-    let done = teams::map(jobs, pass);
+    });
     done.into_iter().collect()
 }
 
