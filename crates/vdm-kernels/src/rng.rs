@@ -44,6 +44,11 @@ impl Philox {
         self.blocks(draw, block).map(|word| word[0])
     }
 
+    /// Fills `out` with the words of the blocks 0, 1, 2, ... of draw `draw`, one [`block`](Self::block) after another.
+    pub fn words(&self, draw: u32, out: &mut [u32]) {
+        words(self, draw, out);
+    }
+
     /// One random `u64` of draw `draw`.
     pub fn next_u64(&self, draw: u32) -> u64 {
         let [a, b, ..] = self.block(draw, 0);
@@ -80,6 +85,19 @@ impl Philox {
 }
 
 vectorized! {
+    fn words(rng: &Philox, draw: u32, out: &mut [u32]) {
+        for (i, out) in out.chunks_mut(4 * WIDE).enumerate() {
+            let words = rng.blocks(draw, (i * WIDE) as u32);
+            let mut together = [0; 4 * WIDE];
+            for lane in 0..WIDE {
+                for word in 0..4 {
+                    together[4 * lane + word] = words[word][lane];
+                }
+            }
+            out.copy_from_slice(&together[..out.len()]);
+        }
+    }
+
     fn uniform(rng: &Philox, draw: u32, out: &mut [f32]) {
         for (i, out) in out.chunks_mut(4 * WIDE).enumerate() {
             let words = rng.blocks(draw, (i * WIDE) as u32);
@@ -179,6 +197,17 @@ mod tests {
         assert_eq!(ones.block(u32::MAX, u32::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         let pi = Philox { key: [0xa409_3822, 0x299f_31d0], stream: [0x1319_8a2e, 0x0370_7344] };
         assert_eq!(pi.block(0x85a3_08d3, 0x243f_6a88), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    }
+
+    #[test]
+    fn words_are_those_of_the_blocks() {
+        let rng = Philox::new(5, 6);
+        let blocks = Vec::from_iter((0..100).flat_map(|block| rng.block(3, block)));
+        for n in [0, 1, 4, 63, 64, 65, 397] {
+            let mut words = vec![0; n];
+            rng.words(3, &mut words);
+            assert_eq!(words, blocks[..n]);
+        }
     }
 
     #[test]

@@ -15,6 +15,30 @@ fn threads_do_not_matter(op: &impl Operator) {
     same_on_any_pool(|| run_fused(op, &inputs).each_ref().map(|v| bits(v)));
 }
 
+/// Threads that a small batch leaves idle take bands of lines, some outputs or some queries of an image.
+#[test]
+fn threads_do_not_matter_for_a_large_image_alone() {
+    for b in [1, 2] {
+        let conv = Conv { b, ci: 40, co: 67, h: 30, w: 27, k: 3, own_bias: false, first: 0 };
+        for k in [1, 3, 5] {
+            threads_do_not_matter(&Conv { k, ..conv });
+            threads_do_not_matter(&Conv { k, own_bias: true, first: if k == 5 { 0 } else { 16 }, ..conv });
+        }
+        threads_do_not_matter(&Attention { b, c: 20, heads: 1, n: 330, m: 400 });
+    }
+    let (x, w, to) = (normals(0, 40 * 28 * 28), normals(1, 24 * 40 * 9), normals(2, 24 * 28 * 28));
+    same_on_any_pool(|| {
+        let (x, w) = (tensor(&x).reshape([1, 40, 28, 28]), tensor(&w).reshape([24, 40, 3, 3]));
+        let sum = |to: Tensor<4>| {
+            let y = vdm_kernels::conv2d_add(x.clone(), w.clone(), tensor(&normals(3, 24)).reshape([1, 24]), to);
+            bits(&values(y))
+        };
+        let to = || tensor(&to).reshape([1, 24, 28, 28]);
+        let held = to();
+        [sum(to()), sum(held.clone()), bits(&values(held))]
+    });
+}
+
 #[test]
 fn threads_do_not_matter_for_decoder_nll() {
     let [eps, k] = decoder_inputs(17, 65, 256);
@@ -107,14 +131,14 @@ fn decoder_nll_of_an_image_is_the_same_in_any_batch() {
     }
 }
 
-/// Runs `f` on pools of 1, 2 and 3 threads, the last one repeatedly: chance decides which thread takes what.
+/// Runs `f` on pools of 1, 2, 3 and 5 threads, one repeatedly: chance decides which thread takes what.
 fn same_on_any_pool<R: PartialEq + Send>(f: impl Fn() -> R + Sync) {
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(&f)
     };
     let want = on(1);
-    for threads in [2, 3, 3, 3] {
+    for threads in [2, 3, 3, 3, 5] {
         assert!(on(threads) == want, "{threads} threads give other bits than one");
     }
 }

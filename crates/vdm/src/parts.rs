@@ -35,15 +35,16 @@ fn images_of(pixels: usize, images: &Tensor<4>) -> usize {
     pixels.div_ceil((h * w).max(1))
 }
 
-/// Parts for a pass without gradients: enough for all threads. An image's result does not depend on the images beside
-/// it, so the number of threads does not show in it.
+/// Parts for a pass without gradients: as many for each thread, of about the same size. An image's result does not depend on
+/// the images beside it, so the number of threads does not show in it.
 fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {
         return ranges(batch, batch);
     }
-    let threads = rayon::current_num_threads();
-    ranges(batch, batch.div_ceil(threads).min(images_of(FEW_PIXELS, images).max(FEW_IMAGES)))
+    let most = images_of(FEW_PIXELS, images).max(FEW_IMAGES);
+    let parts = batch.div_ceil(most).next_multiple_of(rayon::current_num_threads()).min(batch);
+    (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
 }
 
 /// `f` of all images of a pass without gradients, in their parts, side by side; `job` makes what `f` takes of a part. `None`
@@ -105,6 +106,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Twelve images were cut into three parts of four: one of two threads had two of them, the other one.
+    #[test]
+    fn inference_parts_are_shared_out_evenly() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let sizes = |batch| pool.install(|| Vec::from_iter(for_inference(&images(batch, 28)).iter().map(|r| r.len())));
+        assert_eq!(sizes(12), [3, 3, 3, 3]);
+        assert_eq!(sizes(10), [2, 3, 2, 3]);
+        assert_eq!((sizes(1), sizes(3), sizes(16)), (vec![1], vec![1, 2], vec![4; 4]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::math::{exp, vectorized};
 use super::matmul::{matmul, transpose};
 use super::simd::{Vector, with_vectors};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Queries that are handled at a time.
 const BLOCK: usize = 64;
@@ -37,18 +38,53 @@ impl Spec {
 /// `q [B, d, N]`, `k` and `v [B, d, M]` -> `y [B, d, N]`, y_n = Σ_m softmax_m(q_n k_m / sqrt(d)) v_m.
 pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
     let (dn, dm) = (s.dim * s.queries, s.dim * s.keys);
+    // Threads for each map, and so many queries for each.
+    let threads = (rayon::current_num_threads() / s.batch.max(1)).max(1);
+    let share = s.queries.div_ceil(BLOCK).div_ceil(threads) * BLOCK;
     y.par_chunks_mut(dn).zip(q.par_chunks(dn)).zip(k.par_chunks(dm)).zip(v.par_chunks(dm)).for_each_init(
         Vec::new,
         |p, (((y, q), k), v)| {
-            for first in (0..s.queries).step_by(BLOCK) {
-                let n = BLOCK.min(s.queries - first);
-                let norm = exponentials_of(s, q, k, first, n, p);
-                let p = &p[..n * s.keys];
-                matmul(false, v, maps(s.dim, s.keys), p, maps(s.keys, n), y, columns(s, first, n));
-                scale_columns(&mut y[first..], n, s.queries, &norm);
+            if share >= s.queries {
+                return forward_queries(s, q, k, v, 0..s.queries, p, y, maps(s.dim, s.queries));
+            }
+            // The queries of a share are not neighbours in `y`.
+            let of_share = |i: usize| {
+                let queries = i * share..s.queries.min((i + 1) * share);
+                let mut y = vec![0f32; s.dim * queries.len()];
+                let layout = maps(s.dim, queries.len());
+                forward_queries(s, q, k, v, queries, &mut Vec::new(), &mut y, layout);
+                y
+            };
+            let shares: Vec<Vec<f32>> = (0..s.queries.div_ceil(share)).into_par_iter().map(of_share).collect();
+            for (i, of_share) in shares.iter().enumerate() {
+                for (y, of_share) in y.chunks_exact_mut(s.queries).zip(of_share.chunks_exact(of_share.len() / s.dim)) {
+                    y[i * share..][..of_share.len()].copy_from_slice(of_share);
+                }
             }
         },
     );
+}
+
+/// [`forward`] of some queries of one map, to `y`, where they lie as `layout` says; `p` is room for probabilities.
+#[allow(clippy::too_many_arguments)]
+fn forward_queries(
+    s: &Spec,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    queries: Range<usize>,
+    p: &mut Vec<f32>,
+    y: &mut [f32],
+    layout: Layout,
+) {
+    for first in queries.clone().step_by(BLOCK) {
+        let (n, column) = (BLOCK.min(queries.end - first), first - queries.start);
+        let norm = exponentials_of(s, q, k, first, n, p);
+        let p = &p[..n * s.keys];
+        let block = Layout { cols: n, offset: column, ..layout };
+        matmul(false, v, maps(s.dim, s.keys), p, maps(s.keys, n), y, block);
+        scale_columns(&mut y[column..], n, layout.row_stride, &norm);
+    }
 }
 
 /// Gradients of [`forward`] for `q`, `k`, `v`; all are overwritten.

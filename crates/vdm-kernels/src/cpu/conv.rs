@@ -20,6 +20,9 @@ const MAX_GROUPS: usize = 8;
 /// Blocks of tiles that a group of small images has at least.
 const MIN_BLOCKS: usize = 2;
 
+/// Products of a matrix, in a convolution that is not by Winograd's method, that are worth a thread's start.
+const MATRIX_PRODUCTS: usize = 1 << 18;
+
 /// The shape of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -180,11 +183,13 @@ pub fn forward(s: &Spec, x: Beside, weight: &Ready, bias: &[f32], base: Base, y:
     let shared = bias.len() == s.co;
     let bias = if shared { bias.repeat(s.batch) } else { bias.to_vec() };
     let n = s.together();
+    // Threads for each task.
+    let threads = rayon::current_num_threads() / s.batch.div_ceil(n).max(1);
     y.par_chunks_mut(n * s.co * s.output_pixels()).zip(bias.par_chunks(n * s.co)).enumerate().for_each(
         |(i, (y, bias))| {
             let x = x.images(i * n..i * n + bias.len() / s.co, s.pixels());
             let base = base.from(i * n * s.co * s.output_pixels());
-            Scratch::with(|scratch| convolve(s, x, &weight.0, bias, base, y, scratch));
+            convolve(s, x, &weight.0, bias, base, y, threads);
         },
     );
 }
@@ -307,31 +312,52 @@ fn pointwise_backward(
     }
 }
 
-/// `y [images, co, h', w']` = `base` + `bias [images, co]` + weight * `x [images, ci, h, w]`; one image only but for Winograd's
-/// method.
-fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], base: Base, y: &mut [f32], scratch: &mut Scratch) {
+/// `y [images, co, h', w']` = `base` + `bias [images, co]` + weight * `x [images, ci, h, w]`, on about so many threads; one image
+/// only but for Winograd's method.
+fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], base: Base, y: &mut [f32], threads: usize) {
     match weight {
-        Prepared::Winograd(weight) => winograd::convolve(s.grid(bias.len() / s.co), x, weight, bias, base, y, scratch),
-        Prepared::Matrix(weight) => {
-            let (rows, output) = (s.ci * s.k * s.k, s.output_pixels());
-            for (c, (y, &b)) in y.chunks_exact_mut(output).zip(bias).enumerate() {
-                match base.from(c * output) {
-                    Base::Nothing => y.fill(b),
-                    Base::There => y.iter_mut().for_each(|y| *y += b),
-                    Base::Of(base) => y.iter_mut().zip(base).for_each(|(y, base)| *y = base + b),
-                }
-            }
-            let ly = Layout::row_major(s.co, output);
-            if s.kind() == Kind::Pointwise {
-                let [a, b] = x.channels;
-                matmul(true, weight, s.columns(0, a), x.first, Layout::row_major(a, output), y, ly);
-                if b > 0 {
-                    matmul(true, weight, s.columns(a, b), x.second, Layout::row_major(b, output), y, ly);
-                }
+        Prepared::Winograd(weight) => {
+            let grid = s.grid(bias.len() / s.co);
+            let bands = if grid.images == 1 { grid.bands(weight, threads) } else { 1 };
+            if bands > 1 {
+                winograd::convolve_in_bands(bands, grid, x, weight, bias, base, y);
             } else {
-                let columns = patches::unroll(&s.patches(), x.first, scratch.columns());
-                matmul(true, weight, Layout::row_major(s.co, rows), columns, Layout::row_major(rows, output), y, ly);
+                Scratch::with(|scratch| winograd::convolve(grid, x, weight, bias, base, y, scratch));
             }
         }
+        Prepared::Matrix(weight) => Scratch::with(|scratch| {
+            let (rows, output) = (s.ci * s.k * s.k, s.output_pixels());
+            let patches = match s.kind() {
+                Kind::Patches => patches::unroll(&s.patches(), x.first, scratch.columns()),
+                _ => &[],
+            };
+            let least = MATRIX_PRODUCTS.div_ceil((rows * output).max(1));
+            let channels = s.co.div_ceil(threads.max(1)).max(least);
+            y.par_chunks_mut(channels * output).zip(bias.par_chunks(channels)).enumerate().for_each(
+                |(i, (y, bias))| {
+                    let first = i * channels;
+                    for (c, (y, &b)) in y.chunks_exact_mut(output).zip(bias).enumerate() {
+                        match base.from((first + c) * output) {
+                            Base::Nothing => y.fill(b),
+                            Base::There => y.iter_mut().for_each(|y| *y += b),
+                            Base::Of(base) => y.iter_mut().zip(base).for_each(|(y, base)| *y = base + b),
+                        }
+                    }
+                    let ly = Layout::row_major(bias.len(), output);
+                    let weight = &weight[first * rows..];
+                    let of = |inputs: Layout| Layout { rows: bias.len(), ..inputs };
+                    if s.kind() == Kind::Pointwise {
+                        let [a, b] = x.channels;
+                        matmul(true, weight, of(s.columns(0, a)), x.first, Layout::row_major(a, output), y, ly);
+                        if b > 0 {
+                            matmul(true, weight, of(s.columns(a, b)), x.second, Layout::row_major(b, output), y, ly);
+                        }
+                    } else {
+                        let lw = Layout::row_major(bias.len(), rows);
+                        matmul(true, weight, lw, patches, Layout::row_major(rows, output), y, ly);
+                    }
+                },
+            );
+        }),
     }
 }

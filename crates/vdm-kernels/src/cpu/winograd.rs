@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::matmul::matmul;
 use super::points::{self, Map, SIDE, TILE};
 use super::simd::{MOST_LANES, Vector, with_vectors};
+use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -24,6 +25,8 @@ use std::ops::Range;
 pub const PRODUCTS: usize = SIDE * SIDE;
 /// Most tiles that are transformed at a time: the transforms stay in the second-level cache.
 const BLOCK: usize = 48;
+/// Products of a band at least: some ten microseconds.
+const BAND_PRODUCTS: usize = 1 << 19;
 
 /// Channels padded to whole vectors.
 fn padded(channels: usize) -> usize {
@@ -75,6 +78,11 @@ impl Grid {
         self.images * self.framed_pixels() * vectors
     }
 
+    /// Lanes of the outputs of whole tiles of all images.
+    fn collected_len(&self, vectors: usize) -> usize {
+        self.all_tiles() * TILE * TILE * vectors
+    }
+
     fn framed_pixels(&self) -> usize {
         self.framed_width() * (TILE * self.down() + 2)
     }
@@ -95,6 +103,13 @@ impl Grid {
         TILE * ((t / self.across()) * TILE * self.across() + t % self.across())
     }
 
+    /// Bands of lines that threads can take side by side, at most `most`: in each there must be so many products that a
+    /// thread is worth its start.
+    pub fn bands(&self, weight: &Weight, most: usize) -> usize {
+        let products = self.all_tiles() * PRODUCTS * padded(weight.ci) * padded(weight.co);
+        most.min(self.down()).min(products / BAND_PRODUCTS).max(1)
+    }
+
     /// Blocks of tiles of about the same size.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let n = self.images * self.tiles();
@@ -106,12 +121,18 @@ impl Grid {
 /// Buffers that a thread uses again and again; they grow to the largest size that was needed.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    framed: Vec<Lane>,
+    tiles: Tiles,
     framed_x: Vec<Lane>,
     collected: Vec<Lane>,
+    columns: Vec<f32>,
+}
+
+/// What a block of tiles needs: images in frames, and the transforms of inputs and outputs.
+#[derive(Debug, Default)]
+struct Tiles {
+    framed: Vec<Lane>,
     v: Vec<Lane>,
     m: Vec<Lane>,
-    columns: Vec<f32>,
 }
 
 impl Scratch {
@@ -235,16 +256,47 @@ impl Drop for Weight {
 
 /// `y [images, co, h, w]` = `base` + `bias [images, co]` + weight * `x [images, ci, h, w]`.
 pub fn convolve(grid: Grid, x: Beside, weight: &Weight, bias: &[f32], base: Base, y: &mut [f32], s: &mut Scratch) {
-    frame(grid, x, first(&mut s.framed, grid.framed_len(padded(weight.ci) / LANES)));
-    convolve_framed(grid, weight, s);
-    unframe(grid, padded(weight.co) / LANES, &s.collected, bias, base, y);
+    let collected = first(&mut s.collected, grid.collected_len(padded(weight.co) / LANES));
+    frame(grid, x, 0..grid.h, first(&mut s.tiles.framed, grid.framed_len(padded(weight.ci) / LANES)));
+    convolve_framed(grid, weight, &mut s.tiles, collected);
+    unframe(grid, padded(weight.co) / LANES, collected, bias, base, y);
 }
 
-/// The convolution of the images in `s.framed`, to `s.collected`: channels last, on whole tiles.
-fn convolve_framed(grid: Grid, weight: &Weight, s: &mut Scratch) {
+/// [`convolve`] of one image in `bands` of lines, side by side: for the threads that a small batch leaves idle.
+pub fn convolve_in_bands(
+    bands: usize,
+    grid: Grid,
+    x: Beside,
+    weight: &Weight,
+    bias: &[f32],
+    base: Base,
+    y: &mut [f32],
+) {
+    let [vi, vo] = [weight.ci, weight.co].map(|channels| padded(channels) / LANES);
+    // The bands need the thread's other buffers.
+    let mut buffer = Scratch::with(|s| std::mem::take(&mut s.collected));
+    let collected = first(&mut buffer, grid.collected_len(vo));
+    let lines = TILE * grid.down().div_ceil(bands.max(1));
+    let of_band = Grid { images: 1, h: lines, ..grid }.collected_len(vo);
+    collected.par_chunks_mut(of_band).enumerate().for_each(|(i, collected)| {
+        let lines = i * lines..grid.h.min((i + 1) * lines);
+        let band = Grid { images: 1, h: lines.len(), ..grid };
+        Scratch::with(|s| {
+            frame(grid, x, lines, first(&mut s.tiles.framed, band.framed_len(vi)));
+            convolve_framed(band, weight, &mut s.tiles, collected);
+        });
+    });
+    let plane = grid.h * grid.w;
+    y.par_chunks_mut(LANES * plane).zip(bias.par_chunks(LANES)).enumerate().for_each(|(vector, (y, bias))| {
+        unframe(grid, vo, &collected[vector..], bias, base.from(vector * LANES * plane), y);
+    });
+    Scratch::with(|s| s.collected = buffer);
+}
+
+/// The convolution of the images in `s.framed`, to `collected`: channels last, on whole tiles.
+fn convolve_framed(grid: Grid, weight: &Weight, s: &mut Tiles, collected: &mut [Lane]) {
     let (pi, po) = (padded(weight.ci), padded(weight.co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    let collected = first(&mut s.collected, grid.images * grid.tiles() * TILE * TILE * vo);
     for tiles in grid.blocks() {
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
@@ -276,14 +328,14 @@ pub fn backward(
     let (ci, co) = (flipped.co, flipped.ci);
     let (pi, po) = (padded(ci), padded(co));
     let (vi, vo) = (pi / LANES, po / LANES);
-    frame(grid, x, first(&mut s.framed_x, grid.framed_len(vi)));
-    frame(grid, Beside::one(dy, co), first(&mut s.framed, grid.framed_len(vo)));
+    frame(grid, x, 0..grid.h, first(&mut s.framed_x, grid.framed_len(vi)));
+    frame(grid, Beside::one(dy, co), 0..grid.h, first(&mut s.tiles.framed, grid.framed_len(vo)));
     for (i, tiles) in grid.blocks().enumerate() {
         let rows = tiles.len();
         let (of_v, of_m) = (Products { rows, vectors: vi }, Products { rows, vectors: vo });
-        let (v, m) = (first(&mut s.v, of_v.len()), first(&mut s.m, of_m.len()));
+        let (v, m) = (first(&mut s.tiles.v, of_v.len()), first(&mut s.tiles.m, of_m.len()));
         input(grid, tiles.clone(), of_v, s.framed_x.as_flattened(), v.as_flattened_mut());
-        output_backward(grid, tiles, of_m, s.framed.as_flattened(), m.as_flattened_mut());
+        output_backward(grid, tiles, of_m, s.tiles.framed.as_flattened(), m.as_flattened_mut());
         for p in 0..PRODUCTS {
             let lu = Layout { offset: p * weight_step(pi, po), ..Layout::row_major(pi, po) };
             let (v, m) = (v.as_flattened(), m.as_flattened());
@@ -291,26 +343,30 @@ pub fn backward(
         }
     }
     if !dx.is_empty() {
-        convolve_framed(grid, flipped, s);
+        let collected = first(&mut s.collected, grid.collected_len(vi));
+        convolve_framed(grid, flipped, &mut s.tiles, collected);
         let [a, b] = dx.channels;
-        unframe(grid, vi, &s.collected, &vec![0.0; grid.images * a], Base::Nothing, dx.first);
+        unframe(grid, vi, collected, &vec![0.0; grid.images * a], Base::Nothing, dx.first);
         if b > 0 {
-            let collected = &s.collected[a / LANES..];
+            let collected = &collected[a / LANES..];
             unframe(grid, vi, collected, &vec![0.0; grid.images * b], Base::Nothing, dx.second);
         }
     }
 }
 
-/// `x [images, channels, h, w]` with channels last, padded, in frames of zeros.
-fn frame(grid: Grid, x: Beside, framed: &mut [Lane]) {
+/// `lines` of `x [images, channels, h, w]` with channels last, padded, in frames of their neighbours: of the image's
+/// pixels, and of zeros where it has none. They begin with a tile, and end with a tile or the image.
+fn frame(grid: Grid, x: Beside, lines: Range<usize>, framed: &mut [Lane]) {
     let channels: usize = x.channels.iter().sum();
     let vectors = padded(channels) / LANES;
     let (pixels, width) = (grid.h * grid.w, grid.framed_width() * vectors);
-    for (i, framed) in framed.chunks_exact_mut(grid.framed_pixels() * vectors).enumerate() {
+    let of_image = Grid { h: lines.len(), ..grid }.framed_pixels() * vectors;
+    let there = lines.start.saturating_sub(1)..grid.h.min(lines.end + 1);
+    for (i, framed) in framed.chunks_exact_mut(of_image).enumerate() {
         let x = x.images(i..i + 1, pixels);
         // What the image does not cover: lines above and below, and the ends of its lines.
-        let (above, below) = framed.split_at_mut(width);
-        let (image, below) = below.split_at_mut(grid.h * width);
+        let (above, below) = framed.split_at_mut((there.start + 1 - lines.start) * width);
+        let (image, below) = below.split_at_mut(there.len() * width);
         above.fill([0.0; LANES]);
         below.fill([0.0; LANES]);
         for line in image.chunks_exact_mut(width) {
@@ -319,8 +375,9 @@ fn frame(grid: Grid, x: Beside, framed: &mut [Lane]) {
         }
         for vector in 0..vectors {
             let first = vector * LANES;
-            let lines = grid.lines(LANES.min(channels - first), width, vectors);
-            gather(x.from_channel(first, pixels), lines, &mut image[vectors + vector..]);
+            let of_lane = grid.lines(LANES.min(channels - first), width, vectors);
+            let x = &x.from_channel(first, pixels)[there.start * grid.w..];
+            gather(x, Lines { rows: there.len(), ..of_lane }, &mut image[vectors + vector..]);
         }
     }
 }

@@ -359,9 +359,9 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
     /// Gaussian noise that is independent from step to step. (The longer code that follows from it is 16 % in one test.)
     fn masks(&self, number: usize, t: usize, numbers: usize) -> Vec<u32> {
         let stream = MASKS | (number as u64) << 24 | t as u64;
-        let words = Philox::new(self.plan.seed, stream);
-        let blocks = (0..numbers.div_ceil(4)).flat_map(|block| words.block(0, block as u32));
-        blocks.take(numbers).collect()
+        let mut words = vec![0; numbers];
+        Philox::new(self.plan.seed, stream).words(0, &mut words);
+        words
     }
 
     /// q(z_0 | x) = N(alpha_0 x, sigma_0²).

@@ -76,8 +76,8 @@ impl QuantizedNormal {
         below + ((edge - cell as f64) * (above - below) as f64) as u64
     }
 
-    /// The bin of a quantile: `below(k) <= quantile < below(k + 1)`.
-    fn bin(&self, quantile: u32) -> i32 {
+    /// The bin k of a quantile, and how many quantiles lie below it and below the next: `below(k) <= quantile < below(k + 1)`.
+    fn bin(&self, quantile: u32) -> (i32, [u64; 2]) {
         // The guess solves below(k + 1) = quantile + 1 without rounding to whole quantiles.
         let cell = cell_of(quantile);
         let quantile = u64::from(quantile);
@@ -88,23 +88,30 @@ impl QuantizedNormal {
 
         // It may be off by rounding. Steps of doubling length reach an end of the i32 if nothing else, where the number
         // of quantiles is known; then the bracket is halved.
-        let (mut low, mut step) = (guess, 1);
-        while self.below(low) > quantile {
-            low -= step;
+        let at = |k: i64| Edge { k, below: self.below(k) };
+        let (mut low, mut step) = (at(guess), 1);
+        while low.below > quantile {
+            low = at(low.k - step);
             step *= 2;
         }
-        let (mut high, mut step) = (low + 1, 1);
-        while self.below(high) <= quantile {
-            low = high;
-            high += step;
+        let (mut high, mut step) = (at(low.k + 1), 1);
+        while high.below <= quantile {
+            (low, high) = (high, at(high.k + step));
             step *= 2;
         }
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.below(middle) <= quantile { low = middle } else { high = middle }
+        while high.k - low.k > 1 {
+            let middle = at(low.k + (high.k - low.k) / 2);
+            if middle.below <= quantile { low = middle } else { high = middle }
         }
-        low as i32
+        (low.k as i32, [low.below, high.below])
     }
+}
+
+/// The lower edge of bin k, and how many quantiles lie below it.
+#[derive(Clone, Copy)]
+struct Edge {
+    k: i64,
+    below: u64,
 }
 
 /// A Gaussian from which latents are drawn, by popping them, and which gives the bits back when they are pushed. A bin
@@ -123,13 +130,19 @@ impl Posterior {
         Interval::new(self.0.below(k), self.0.below(k + 1)).ok_or_else(impossible)
     }
 
+    /// The bin of a quantile, and all its quantiles.
+    fn bin(&self, quantile: u32) -> Result<(i32, Interval), CodecError> {
+        let (k, [below, above]) = self.0.bin(quantile);
+        Ok((k, Interval::new(below, above).ok_or_else(impossible)?))
+    }
+
     /// The latent of a quantile, and the bits that drawing it takes.
     ///
     /// # Errors
     /// None can occur: the bin of a quantile has one.
     pub fn draw(&self, quantile: u32) -> Result<(i32, f64), CodecError> {
-        let k = self.0.bin(quantile);
-        Ok((k, self.interval(k)?.bits()))
+        let (k, interval) = self.bin(quantile)?;
+        Ok((k, interval.bits()))
     }
 
     /// Draws a latent from the stack. With random masks, draws are independent of each other and of all that was pushed;
@@ -139,8 +152,8 @@ impl Posterior {
     /// [`CodecError::Stream`] if the stack has run out.
     pub fn pop(&self, stack: &mut BitStack, mask: u32) -> Result<i32, CodecError> {
         stack.mask(mask);
-        let k = self.0.bin(stack.peek());
-        stack.pop(self.interval(k)?)?;
+        let (k, interval) = self.bin(stack.peek())?;
+        stack.pop(interval)?;
         Ok(k)
     }
 
@@ -167,7 +180,12 @@ pub struct Model(pub QuantizedNormal);
 impl Model {
     /// Quantiles below bin `k`, of those that are not set aside.
     fn below(&self, k: i64) -> u64 {
-        self.0.below(k) * (WHOLE - ESCAPE) / WHOLE
+        Self::without_escape(self.0.below(k))
+    }
+
+    /// So many of all quantiles, as those that are not set aside.
+    fn without_escape(below: u64) -> u64 {
+        below * (WHOLE - ESCAPE) / WHOLE
     }
 
     fn interval(&self, k: i32) -> Option<Interval> {
@@ -208,8 +226,9 @@ impl Model {
         }
         // The greatest number that `below` scales to at most `quantile`; itself below 2^32.
         let unscaled = ((quantile + 1) * WHOLE).div_ceil(WHOLE - ESCAPE) - 1;
-        let k = self.0.bin(unscaled as u32);
-        stack.pop(self.interval(k).ok_or_else(impossible)?)?;
+        let (k, edges) = self.0.bin(unscaled as u32);
+        let [below, above] = edges.map(Self::without_escape);
+        stack.pop(Interval::new(below, above).ok_or_else(impossible)?)?;
         Ok(k)
     }
 }
@@ -294,7 +313,9 @@ mod tests {
 
         #[test]
         fn every_quantile_has_its_bin(q in any_normal(), quantile: u32) {
-            let k = i64::from(q.bin(quantile));
+            let (k, edges) = q.bin(quantile);
+            let k = i64::from(k);
+            prop_assert_eq!(edges, [q.below(k), q.below(k + 1)]);
             let quantile = u64::from(quantile);
             prop_assert!(q.below(k) <= quantile && quantile < q.below(k + 1), "{k} of {q:?}");
         }
