@@ -20,11 +20,12 @@ use vdm::config::Config;
 use vdm::data::ImageDataset;
 use vdm::diffusion::ReverseVariance;
 use vdm::flow::Tolerance;
-use vdm::flow::divergence::Trace;
-use vdm::likelihood::{EstimatorKind, EstimatorSettings, EvalOptions, classes_of, evaluate_conditioned};
+use vdm::likelihood::{
+    EstimatorKind, EstimatorOption, EstimatorSettings, EvalOptions, classes_of, evaluate_conditioned,
+};
 use vdm::nn::{Conditioning, Mode};
 use vdm::run::{ModelFile, RunDir, WhichWeights, load_model, shipped};
-use vdm::sample::{Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned};
+use vdm::sample::{Grid, SampleOptions, SamplerKind, SamplerOption, SamplerSettings, sample_conditioned};
 use vdm::schedule::{HostSchedule, Schedule as _};
 
 create_exception!(_vdm, VdmError, PyValueError, "What vdm says to input that it cannot work with.");
@@ -162,12 +163,24 @@ impl Model {
         labels: Option<Vec<u32>>,
         estimator: &str,
         repeats: usize,
-        draws: usize,
-        timesteps: usize,
+        draws: Option<usize>,
+        timesteps: Option<usize>,
+        tolerance: Option<f64>,
         seed: u64,
         batch_size: usize,
     ) -> PyResult<(Vec<f64>, Vec<Option<f64>>)> {
         let kind: EstimatorKind = named("estimator", estimator)?;
+        for (what, given, option) in [
+            ("draws", draws.is_some(), EstimatorOption::Draws),
+            ("timesteps", timesteps.is_some(), EstimatorOption::Timesteps),
+            ("tolerance", tolerance.is_some(), EstimatorOption::Tolerance),
+        ] {
+            if given && !kind.uses(option) {
+                return Err(error(format!("{what}: the estimator {estimator} has no use for it; leave it out")));
+            }
+        }
+        let usual = EstimatorSettings::default();
+        let (draws, timesteps) = (draws.unwrap_or(usual.draws), timesteps.unwrap_or(0));
         let conditional = labels.is_some();
         if conditional && self.classes() == 0 {
             return Err(error("labels: the model has no classes"));
@@ -186,7 +199,7 @@ impl Model {
         }
         let model = self.used.clone().with_timesteps((timesteps > 0).then_some(timesteps));
         let settings =
-            EstimatorSettings { draws, tolerance: Tolerance::new(1e-4), trace: Trace::Rademacher, probes: 1 };
+            EstimatorSettings { draws, tolerance: tolerance.map_or(usual.tolerance, Tolerance::new), ..usual };
         let options = EvalOptions { repeats, batch_size, seed };
         let given = |indices: &[usize]| match conditional {
             true => classes_of(&model.network, &data, indices),
@@ -208,14 +221,32 @@ impl Model {
         first: u64,
         seed: u64,
         class_: Option<u32>,
-        steps: usize,
+        steps: Option<usize>,
         sampler: &str,
-        grid: &str,
+        grid: Option<&str>,
+        eta: Option<f64>,
+        tolerance: Option<f64>,
         guidance: f64,
         batch_size: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let kind: SamplerKind = named("sampler", sampler)?;
-        let grid: Grid = named("grid", grid)?;
+        for (what, given, option) in [
+            ("steps", steps.is_some(), SamplerOption::Steps),
+            ("grid", grid.is_some(), SamplerOption::Grid),
+            ("eta", eta.is_some(), SamplerOption::Eta),
+            ("tolerance", tolerance.is_some(), SamplerOption::Tolerance),
+        ] {
+            if given && !kind.uses(option) {
+                return Err(error(format!("{what}: the sampler {sampler} has no use for it; leave it out")));
+            }
+        }
+        let steps = steps.unwrap_or(SampleOptions::default().steps);
+        let grid: Grid = grid.map_or(Ok(Grid::default()), |grid| named("grid", grid))?;
+        let usual = SamplerSettings::default();
+        let settings = SamplerSettings {
+            eta: eta.unwrap_or(usual.eta),
+            tolerance: tolerance.map_or(usual.tolerance, Tolerance::new),
+        };
         let classes = self.classes();
         match class_ {
             Some(class) if class as usize >= classes => {
@@ -246,7 +277,6 @@ impl Model {
         let default = &self.config.sample;
         let options =
             SampleOptions { steps, grid, clip: default.clip, decoder: default.decoder, guidance, seed, batch_size };
-        let settings = SamplerSettings { eta: 0.0, tolerance: Tolerance::new(1e-4) };
         let given = |numbers: Range<u64>| match (class_, classes) {
             (Some(class), _) => Conditioning::of_classes(numbers.map(|_| Some(class))),
             (None, 0) => Conditioning::default(),

@@ -154,6 +154,39 @@ def test_guidance_is_checked_as_by_the_program(digits):
             digits.sample(1, steps=2, guidance=weight)
 
 
+def test_options_without_use_are_refused(digits):
+    """`steps` was taken without a word by the sampler ode, and `timesteps` by the estimator ode."""
+    images = np.zeros((1, 1, 8, 8), np.uint8)
+    for call, option in [
+        (lambda: digits.sample(1, sampler="ode", steps=5), "steps"),
+        (lambda: digits.sample(1, sampler="ode", grid="gamma"), "grid"),
+        (lambda: digits.sample(1, eta=0.5), "eta"),
+        (lambda: digits.sample(1, sampler="heun", tolerance=0.1), "tolerance"),
+        (lambda: digits.bits_per_dim(images, estimator="ode", timesteps=5), "timesteps"),
+        (lambda: digits.bits_per_dim(images, draws=2), "draws"),
+        (lambda: digits.bits_per_dim(images, tolerance=0.1), "tolerance"),
+    ]:
+        with pytest.raises(vdm.Error, match=f"{option}: .* has no use for it"):
+            call()
+    with pytest.raises(vdm.Error, match="eta"):
+        digits.sample(1, sampler="ddim", eta=2.0, steps=2)
+    with pytest.raises(vdm.Error, match="positive"):
+        digits.sample(1, sampler="ode", tolerance=0.0)
+    with pytest.raises(vdm.Error, match="positive"):
+        digits.bits_per_dim(images, estimator="ode", tolerance=-1.0)
+
+
+def test_flows_are_those_of_the_program(digits, tmp_path):
+    """The sampler ode had another tolerance than the program's."""
+    images = digits.sample(3, seed=4, sampler="ode")
+    run("sample", "digits", "--count", 3, "--seed", 4, "--sampler", "ode", "--separate", "-o", tmp_path / "images")
+    data = run("compress", "digits", tmp_path / "images", "--no-fallback", "--timesteps", 3, "-o", "-")
+    assert (digits.decompress(data) == images).all()
+    run("sample", "digits", "--count", 3, "--sampler", "ddim", "--eta", 0.5, "--steps", 9, "--separate", "-o", tmp_path / "b")
+    data = run("compress", "digits", tmp_path / "b", "--no-fallback", "--timesteps", 3, "-o", "-")
+    assert (digits.decompress(data) == digits.sample(3, sampler="ddim", eta=0.5, steps=9)).all()
+
+
 def test_a_folder_of_the_name_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
     """It said that `digits` is none of the shipped models: digits, ..."""
     (tmp_path / "digits").mkdir()

@@ -18,7 +18,9 @@ use vdm::files::{target, write_bytes};
 use vdm::flow::Tolerance;
 use vdm::nn::Conditioning;
 use vdm::picture::grid;
-use vdm::sample::{DecoderRule, Grid, SampleOptions, SamplerKind, SamplerSettings, sample_conditioned, trajectory};
+use vdm::sample::{
+    DecoderRule, Grid, SampleOptions, SamplerKind, SamplerOption, SamplerSettings, sample_conditioned, trajectory,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -107,18 +109,18 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         bail!("--first {}: there are no {} images from there on", args.first, args.count);
     };
     let kind = args.sampler.unwrap_or(config.sample.sampler);
-    if args.eta.is_some() && kind != SamplerKind::Ddim {
-        bail!("--eta is for the sampler `ddim`; leave it out, or choose that with --sampler");
-    }
-    if args.tolerance.is_some() && kind != SamplerKind::Ode {
-        bail!("--tolerance is for the sampler `ode`; leave it out, or choose that with --sampler");
-    }
-    for (name, given) in [("steps", args.steps.is_some()), ("grid", args.grid.is_some())] {
-        if given && kind == SamplerKind::Ode {
-            bail!(
-                "--{name} is not for the sampler `ode`, which takes steps of its own; leave it out, or choose another with --sampler"
-            );
-        }
+    let given = [
+        (args.eta.is_some(), SamplerOption::Eta, "--eta is for the sampler `ddim`"),
+        (args.tolerance.is_some(), SamplerOption::Tolerance, "--tolerance is for the sampler `ode`"),
+        (
+            args.steps.is_some(),
+            SamplerOption::Steps,
+            "--steps is not for the sampler `ode`, which takes steps of its own",
+        ),
+        (args.grid.is_some(), SamplerOption::Grid, "--grid is not for the sampler `ode`, which takes steps of its own"),
+    ];
+    if let Some((.., reason)) = given.iter().find(|(given, option, _)| *given && !kind.uses(*option)) {
+        bail!("{reason}; leave it out, or choose another sampler with --sampler");
     }
     let usual = SamplerSettings::default();
     let settings = SamplerSettings {

@@ -111,8 +111,9 @@ class Model:
         labels: Optional[Sequence[int]] = None,
         estimator: str = "bound",
         repeats: int = 1,
-        draws: int = 1,
-        timesteps: int = 0,
+        draws: Optional[int] = None,
+        timesteps: Optional[int] = None,
+        tolerance: Optional[float] = None,
         seed: int = 0,
         batch_size: int = 64,
         return_stderr: bool = False,
@@ -120,6 +121,8 @@ class Model:
         """An upper bound on -log2 p(x) of each image, divided by its numbers: a float64 array, one per image.
 
         With `labels` it bounds -log2 p(x | class). `estimator` is ``bound``, ``importance`` (wants `timesteps`) or ``ode``.
+        `timesteps`, the number of steps of the chain, is for the first two (``bound`` is in continuous time without it);
+        `draws` of the latents, 1 if not given, for the last two; `tolerance`, the error of a step, 1e-4 if not given, for ``ode``.
         The estimate of one pass is noisy, so average over `repeats`; `return_stderr=True` gives its standard error over them,
         too (NaN for one pass). The times of an image depend on how many images there are, and nothing depends on
         `batch_size`.
@@ -127,7 +130,7 @@ class Model:
         pixels = self._pixels(images, layout)
         labels = None if labels is None else [int(label) for label in labels]
         bits, errors = self._model.bits_per_dim(
-            pixels, labels, estimator, repeats, draws, timesteps, seed, batch_size
+            pixels, labels, estimator, repeats, draws, timesteps, tolerance, seed, batch_size
         )
         bits = np.array(bits)
         if not return_stderr:
@@ -141,9 +144,11 @@ class Model:
         seed: int = 0,
         first: int = 0,
         class_: Optional[int] = None,
-        steps: int = 250,
+        steps: Optional[int] = None,
         sampler: str = "ancestral",
-        grid: str = "time",
+        grid: Optional[str] = None,
+        eta: Optional[float] = None,
+        tolerance: Optional[float] = None,
         guidance: float = 1.0,
         layout: str = "NCHW",
         batch_size: int = 64,
@@ -152,9 +157,13 @@ class Model:
 
         Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
         ``ode``. Without `class_`, a model with classes draws them in turn.
+
+        `steps` (250 if not given) and their `grid` (``time`` if not given, ``gamma`` or ``loss``) are for all samplers but
+        ``ode``, which takes steps of its own: `tolerance` is the error of one of them, 1e-3 if not given. `eta` is the new
+        noise of ``ddim``, from 0, the default, to 1.
         """
         self._check_layout(layout)
-        pixels = self._model.sample(n, first, seed, class_, steps, sampler, grid, guidance, batch_size)
+        pixels = self._model.sample(n, first, seed, class_, steps, sampler, grid, eta, tolerance, guidance, batch_size)
         return self._array(pixels, layout)
 
     def compress(

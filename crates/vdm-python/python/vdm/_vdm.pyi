@@ -37,9 +37,11 @@ class Model:
         first: int,
         seed: int,
         class_: Optional[int],
-        steps: int,
+        steps: Optional[int],
         sampler: str,
-        grid: str,
+        grid: Optional[str],
+        eta: Optional[float],
+        tolerance: Optional[float],
         guidance: float,
         batch_size: int,
     ) -> bytes: ...

@@ -39,7 +39,32 @@ impl Default for EstimatorSettings {
     }
 }
 
+/// An option that only some estimators have a use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EstimatorOption {
+    /// The T of a model in T steps ([`VariationalDiffusion::with_timesteps`](crate::VariationalDiffusion::with_timesteps)).
+    Timesteps,
+    /// [`EstimatorSettings::draws`].
+    Draws,
+    /// [`EstimatorSettings::tolerance`].
+    Tolerance,
+    /// [`EstimatorSettings::trace`].
+    Trace,
+    /// [`EstimatorSettings::probes`].
+    Probes,
+}
+
 impl EstimatorKind {
+    /// Whether the option changes what the estimator does. A program refuses an option without use, because whoever gives
+    /// it expects something of it.
+    pub fn uses(self, option: EstimatorOption) -> bool {
+        match option {
+            EstimatorOption::Timesteps => self != Self::Ode,
+            EstimatorOption::Draws => self != Self::Bound,
+            EstimatorOption::Tolerance | EstimatorOption::Trace | EstimatorOption::Probes => self == Self::Ode,
+        }
+    }
+
     /// The estimator.
     pub fn estimator<N: ScoreNetwork>(self, settings: &EstimatorSettings) -> Box<dyn Estimator<N>> {
         let EstimatorSettings { draws, tolerance, trace, probes } = *settings;

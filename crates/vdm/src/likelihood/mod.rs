@@ -35,7 +35,7 @@ mod log_mean_exp;
 mod ode;
 pub mod schedule_variance;
 
-pub use any::{EstimatorKind, EstimatorSettings};
+pub use any::{EstimatorKind, EstimatorOption, EstimatorSettings};
 pub use bound::Bound;
 pub use importance::Importance;
 pub use ode::Ode;

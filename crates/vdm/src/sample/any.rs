@@ -38,7 +38,30 @@ impl Default for SamplerSettings {
     }
 }
 
+/// An option that only some samplers have a use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SamplerOption {
+    /// [`SampleOptions::steps`](super::SampleOptions::steps).
+    Steps,
+    /// [`SampleOptions::grid`](super::SampleOptions::grid).
+    Grid,
+    /// [`SamplerSettings::eta`].
+    Eta,
+    /// [`SamplerSettings::tolerance`].
+    Tolerance,
+}
+
 impl SamplerKind {
+    /// Whether the option changes what the sampler does. A program refuses an option without use, because whoever gives it
+    /// expects something of it.
+    pub fn uses(self, option: SamplerOption) -> bool {
+        match option {
+            SamplerOption::Steps | SamplerOption::Grid => self != Self::Ode,
+            SamplerOption::Eta => self == Self::Ddim,
+            SamplerOption::Tolerance => self == Self::Ode,
+        }
+    }
+
     /// The sampler.
     pub fn sampler(self, settings: &SamplerSettings) -> Box<dyn Sampler> {
         match self {

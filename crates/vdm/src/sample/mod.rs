@@ -25,7 +25,7 @@ mod ode;
 mod trajectory;
 
 pub use ancestral::Ancestral;
-pub use any::{SamplerKind, SamplerSettings};
+pub use any::{SamplerKind, SamplerOption, SamplerSettings};
 pub use ddim::Ddim;
 pub use dpm_plus_plus::DpmPlusPlus2M;
 pub use grid::Grid;

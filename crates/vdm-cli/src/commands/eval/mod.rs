@@ -16,7 +16,9 @@ use vdm::diffusion::MAX_TIMESTEPS;
 use vdm::files::write_bytes;
 use vdm::flow::Tolerance;
 use vdm::flow::divergence::Trace;
-use vdm::likelihood::{EstimatorKind, EstimatorSettings, EvalOptions, Evaluation, classes_of, evaluate_conditioned};
+use vdm::likelihood::{
+    EstimatorKind, EstimatorOption, EstimatorSettings, EvalOptions, Evaluation, classes_of, evaluate_conditioned,
+};
 use vdm::nn::Conditioning;
 
 #[derive(Debug, clap::Args)]
@@ -119,8 +121,27 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
         seed: args.seed,
     };
     let timesteps = args.timesteps.map_or(config.train.timesteps, |t| t as usize);
-    if args.timesteps.is_some() && args.estimator == EstimatorKind::Ode {
-        bail!("--timesteps is for the estimators `bound` and `importance`; leave it out, `ode` takes steps of its own");
+    let of_ode = "for the estimator `ode`";
+    let given = [
+        (
+            "timesteps",
+            args.timesteps.is_some(),
+            EstimatorOption::Timesteps,
+            "for the estimators `bound` and `importance`",
+        ),
+        (
+            "draws",
+            args.draws.is_some(),
+            EstimatorOption::Draws,
+            "for `importance` and `ode`; the passes of `bound` are --repeats",
+        ),
+        ("trace", args.trace.is_some(), EstimatorOption::Trace, of_ode),
+        ("probes", args.probes.is_some(), EstimatorOption::Probes, of_ode),
+        ("tolerance", args.tolerance.is_some(), EstimatorOption::Tolerance, of_ode),
+    ];
+    let unused = |(_, given, option, _): &&(_, bool, EstimatorOption, _)| *given && !args.estimator.uses(*option);
+    if let Some((name, .., whose)) = given.iter().find(unused) {
+        bail!("--{name} is {whose}; leave it out, or choose another estimator with --estimator");
     }
     let variance = args.width.variance(&opened.model)?;
     if args.width.reverse_variance.is_some() && (timesteps == 0 || args.estimator == EstimatorKind::Ode) {
@@ -137,14 +158,6 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if let Some(file) = &args.per_image {
         // Before the work, which may take long.
         rows::check(file).with_context(|| unwritable(file))?;
-    }
-    if args.draws.is_some() && args.estimator == EstimatorKind::Bound {
-        bail!("--draws is for the estimators `importance` and `ode`; the passes of `bound` are --repeats");
-    }
-    let of_ode =
-        [("trace", args.trace.is_some()), ("probes", args.probes.is_some()), ("tolerance", args.tolerance.is_some())];
-    if let Some((name, _)) = of_ode.iter().find(|(_, given)| *given && args.estimator != EstimatorKind::Ode) {
-        bail!("--{name} is for the estimator `ode`; leave it out, or choose that with --estimator");
     }
     let usual = EstimatorSettings::default();
     let settings = EstimatorSettings {
