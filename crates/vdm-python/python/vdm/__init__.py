@@ -12,6 +12,7 @@ Images are NumPy arrays of uint8 with values below the model's `levels`: ``[n, c
 
 from __future__ import annotations
 
+import operator
 import os
 from typing import Optional, Sequence
 
@@ -23,6 +24,17 @@ from ._vdm import Error, __version__, models
 __all__ = ["Error", "Model", "Schedule", "__version__", "load", "models"]
 
 LAYOUTS = ("NCHW", "NHWC")
+
+
+def _whole(what: str, number, least: int = 0, below: int = 2**64) -> int:
+    """The number, if it is a whole one from `least` to `below` - 1."""
+    try:
+        number = operator.index(number)
+    except TypeError:
+        raise Error(f"{what}: expected a whole number, found {number!r}") from None
+    if not least <= number < below:
+        raise Error(f"{what}: {number}, expected {least} to {below - 1}")
+    return number
 
 
 def load(path: str | os.PathLike) -> Model:
@@ -128,9 +140,17 @@ class Model:
         `batch_size`.
         """
         pixels = self._pixels(images, layout)
-        labels = None if labels is None else [int(label) for label in labels]
+        labels = None if labels is None else [_whole("labels", label, below=2**32) for label in labels]
         bits, errors = self._model.bits_per_dim(
-            pixels, labels, estimator, repeats, draws, timesteps, tolerance, seed, batch_size
+            pixels,
+            labels,
+            estimator,
+            _whole("repeats", repeats, 1),
+            None if draws is None else _whole("draws", draws, 1),
+            None if timesteps is None else _whole("timesteps", timesteps),
+            tolerance,
+            _whole("seed", seed),
+            _whole("batch_size", batch_size, 1),
         )
         bits = np.array(bits)
         if not return_stderr:
@@ -163,7 +183,19 @@ class Model:
         noise of ``ddim``, from 0, the default, to 1.
         """
         self._check_layout(layout)
-        pixels = self._model.sample(n, first, seed, class_, steps, sampler, grid, eta, tolerance, guidance, batch_size)
+        pixels = self._model.sample(
+            _whole("n", n),
+            _whole("first", first),
+            _whole("seed", seed),
+            None if class_ is None else _whole("class_", class_, below=2**32),
+            None if steps is None else _whole("steps", steps, 1),
+            sampler,
+            grid,
+            eta,
+            tolerance,
+            guidance,
+            _whole("batch_size", batch_size, 1),
+        )
         return self._array(pixels, layout)
 
     def compress(
@@ -173,12 +205,12 @@ class Model:
 
         More `steps` code better and take longer in proportion. `embed_model` is the content of a model file to put into it.
         """
-        return self._model.compress(self._pixels(images, layout), steps, seed, embed_model)
+        return self._model.compress(self._pixels(images, layout), _whole("steps", steps, 1), _whole("seed", seed), embed_model)
 
     def decompress(self, data: bytes, *, layout: str = "NCHW") -> np.ndarray:
         """The images of a file that this model coded: a uint8 array. Raises `vdm.Error` if it is damaged or of another model."""
         self._check_layout(layout)
-        return self._array(self._model.decompress(bytes(data)), layout)
+        return self._array(self._model.decompress(bytes(memoryview(data))), layout)
 
     def eps_hat(self, z: np.ndarray, gamma, *, classes: Optional[Sequence[int]] = None) -> np.ndarray:
         """The predicted noise of latents z_t = alpha x + sigma eps, ``[n, channels, height, width]``, in float32.
@@ -190,7 +222,9 @@ class Model:
         if z.ndim != 4 or z.shape[1:] != self.shape:
             raise Error(f"z: expected an array [n, {', '.join(map(str, self.shape))}], found {list(z.shape)}")
         gammas = np.broadcast_to(np.asarray(gamma, dtype=np.float64), (len(z),)).tolist()
-        classes = None if classes is None else [int(c) for c in classes]
+        if not np.isfinite(gammas).all():
+            raise Error(f"gamma: expected finite numbers, found {gamma}")
+        classes = None if classes is None else [_whole("classes", c, below=2**32) for c in classes]
         return np.frombuffer(self._model.eps_hat(z.tobytes(), gammas, classes), np.float32).reshape(z.shape).copy()
 
     def with_reverse_variance(self, which: str) -> Model:
