@@ -1,11 +1,11 @@
 //! The chain of latents, coded bits-back in the order of Bit-Swap.
 
 use super::gaussian::{Model, Posterior, QuantizedNormal};
+use super::known::{Known, MarginOf};
 use super::levels::Levels;
 use super::order::{Order, Part};
 use super::plan::{Point, first_bytes};
 use super::stack::BitStack;
-use super::tiles::Margin;
 use super::{CodecError, Plan};
 use crate::nn::{Conditioning, Mode, ScoreNetwork};
 use crate::random::MASKS;
@@ -41,9 +41,6 @@ pub struct SegmentStats {
 /// Is told after every step how many images it was for; its error ends the work.
 pub type Told<'a> = dyn FnMut(usize) -> Result<(), Stopped> + 'a;
 
-/// The margin of image number `n` of a segment, if it has one.
-pub type MarginOf<'a> = dyn Fn(usize) -> Option<Margin> + 'a;
-
 /// Codes images, `bytes` holding one after another, channels first. What is in a margin is not coded.
 ///
 /// # Errors
@@ -72,7 +69,7 @@ pub fn encode_segment<N: ScoreNetwork>(
     let mut per_image_bits = vec![0.0; images as usize];
     for part in Order::new(images as usize, plan.shape.height, plan.batch_size.into()).parts() {
         let of_images = &bytes[part.images.start * dims..part.images.end * dims];
-        let batch = Batch { known: chain.known(&part, of_images, margin_of), part, k: of_images };
+        let batch = Batch { known: Known::new(plan.shape, &part, of_images, margin_of), part, k: of_images };
         let bits = chain.encode(&mut stack, &batch, progress)?;
         per_image_bits[batch.part.images].iter_mut().zip(bits).for_each(|(of_image, bits)| *of_image += bits);
     }
@@ -106,7 +103,7 @@ pub fn decode_segment<N: ScoreNetwork>(
     let mut k = Vec::new();
     // What was coded last is on top.
     for part in Order::new(segment.images as usize, plan.shape.height, plan.batch_size.into()).parts().rev() {
-        let batch = Batch { known: chain.known(&part, &k, margin_of), part, k: &[] };
+        let batch = Batch { known: Known::new(plan.shape, &part, &k, margin_of), part, k: &[] };
         k = chain.decode(&mut stack, &batch, progress)?;
         if batch.part.lines.end == plan.shape.height {
             batches.push(std::mem::take(&mut k));
@@ -117,9 +114,6 @@ pub fn decode_segment<N: ScoreNetwork>(
     }
     Ok(batches.into_iter().rev().flatten().collect())
 }
-
-/// The level that the lines of an image have before any of it is known.
-const UNSEEN: u8 = 0;
 
 /// Times at which the network is probed.
 const PROBES: usize = 15;
@@ -221,33 +215,6 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         Ok(bits)
     }
 
-    /// The levels that both sides know of the images of `part`, number by number; nothing if they know none. Of an image whose
-    /// lines are coded one part after another, `k` holds the lines above this part; it may hold more.
-    ///
-    /// The lines below this part are not known yet, and have the levels of the line above it, so that the network has
-    /// something to see.
-    fn known(&self, part: &Part, k: &[u8], margin_of: &MarginOf) -> Vec<Option<u8>> {
-        let shape = self.plan.shape;
-        let margins = Vec::from_iter(part.images.clone().map(margin_of));
-        if part.lines.len() == shape.height && margins.iter().all(Option::is_none) {
-            return Vec::new();
-        }
-        let level = |image: usize, margin: Option<Margin>, i: usize| {
-            if let Some(margin) = margin.filter(|margin| margin.has(i)) {
-                return Some(margin.level);
-            }
-            let line = i / shape.width % shape.height;
-            if part.lines.contains(&line) {
-                return None;
-            }
-            let above = line.min(part.lines.start.saturating_sub(1));
-            let seen = (part.lines.start > 0).then(|| k[image * shape.dims() + i - (line - above) * shape.width]);
-            seen.or(margin.map(|margin| margin.level)).or(Some(UNSEEN))
-        };
-        let of_image = |(image, margin)| (0..shape.dims()).map(move |i| level(image, margin, i));
-        margins.into_iter().enumerate().flat_map(of_image).collect()
-    }
-
     /// Codes a batch of the segment; the bits that each of its images takes.
     fn encode(&self, stack: &mut BitStack, batch: &Batch, progress: &mut Told) -> Result<Vec<f64>, CodecError> {
         let (dims, k) = (self.plan.shape.dims(), batch.k);
@@ -258,7 +225,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         let masks = self.masks(batch.part.number, 0, k.len());
         let mut z_s = Vec::with_capacity(k.len());
         bits.upwards(stack, |stack, i| {
-            z_s.push(match batch.known(i) {
+            z_s.push(match batch.known.level(i) {
                 Some(level) => self.diffused(0, level).draw(masks[i])?.0,
                 None => self.encoded(k[i]).pop(stack, masks[i])?,
             });
@@ -267,7 +234,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         // 2. Code x given z_0. What is to be popped in ascending order is pushed in descending order.
         let mut levels = self.levels();
         bits.downwards(stack, |stack, i| {
-            if batch.known(i).is_none() {
+            if batch.known.level(i).is_none() {
                 levels.set(self.y(z_s[i]));
                 stack.push(levels.interval(k[i].into()).expect("levels were checked"));
             }
@@ -278,7 +245,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             let masks = self.masks(batch.part.number, t, k.len());
             let mut z_t = Vec::with_capacity(k.len());
             bits.upwards(stack, |stack, i| {
-                z_t.push(match batch.known(i) {
+                z_t.push(match batch.known.level(i) {
                     Some(level) => self.diffused(t, level).draw(masks[i])?.0,
                     None => self.up(t, z_s[i]).pop(stack, masks[i])?,
                 });
@@ -286,7 +253,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             })?;
             let seen = self.seen(t, self.floats(t, &z_t));
             bits.downwards(stack, |stack, i| {
-                if batch.known(i).is_none() {
+                if batch.known.level(i).is_none() {
                     self.down(t, z_t[i], &seen, i)?.push(stack, z_s[i]);
                 }
                 Ok(())
@@ -296,7 +263,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         }
         // 4. Code z_T.
         bits.downwards(stack, |stack, i| {
-            if batch.known(i).is_none() {
+            if batch.known.level(i).is_none() {
                 self.prior().push(stack, z_s[i]);
             }
             Ok(())
@@ -312,7 +279,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         let mut masks = self.masks(batch.part.number, last, numbers);
         let mut z_t = Vec::with_capacity(numbers);
         for (i, &mask) in masks.iter().enumerate() {
-            z_t.push(match batch.known(i) {
+            z_t.push(match batch.known.level(i) {
                 Some(level) => self.diffused(last, level).draw(mask)?.0,
                 None => self.prior().pop(stack)?,
             });
@@ -322,12 +289,12 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             let masks_below = self.masks(batch.part.number, t - 1, numbers);
             let mut z_s = Vec::with_capacity(numbers);
             for (i, &z_t) in z_t.iter().enumerate() {
-                z_s.push(match batch.known(i) {
+                z_s.push(match batch.known.level(i) {
                     Some(level) => self.diffused(t - 1, level).draw(masks_below[i])?.0,
                     None => self.down(t, z_t, &seen, i)?.pop(stack)?,
                 });
             }
-            for i in (0..numbers).rev().filter(|&i| batch.known(i).is_none()) {
+            for i in (0..numbers).rev().filter(|&i| batch.known.level(i).is_none()) {
                 self.up(t, z_s[i]).push(stack, z_t[i], masks[i])?;
             }
             (z_t, masks) = (z_s, masks_below);
@@ -336,7 +303,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
         let mut levels = self.levels();
         let mut k = Vec::with_capacity(numbers);
         for (i, &z_0) in z_t.iter().enumerate() {
-            if let Some(level) = batch.known(i) {
+            if let Some(level) = batch.known.level(i) {
                 k.push(level);
                 continue;
             }
@@ -346,7 +313,7 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
             // Images of bytes have at most 256 levels; a plan of more has no images to code.
             k.push(u8::try_from(level).map_err(|_| CodecError::Stream { reason: format!("found level {level}") })?);
         }
-        for i in (0..numbers).rev().filter(|&i| batch.known(i).is_none()) {
+        for i in (0..numbers).rev().filter(|&i| batch.known.level(i).is_none()) {
             self.encoded(k[i]).push(stack, z_t[i], masks[i])?;
         }
         Ok(k)
@@ -438,17 +405,9 @@ impl<'a, N: ScoreNetwork> Chain<'a, N> {
 /// Images of a segment that go through the network together.
 struct Batch<'a> {
     part: Part,
-    /// The levels that both sides know, number by number; nothing if they know none.
-    known: Vec<Option<u8>>,
+    known: Known,
     /// All levels, where they are to be coded.
     k: &'a [u8],
-}
-
-impl Batch<'_> {
-    /// The level of number `i`, if both sides know it.
-    fn known(&self, i: usize) -> Option<u8> {
-        self.known.get(i).copied().flatten()
-    }
 }
 
 /// What the model says about the numbers of a batch.
@@ -498,7 +457,7 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::ImageShape;
-    use crate::codec::tiles::Tiling;
+    use crate::codec::tiles::{Margin, Tiling};
     use crate::diffusion::Vocabulary;
     use crate::nn::{ScoreUNet, ScoreUNetConfig};
     use crate::schedule::{Endpoints, ScheduleConfig};
