@@ -331,7 +331,10 @@ fn options_without_use_are_refused_and_steps_that_are_not_taken_are_not_told() {
     assert!(refused(&["sample", "digits", "--eta", "0.5"]).contains("--eta"));
     assert!(refused(&["sample", "digits", "--tolerance", "0.5"]).contains("--tolerance"));
     assert!(refused(&[&two[..], &["--draws", "2"]].concat()).contains("--draws"));
-    assert!(refused(&[&two[..], &["--probes", "2"]].concat()).contains("--probes"));
+    for option in [["--probes", "2"], ["--trace", "exact"], ["--tolerance", "0.1"]] {
+        assert!(refused(&[&two[..], &option].concat()).contains(option[0]));
+    }
+    assert!(refused(&[&ode[..], &["--trace", "exact", "--probes", "2"]].concat()).contains("--probes"));
     assert!(refused(&["bench", "sample", "--variance"]).contains("--variance"));
     let between = ["interpolate", "digits", "0", "nothing.png", "--data-dir", "d"];
     assert!(!refused(&between).contains("leave it out"), "the number needs the folder");

@@ -26,9 +26,7 @@ type Teams = Arc<Vec<ThreadPool>>;
 /// # Panics
 /// If `f` does.
 pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> {
-    let threads = rayon::current_num_threads();
-    // Powers of two, so that few sets of teams are ever made.
-    let teams = (threads.min(jobs.len()) + 1).next_power_of_two() / 2;
+    let (threads, teams) = (rayon::current_num_threads(), count(jobs.len()));
     let Some(teams) = (teams > 1).then(|| teams_of(teams, threads.div_ceil(teams))).flatten() else {
         return jobs.into_iter().map(f).collect();
     };
@@ -46,6 +44,12 @@ pub fn map<J: Send, T: Send>(jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> 
         .into_iter()
         .map(|r| result(r).expect("every job was taken and done, or its panic has ended the call"))
         .collect()
+}
+
+/// How many teams [`map`] makes of the present pool's threads for so many jobs: at least 1, and at most one for each thread.
+pub fn count(jobs: usize) -> usize {
+    // Powers of two, so that few sets of teams are ever made.
+    ((rayon::current_num_threads().min(jobs) + 1).next_power_of_two() / 2).max(1)
 }
 
 /// `f` on a thread of the present pool.
@@ -100,6 +104,13 @@ mod tests {
                     assert_eq!(got, (0..jobs).map(|job| job * job).collect::<Vec<_>>());
                 }
             });
+        }
+    }
+
+    #[test]
+    fn there_is_a_power_of_two_of_teams() {
+        for (threads, jobs, teams) in [(1, 9, 1), (2, 1, 1), (2, 2, 2), (3, 9, 2), (6, 9, 4), (8, 3, 2), (8, 0, 1)] {
+            on(threads, || assert_eq!(count(jobs), teams, "{jobs} jobs on {threads} threads"));
         }
     }
 

@@ -26,17 +26,19 @@ fn threads_do_not_matter_for_a_large_image_alone() {
         }
         threads_do_not_matter(&Attention { b, c: 20, heads: 1, n: 330, m: 400 });
     }
-    let (x, w, to) = (normals(0, 40 * 28 * 28), normals(1, 24 * 40 * 9), normals(2, 24 * 28 * 28));
-    same_on_any_pool(|| {
-        let (x, w) = (tensor(&x).reshape([1, 40, 28, 28]), tensor(&w).reshape([24, 40, 3, 3]));
-        let sum = |to: Tensor<4>| {
-            let y = vdm_kernels::conv2d_add(x.clone(), w.clone(), tensor(&normals(3, 24)).reshape([1, 24]), to);
-            bits(&values(y))
-        };
-        let to = || tensor(&to).reshape([1, 24, 28, 28]);
-        let held = to();
-        [sum(to()), sum(held.clone()), bits(&values(held))]
-    });
+    for k in [1, 3, 5] {
+        let (x, w, to) = (normals(0, 40 * 28 * 28), normals(1, 24 * 40 * k * k), normals(2, 24 * 28 * 28));
+        same_on_any_pool(|| {
+            let (x, w) = (tensor(&x).reshape([1, 40, 28, 28]), tensor(&w).reshape([24, 40, k, k]));
+            let sum = |to: Tensor<4>| {
+                let y = vdm_kernels::conv2d_add(x.clone(), w.clone(), tensor(&normals(3, 24)).reshape([1, 24]), to);
+                bits(&values(y))
+            };
+            let to = || tensor(&to).reshape([1, 24, 28, 28]);
+            let held = to();
+            [sum(to()), sum(held.clone()), bits(&values(held))]
+        });
+    }
 }
 
 #[test]

@@ -240,7 +240,7 @@ impl Model {
                 return Err(error(format!("{what}: the sampler {sampler} has no use for it; leave it out")));
             }
         }
-        let steps = steps.unwrap_or(SampleOptions::default().steps);
+        let steps = steps.unwrap_or(self.config.sample.steps);
         let grid: Grid = grid.map_or(Ok(Grid::default()), |grid| named("grid", grid))?;
         let usual = SamplerSettings::default();
         let settings = SamplerSettings {

@@ -113,6 +113,7 @@ def test_errors_are_exceptions(digits):
         (lambda: digits.bits_per_dim(images, batch_size=0), "batch_size"),
         (lambda: digits.bits_per_dim(images, labels=[-1, 0]), "labels"),
         (lambda: digits.eps_hat(np.zeros((1, 1, 8, 8)), float("nan")), "gamma"),
+        (lambda: digits.eps_hat(np.zeros((1, 1, 8, 8)), 1e300), "gamma"),
         (lambda: digits.sample(1, steps=2**60), "steps"),
         (lambda: digits.compress(images, steps=2**60), "steps"),
         (lambda: digits.bits_per_dim(images, timesteps=2**60), "timesteps"),
@@ -129,6 +130,9 @@ def test_errors_are_exceptions(digits):
             call()
         assert words in str(error.value), str(error.value)
     assert issubclass(vdm.Error, ValueError)
+    # `bytes(5)` are five bytes.
+    with pytest.raises(TypeError, match="bytes-like"):
+        digits.decompress(5)
 
 
 def test_other_threads_run_meanwhile(digits):

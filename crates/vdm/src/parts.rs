@@ -35,15 +35,15 @@ fn images_of(pixels: usize, images: &Tensor<4>) -> usize {
     pixels.div_ceil((h * w).max(1))
 }
 
-/// Parts for a pass without gradients: as many for each thread, of about the same size. An image's result does not depend on
-/// the images beside it, so the number of threads does not show in it.
+/// Parts for a pass without gradients: as many for each team of threads, and of about the same size. An image's result does
+/// not depend on the images beside it, so the number of threads does not show in it.
 fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {
         return ranges(batch, batch);
     }
     let most = images_of(FEW_PIXELS, images).max(FEW_IMAGES);
-    let parts = batch.div_ceil(most).next_multiple_of(rayon::current_num_threads()).min(batch);
+    let parts = batch.div_ceil(most).next_multiple_of(teams::count(batch)).min(batch);
     (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
 }
 
@@ -111,11 +111,16 @@ mod tests {
     /// Twelve images were cut into three parts of four: one of two threads had two of them, the other one.
     #[test]
     fn inference_parts_are_shared_out_evenly() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let sizes = |batch| pool.install(|| Vec::from_iter(for_inference(&images(batch, 28)).iter().map(|r| r.len())));
-        assert_eq!(sizes(12), [3, 3, 3, 3]);
-        assert_eq!(sizes(10), [2, 3, 2, 3]);
-        assert_eq!((sizes(1), sizes(3), sizes(16)), (vec![1], vec![1, 2], vec![4; 4]));
+        let sizes = |threads, batch| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Vec::from_iter(for_inference(&images(batch, 28)).iter().map(|r| r.len())))
+        };
+        assert_eq!(sizes(2, 12), [3, 3, 3, 3]);
+        assert_eq!(sizes(2, 10), [2, 3, 2, 3]);
+        assert_eq!((sizes(2, 1), sizes(2, 3), sizes(2, 16)), (vec![1], vec![1, 2], vec![4; 4]));
+        // Three threads make two teams, six make four.
+        assert_eq!(sizes(3, 12), [3, 3, 3, 3]);
+        assert_eq!(sizes(6, 64), [4; 16]);
     }
 
     #[test]

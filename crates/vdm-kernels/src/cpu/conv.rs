@@ -325,10 +325,15 @@ fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], base: Base, y:
                 Scratch::with(|scratch| winograd::convolve(grid, x, weight, bias, base, y, scratch));
             }
         }
-        Prepared::Matrix(weight) => Scratch::with(|scratch| {
+        Prepared::Matrix(weight) => {
             let (rows, output) = (s.ci * s.k * s.k, s.output_pixels());
+            // Taken out of the thread's buffers, which other tasks use while this one waits for its threads.
+            let mut columns = match s.kind() {
+                Kind::Patches => Scratch::with(|scratch| std::mem::take(scratch.columns())),
+                _ => Vec::new(),
+            };
             let patches = match s.kind() {
-                Kind::Patches => patches::unroll(&s.patches(), x.first, scratch.columns()),
+                Kind::Patches => patches::unroll(&s.patches(), x.first, &mut columns),
                 _ => &[],
             };
             let least = MATRIX_PRODUCTS.div_ceil((rows * output).max(1));
@@ -358,6 +363,9 @@ fn convolve(s: &Spec, x: Beside, weight: &Prepared, bias: &[f32], base: Base, y:
                     }
                 },
             );
-        }),
+            if s.kind() == Kind::Patches {
+                Scratch::with(|scratch| *scratch.columns() = columns);
+            }
+        }
     }
 }

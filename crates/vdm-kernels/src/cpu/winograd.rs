@@ -272,6 +272,7 @@ pub fn convolve_in_bands(
     base: Base,
     y: &mut [f32],
 ) {
+    assert!(grid.images == 1, "{grid:?}: bands are of one image");
     let [vi, vo] = [weight.ci, weight.co].map(|channels| padded(channels) / LANES);
     // The bands need the thread's other buffers.
     let mut buffer = Scratch::with(|s| std::mem::take(&mut s.collected));
@@ -354,8 +355,8 @@ pub fn backward(
     }
 }
 
-/// `lines` of `x [images, channels, h, w]` with channels last, padded, in frames of their neighbours: of the image's
-/// pixels, and of zeros where it has none. They begin with a tile, and end with a tile or the image.
+/// `lines` of `x [images, channels, h, w]` with channels last, padded, each in a frame: of the image's pixels beside them, and
+/// of zeros where the image ends. `lines` starts at a multiple of `TILE`, and ends at one or at the image's last line.
 fn frame(grid: Grid, x: Beside, lines: Range<usize>, framed: &mut [Lane]) {
     let channels: usize = x.channels.iter().sum();
     let vectors = padded(channels) / LANES;

@@ -27,13 +27,15 @@ LAYOUTS = ("NCHW", "NHWC")
 
 
 def _whole(what: str, number, least: int = 0, below: int = 2**64) -> int:
-    """The number, if it is a whole one from `least` to `below` - 1."""
+    """The number, if it is a whole one of at least `least` that the library can take; the library may have narrower limits."""
     try:
         number = operator.index(number)
     except TypeError:
         raise Error(f"{what}: expected a whole number, found {number!r}") from None
-    if not least <= number < below:
-        raise Error(f"{what}: {number}, expected {least} to {below - 1}")
+    if number < least:
+        raise Error(f"{what}: {number}, expected at least {least}")
+    if number >= below:
+        raise Error(f"{what}: {number} is too large")
     return number
 
 
@@ -178,7 +180,7 @@ class Model:
         Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
         ``ode``. Without `class_`, a model with classes draws them in turn.
 
-        `steps` (250 if not given) and their `grid` (``time`` if not given, ``gamma`` or ``loss``) are for all samplers but
+        `steps` (the model's own number if not given, mostly 250) and their `grid` (``time`` if not given, ``gamma`` or ``loss``) are for all samplers but
         ``ode``, which takes steps of its own: `tolerance` is the error of one of them, 1e-3 if not given. `eta` is the new
         noise of ``ddim``, from 0, the default, to 1.
         """
@@ -222,8 +224,10 @@ class Model:
         if z.ndim != 4 or z.shape[1:] != self.shape:
             raise Error(f"z: expected an array [n, {', '.join(map(str, self.shape))}], found {list(z.shape)}")
         gammas = np.broadcast_to(np.asarray(gamma, dtype=np.float64), (len(z),)).tolist()
-        if not np.isfinite(gammas).all():
-            raise Error(f"gamma: expected finite numbers, found {gamma}")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(np.asarray(gammas, dtype=np.float32)).all()
+        if not finite:
+            raise Error(f"gamma: expected finite numbers in float32, found {gamma}")
         classes = None if classes is None else [_whole("classes", c, below=2**32) for c in classes]
         return np.frombuffer(self._model.eps_hat(z.tobytes(), gammas, classes), np.float32).reshape(z.shape).copy()
 

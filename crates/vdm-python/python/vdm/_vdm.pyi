@@ -26,8 +26,9 @@ class Model:
         labels: Optional[list[int]],
         estimator: str,
         repeats: int,
-        draws: int,
-        timesteps: int,
+        draws: Optional[int],
+        timesteps: Optional[int],
+        tolerance: Optional[float],
         seed: int,
         batch_size: int,
     ) -> tuple[list[float], list[Optional[float]]]: ...

@@ -1,7 +1,7 @@
-//! What both sides know of the images that go through the network together, before any of them is decoded.
+//! What both sides know of the images that go through the network together, before these are decoded.
 //!
-//! What is in the margin of a tile is known from the header. Of an image whose lines are coded one part after another, the lines above
-//! a part are decoded before it. Known numbers take no bits; their latents are drawn with random numbers that both sides can
+//! What is in the margin of a tile is known from the header. Where the lines of an image are coded one part after another, the
+//! lines above a part are decoded earlier. Known numbers take no bits; their latents are drawn with random numbers that both sides can
 //! compute.
 
 use super::order::Part;
@@ -18,10 +18,10 @@ const UNSEEN: u8 = 0;
 pub(super) struct Known(Vec<Option<u8>>);
 
 impl Known {
-    /// Of an image whose lines are coded one part after another, `k` holds the lines above this part; it may hold more.
+    /// The known levels of `part`. Where it has some lines of an image, `k` holds the lines above them; it may hold more.
     ///
-    /// The lines below this part are not known yet. They get the levels of the line above it, so that the network has
-    /// something to see, and count as known, since they are not coded with this part.
+    /// The lines below the part are decoded later. They count as known, since they are not coded with this part, and have levels for the
+    /// network to see: those of the line above the part, or the margin's level, or [`UNSEEN`].
     pub fn new(shape: ImageShape, part: &Part, k: &[u8], margin_of: &MarginOf) -> Self {
         let margins = Vec::from_iter(part.images.clone().map(margin_of));
         if part.lines.len() == shape.height && margins.iter().all(Option::is_none) {

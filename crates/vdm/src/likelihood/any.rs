@@ -1,4 +1,4 @@
-//! The estimators by name. A new estimator gets a variant and a line in `estimator`.
+//! The estimators by name. A new estimator gets a variant and a line in `estimator` and in `uses`.
 
 use super::{Bound, Estimator, Importance, Ode};
 use crate::flow::Tolerance;
@@ -58,10 +58,11 @@ impl EstimatorKind {
     /// Whether the option changes what the estimator does. A program refuses an option without use, because whoever gives
     /// it expects something of it.
     pub fn uses(self, option: EstimatorOption) -> bool {
-        match option {
-            EstimatorOption::Timesteps => self != Self::Ode,
-            EstimatorOption::Draws => self != Self::Bound,
-            EstimatorOption::Tolerance | EstimatorOption::Trace | EstimatorOption::Probes => self == Self::Ode,
+        use EstimatorOption::{Draws, Probes, Timesteps, Tolerance, Trace};
+        match self {
+            Self::Bound => option == Timesteps,
+            Self::Importance => matches!(option, Timesteps | Draws),
+            Self::Ode => matches!(option, Draws | Tolerance | Trace | Probes),
         }
     }
 

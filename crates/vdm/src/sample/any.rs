@@ -1,4 +1,4 @@
-//! The samplers by name. A new sampler gets a variant and a line in `sampler`.
+//! The samplers by name. A new sampler gets a variant and a line in `sampler` and in `uses`.
 
 use super::{Ancestral, Ddim, DpmPlusPlus2M, Heun, OdeSampler, Sampler};
 use crate::flow::Tolerance;
@@ -55,10 +55,11 @@ impl SamplerKind {
     /// Whether the option changes what the sampler does. A program refuses an option without use, because whoever gives it
     /// expects something of it.
     pub fn uses(self, option: SamplerOption) -> bool {
-        match option {
-            SamplerOption::Steps | SamplerOption::Grid => self != Self::Ode,
-            SamplerOption::Eta => self == Self::Ddim,
-            SamplerOption::Tolerance => self == Self::Ode,
+        use SamplerOption::{Eta, Grid, Steps, Tolerance};
+        match self {
+            Self::Ancestral | Self::Heun | Self::DpmPlusPlus2M => matches!(option, Steps | Grid),
+            Self::Ddim => matches!(option, Steps | Grid | Eta),
+            Self::Ode => option == Tolerance,
         }
     }
 

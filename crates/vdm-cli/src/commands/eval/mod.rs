@@ -143,6 +143,9 @@ pub fn execute(args: &Args, json: bool) -> Result<()> {
     if let Some((name, .., whose)) = given.iter().find(unused) {
         bail!("--{name} is {whose}; leave it out, or choose another estimator with --estimator");
     }
+    if args.probes.is_some() && args.trace == Some(Trace::Exact) {
+        bail!("--probes is for the traces `rademacher` and `gaussian`; leave it out, `exact` has none");
+    }
     let variance = args.width.variance(&opened.model)?;
     if args.width.reverse_variance.is_some() && (timesteps == 0 || args.estimator == EstimatorKind::Ode) {
         bail!(
