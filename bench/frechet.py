@@ -1,14 +1,16 @@
-"""How good samples of a few steps are: the table and the figure of docs/likelihoods.md.
+"""How good samples are: of a few steps by each sampler, the table and the figure of docs/likelihoods.md, and by the weight of
+guidance, the table of docs/results.md.
 
     cargo build --release && bench/compare.sh 1 1      # once, for the virtual environment
     bench/.venv/bin/pip install matplotlib pillow
     bench/.venv/bin/python bench/frechet.py [--images 256] [--figure FIGURE.svg] [--work FOLDER]
+    bench/.venv/bin/python bench/frechet.py --guidance [--images 500]
 
 The measure is a Frechet distance between Gaussians fitted to 32 features of images. The features are those of a small
 classifier that is trained here on the training images (seed 0), NOT those of the Inception network: the values are not FID,
 cannot be compared with any, and only rank samplers of one model with each other. Reference are the training images; what as
 many validation images have, which no model can be expected to beat, is printed too. A distance of few images is too high, by
-an amount that need not be the same for all samplers.
+an amount that need not be the same for all samplers. The classifier also says which samples it takes for their class.
 
 Every image of every sampler comes from the same seed. FOLDER keeps the samples, so that an interrupted run goes on.
 """
@@ -32,6 +34,15 @@ DATA = Path("/usr/share/datasets/fashion-mnist")
 EVALUATIONS = [4, 8, 16, 32, 64]
 STEPS = {"ancestral": lambda n: n, "ddim": lambda n: n, "dpm++-2m": lambda n: n, "heun": lambda n: (n + 1) // 2}
 GRIDS = {"ancestral": "time", "ddim": "time", "dpm++-2m": "gamma", "heun": "gamma"}
+
+# Ways to draw the images of a class.
+MULTISTEP = ["--sampler", "dpm++-2m", "--steps", 16, "--grid", "gamma"]
+WAYS = {
+    **{f"`dpm++-2m`, 16 steps, weight {w}": [*MULTISTEP, "--guidance", w] for w in (1, 1.5, 2, 3, 4)},
+    "the same, weight 2, levels drawn": [*MULTISTEP, "--guidance", 2, "--decoder", "draw"],
+    "`ancestral`, 250 steps, weight 1": ["--sampler", "ancestral", "--steps", 250],
+    "`ancestral`, 250 steps, weight 2": ["--sampler", "ancestral", "--steps", 250, "--guidance", 2],
+}
 
 
 def idx(name, header):
@@ -84,13 +95,13 @@ def distance(a, b):
     return ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(mixed).sum()
 
 
-def sampled(model, sampler, evaluations, count, folder):
-    # Of this model, this program and this number of images only.
-    own = hashlib.sha256(Path(VDM).read_bytes() + str(model).encode()).hexdigest()[:12]
-    out = folder / f"{own}-{count}-{sampler}-{evaluations}"
+def sampled(model, options, count, folder):
+    # Of this model, this program and these options only.
+    own = hashlib.sha256(Path(VDM).read_bytes() + f"{model} {count} {options}".encode()).hexdigest()[:12]
+    out = folder / own
     if len(list(out.glob("*.png"))) != count:
-        command = [VDM, "sample", model, "--sampler", sampler, "--steps", STEPS[sampler](evaluations), "--grid", GRIDS[sampler],
-                   "--count", count, "--separate", "--out", out, "--batch-size", 32, "--seed", 0]  # fmt: skip
+        command = [VDM, "sample", model, *options, "--count", count, "--separate", "--out", out, "--batch-size", 32,
+                   "--seed", 0]  # fmt: skip
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{command}: {done.stderr[-400:]}")
@@ -120,6 +131,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", default="fashion-mnist")
     arguments.add_argument("--images", type=int, default=256)
+    arguments.add_argument("--guidance", action="store_true", help="the table by the weight of guidance")
     arguments.add_argument("--figure")
     arguments.add_argument("--work", type=Path, default=Path("/tmp/frechet"))
     given = arguments.parse_args()
@@ -128,17 +140,30 @@ def main():
     held_out = is_held_out(images)
     train, valid = images[~held_out], images[held_out]
     features, head = classifier(scaled(train), torch.tensor(labels[~held_out], dtype=torch.long))
-    with torch.no_grad():
-        right = head(features(scaled(valid))).argmax(1).numpy() == labels[held_out]
-    print(f"the classifier is right on {right.mean():.3f} of the validation images")
+
+    def right(images, labels):
+        with torch.no_grad():
+            return (head(features(scaled(images))).argmax(1).numpy() == labels).mean()
+
+    print(f"the classifier is right on {right(valid, labels[held_out]):.3f} of the validation images")
     reference = statistics(features, train)
     floor = distance(reference, statistics(features, valid[: given.images]))
     print(f"{given.images} validation images: {floor:.2f}\n")
 
+    if given.guidance:
+        print("| | distance | taken for their class |\n|---|---|---|")
+        for name, options in WAYS.items():
+            found = sampled(given.model, options, given.images, given.work)
+            # The classes come in turn.
+            share = right(found, np.arange(len(found)) % 10)
+            print(f"| {name} | {distance(reference, statistics(features, found)):.1f} | {share:.3f} |", flush=True)
+        return
+
     curves = {}
     print("| sampler | " + " | ".join(map(str, EVALUATIONS)) + " |\n|---|" + "---|" * len(EVALUATIONS))
     for sampler in STEPS:
-        of = [statistics(features, sampled(given.model, sampler, n, given.images, given.work)) for n in EVALUATIONS]
+        options = [["--sampler", sampler, "--steps", STEPS[sampler](n), "--grid", GRIDS[sampler]] for n in EVALUATIONS]
+        of = [statistics(features, sampled(given.model, of_n, given.images, given.work)) for of_n in options]
         curves[sampler] = [distance(reference, found) for found in of]
         print(f"| `{sampler}` | " + " | ".join(f"{value:.2f}" for value in curves[sampler]) + " |", flush=True)
     if given.figure:

@@ -5,7 +5,7 @@
     python3 scripts/studies.py options               training options, on the digits
     python3 scripts/studies.py ablations             what the paper varies, on the digits
     python3 scripts/studies.py networks              networks at equal time, on Fashion-MNIST
-    python3 scripts/studies.py NAME [--seeds 3] [--rows 0,2] [--steps N | --seconds S] [--core C] [--work FOLDER] [--json]
+    python3 scripts/studies.py NAME [--seeds 3] [--first-seed 0] [--rows 0,2] [--steps N | --seconds S] [--core C] [--work FOLDER] [--json]
 
 With --steps every run has as many steps; with --seconds as much processor time on one thread, so that other work beside it
 changes little. The difference of a row is taken seed by seed, on the same images and with the same noise; its standard error
@@ -120,7 +120,7 @@ class Study:
 
     def run(self, work):
         results = {}
-        for seed in range(self.args.seeds):
+        for seed in range(self.args.first_seed, self.args.first_seed + self.args.seeds):
             for i, (name, settings) in enumerate(self.rows.items()):
                 found = self.bound(work / f"{self.args.study}-{i}-{seed}", [f"seed={seed}", *settings])
                 results.setdefault(name, []).append(found)
@@ -145,7 +145,8 @@ def main():
     parser.add_argument("--vdm", default="target/release/vdm", help="the program")
     parser.add_argument("--steps", type=int, help="training steps of a run")
     parser.add_argument("--seconds", type=float, help="processor seconds of a run, on one thread")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", help="only these rows, numbers from 0 with commas between")
     parser.add_argument("--core", type=int, help="the core to stay on")
     parser.add_argument("--json", action="store_true", help="print the bounds of the last row as JSON, not the table")
