@@ -38,7 +38,7 @@ GRIDS = {"ancestral": "time", "ddim": "time", "dpm++-2m": "gamma", "heun": "gamm
 # Ways to draw the images of a class.
 MULTISTEP = ["--sampler", "dpm++-2m", "--steps", 16, "--grid", "gamma"]
 WAYS = {
-    **{f"`dpm++-2m`, 16 steps, weight {w}": [*MULTISTEP, "--guidance", w] for w in (1, 1.5, 2, 3, 4)},
+    **{f"`dpm++-2m`, 16 steps, weight {w}": [*MULTISTEP, "--guidance", w] for w in (1, 1.5, 2, 3, 4, 6, 8)},
     "the same, weight 2, levels drawn": [*MULTISTEP, "--guidance", 2, "--decoder", "draw"],
     "`ancestral`, 250 steps, weight 1": ["--sampler", "ancestral", "--steps", 250],
     "`ancestral`, 250 steps, weight 2": ["--sampler", "ancestral", "--steps", 250, "--guidance", 2],
