@@ -35,7 +35,7 @@ fn images_of(pixels: usize, images: &Tensor<4>) -> usize {
     pixels.div_ceil((h * w).max(1))
 }
 
-/// Parts for a pass without gradients: as many for each team of threads, and of about the same size. An image's result does
+/// Parts for a pass without gradients: the same number for each team of threads, of about the same size. An image's result does
 /// not depend on the images beside it, so the number of threads does not show in it.
 fn for_inference(images: &Tensor<4>) -> Vec<Range<usize>> {
     let batch = images.dims()[0];

@@ -15,7 +15,6 @@ use std::ops::Range;
 const BLOCK: usize = 64;
 /// Keys whose probabilities are added up before they are added to the rest.
 const SUMMED: usize = 32;
-
 /// Products of a share of the queries, with keys or values, that are worth a thread's start.
 const SHARE_PRODUCTS: usize = 1 << 18;
 
@@ -41,7 +40,7 @@ impl Spec {
 /// `q [B, d, N]`, `k` and `v [B, d, M]` -> `y [B, d, N]`, y_n = Σ_m softmax_m(q_n k_m / sqrt(d)) v_m.
 pub fn forward(s: &Spec, q: &[f32], k: &[f32], v: &[f32], y: &mut [f32]) {
     let (dn, dm) = (s.dim * s.queries, s.dim * s.keys);
-    // Threads for each map, and so many queries for each: whole blocks.
+    // The threads that each map can have, and the queries that each of them takes: whole blocks.
     let threads = (rayon::current_num_threads() / s.batch.max(1)).max(1);
     let least = SHARE_PRODUCTS.div_ceil((s.dim * s.keys).max(1));
     let share = s.queries.div_ceil(threads).max(least).next_multiple_of(BLOCK);

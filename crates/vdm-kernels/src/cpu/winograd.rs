@@ -355,8 +355,8 @@ pub fn backward(
     }
 }
 
-/// `lines` of `x [images, channels, h, w]` with channels last, padded, each in a frame: of the image's pixels beside them, and
-/// of zeros where the image ends. `lines` starts at a multiple of `TILE`, and ends at one or at the image's last line.
+/// The `lines` of each image of `x [images, channels, h, w]`, with channels last, padded, in a frame: it has the image's pixels
+/// beside these lines, and zeros where the image ends. `lines` starts at a multiple of `TILE`, and ends at one or at the image's last line.
 fn frame(grid: Grid, x: Beside, lines: Range<usize>, framed: &mut [Lane]) {
     let channels: usize = x.channels.iter().sum();
     let vectors = padded(channels) / LANES;

@@ -147,8 +147,8 @@ class Model:
             pixels,
             labels,
             estimator,
-            _whole("repeats", repeats, 1),
-            None if draws is None else _whole("draws", draws, 1),
+            _whole("repeats", repeats),
+            None if draws is None else _whole("draws", draws),
             None if timesteps is None else _whole("timesteps", timesteps),
             tolerance,
             _whole("seed", seed),
@@ -180,9 +180,10 @@ class Model:
         Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
         ``ode``. Without `class_`, a model with classes draws them in turn.
 
-        `steps` (the model's own number if not given, mostly 250) and their `grid` (``time`` if not given, ``gamma`` or ``loss``) are for all samplers but
-        ``ode``, which takes steps of its own: `tolerance` is the error of one of them, 1e-3 if not given. `eta` is the new
-        noise of ``ddim``, from 0, the default, to 1.
+        `steps` and `grid` are for all samplers but ``ode``. Without `steps`, there are as many as the model's configuration
+        says. The steps are even in ``time`` (the default) or ``gamma``, or where the ``loss`` says. ``ode`` takes steps of its
+        own; `tolerance` is the error of one of them, 1e-3 by default. `eta` is the new noise of ``ddim``, from 0, the
+        default, to 1.
         """
         self._check_layout(layout)
         pixels = self._model.sample(
@@ -190,7 +191,7 @@ class Model:
             _whole("first", first),
             _whole("seed", seed),
             None if class_ is None else _whole("class_", class_, below=2**32),
-            None if steps is None else _whole("steps", steps, 1),
+            None if steps is None else _whole("steps", steps),
             sampler,
             grid,
             eta,
@@ -207,7 +208,7 @@ class Model:
 
         More `steps` code better and take longer in proportion. `embed_model` is the content of a model file to put into it.
         """
-        return self._model.compress(self._pixels(images, layout), _whole("steps", steps, 1), _whole("seed", seed), embed_model)
+        return self._model.compress(self._pixels(images, layout), _whole("steps", steps), _whole("seed", seed), embed_model)
 
     def decompress(self, data: bytes, *, layout: str = "NCHW") -> np.ndarray:
         """The images of a file that this model coded: a uint8 array. Raises `vdm.Error` if it is damaged or of another model."""

@@ -130,7 +130,7 @@ impl Posterior {
         Interval::new(self.0.below(k), self.0.below(k + 1)).ok_or_else(impossible)
     }
 
-    /// The bin of a quantile, and all its quantiles.
+    /// The bin of a quantile, and the interval of all quantiles of that bin.
     fn bin(&self, quantile: u32) -> Result<(i32, Interval), CodecError> {
         let (k, [below, above]) = self.0.bin(quantile);
         Ok((k, Interval::new(below, above).ok_or_else(impossible)?))
