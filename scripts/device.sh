@@ -18,6 +18,7 @@ cargo build "${build[@]}"
 vdm=$(realpath "$target/release/vdm")
 
 status=0
+VDM_DEVICE=$device cargo test "${build[@]}" --test accelerator || status=$?
 VDM_DEVICE=$device cargo test "${build[@]}" --test golden every_golden_file -- --nocapture || status=$?
 
 for on in cpu "$device"; do

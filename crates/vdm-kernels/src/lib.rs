@@ -2,7 +2,8 @@
 //!
 //! Use these functions where Burn's own layers would do the same work slower: on [`Device::flex`] with `f32` tensors
 //! they run the hand-written kernels of [`cpu`], differentiable through Burn's autodiff; on any other device or
-//! precision they are the plain composition of [`mod@reference`]. The values agree to rounding.
+//! precision they are the plain composition of [`mod@reference`], apart from some that have a kernel in `accelerator` (with the
+//! feature of that name). The values agree to rounding.
 //!
 //! On Flex a result is the same, bit for bit, at any number of threads, and an image's result does not depend on the
 //! batch around it.
@@ -12,6 +13,8 @@
 // What tests compare with may come from anywhere.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+#[cfg(feature = "accelerator")]
+pub mod accelerator;
 pub mod cpu;
 mod device;
 mod extension;
@@ -21,6 +24,7 @@ pub mod reference;
 mod remembered;
 pub mod rng;
 pub mod rng_on_device;
+mod square_sums;
 pub mod teams;
 
 pub use cpu::adamw::Update;
@@ -28,6 +32,7 @@ pub use cpu::elementary::Function;
 pub use device::is_fused;
 pub use extension::NormArgs;
 pub use moments::Moments;
+pub use square_sums::SquareSums;
 
 use burn::backend::{Dispatch, Flex};
 use burn::tensor::Tensor;
@@ -37,6 +42,12 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
 }
 
+/// Whether a convolution is fused. A weight of another precision than `x` says in which the products are computed, and only
+/// [`mod@reference`] has such products.
+fn fused_products(x: &Tensor<4>, weight: &Tensor<4>) -> bool {
+    fused(x) && x.dtype() == weight.dtype()
+}
+
 /// Convolution of odd side, padded so that images keep their size, stride 1.
 ///
 /// # Shapes
@@ -44,8 +55,10 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
 /// - `weight`: `[out, in, k, k]` with k odd
 /// - `bias`: `[1, out]`, or `[batch, out]` for a bias of each image (a bias and a conditioning vector, added up)
 /// - output: `[batch, out, height, width]`
+///
+/// If `weight` is of another precision than `x`, the products are computed in that precision; so with all convolutions.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
-    if !fused(&x) {
+    if !fused_products(&x, &weight) {
         return reference::conv2d(x, weight, bias);
     }
     let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), conv_args(1));
@@ -65,7 +78,7 @@ fn conv_args(stride: usize) -> ConvArgs {
 /// - `bias`: `[1, out]` or `[batch, out]`
 /// - output: `[batch, out, height / 2, width / 2]`
 pub fn conv2d_halving(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
-    if !fused(&x) {
+    if !fused_products(&x, &weight) {
         return reference::conv2d_halving(x, weight, bias);
     }
     let y = Dispatch::fused_conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), conv_args(2));
@@ -93,7 +106,7 @@ pub fn double(x: Tensor<4>) -> Tensor<4> {
 pub fn conv2d_add(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, to: Tensor<4>) -> Tensor<4> {
     let ([b, _, h, w], co) = (x.dims(), weight.dims()[0]);
     assert!(to.dims() == [b, co, h, w], "conv2d_add: {:?} + {:?}", to.dims(), [b, co, h, w]);
-    if !fused(&x) {
+    if !fused_products(&x, &weight) {
         return to + conv2d(x, weight, bias);
     }
     let [x, weight, to] = [x, weight, to].map(Tensor::into_dispatch);
@@ -122,7 +135,7 @@ pub fn conv2d_beside(
     let expected = [batch, co, h, w];
     assert!(to.as_ref().is_none_or(|to| to.dims() == expected), "conv2d_beside: to another shape than {expected:?}");
     let spec = cpu::conv::Spec { batch, ci, co, h, w, k, stride: 1 };
-    if !fused(&a) || !spec.takes_two(c) {
+    if !fused_products(&a, &weight) || !spec.takes_two(c) {
         let x = Tensor::cat(vec![a, b], 1);
         return match to {
             Some(to) => conv2d_add(x, weight, bias, to),
@@ -208,6 +221,8 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 /// # Shapes
 /// - `q`: `[batch, channels, n]`; `k`, `v`: `[batch, channels, m]`, channels a multiple of `heads`
 /// - output: `[batch, channels, n]`
+///
+/// In a lower precision than `f32`, the softmax is computed in `f32` all the same.
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
     if !fused(&q) {
         return reference::attention(q, k, v, heads);
@@ -249,6 +264,11 @@ pub fn square_sums(x: Tensor<2>) -> Tensor<1> {
 /// - outputs: `[batch]`, on the device without autodiff
 pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tensor<1>, Tensor<1>) {
     let (eps, k) = (plain(eps), plain(k));
+    #[cfg(feature = "accelerator")]
+    if accelerator::takes(&eps.device(), eps.dtype()) {
+        let r = Tensor::from_data([r as f32], &eps.device());
+        return accelerator::decoder_nll(eps, k, levels, r);
+    }
     if !fused(&eps) {
         return reference::decoder_nll(eps, k, levels, r);
     }
@@ -260,11 +280,26 @@ pub fn decoder_nll(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: f64) -> (Tens
     (Tensor::from_data(nll.as_slice(), &device), Tensor::from_data(d_nll.as_slice(), &device))
 }
 
+/// [`decoder_nll`] at an `r` that is on the device, `[1]`: an accelerator does not wait for it to be read back.
+pub fn decoder_nll_at(eps: Tensor<2>, k: Tensor<2>, levels: usize, r: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
+    let r = plain(r);
+    #[cfg(feature = "accelerator")]
+    if accelerator::takes(&r.device(), r.dtype()) {
+        return accelerator::decoder_nll(plain(eps), plain(k), levels, r);
+    }
+    let r = r.into_data().iter::<f64>().next().expect("a tensor of one number");
+    decoder_nll(eps, k, levels, r)
+}
+
 /// One AdamW step and the moving average, in one pass and in place where no other handle holds the memory.
 ///
 /// # Shapes
 /// `p` (the parameter) and `g` (its gradient) are `[n]`, without autodiff.
 pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -> (Tensor<1>, Moments) {
+    #[cfg(feature = "accelerator")]
+    if accelerator::takes(&p.device(), p.dtype()) {
+        return accelerator::adamw_step(update, p, state, g);
+    }
     if !fused(&p) {
         return reference::adamw_step(update, p, state, g);
     }
@@ -281,22 +316,6 @@ pub fn adamw_step(update: &Update, p: Tensor<1>, state: Moments, g: Tensor<1>) -
     );
     let [p, m, v, ema] = [p, m, v, ema].map(Tensor::from_primitive::<Flex>);
     (p, Moments { m, v, ema })
-}
-
-/// Σ x² of each tensor, summed in a fixed order; read back from the device all at once. Each is `[n]`, without autodiff.
-pub fn sums_of_squares(of: &[&Tensor<1>]) -> Vec<f64> {
-    let [first, ..] = of else { return Vec::new() };
-    if !fused(first) {
-        let sums = of.iter().map(|&x| x.clone().powi_scalar(2).sum()).collect();
-        return Tensor::cat(sums, 0).into_data().iter::<f64>().collect();
-    }
-    let sum = |&x: &&Tensor<1>| cpu::math::sum_of_squares(flex(x.clone()).to_contiguous().storage());
-    of.iter().map(sum).collect()
-}
-
-/// Σ x², summed in a fixed order. `x` is `[n]`, without autodiff.
-pub fn sum_of_squares(x: Tensor<1>) -> f64 {
-    sums_of_squares(&[&x]).into_iter().sum()
 }
 
 /// `x` without its autodiff graph.

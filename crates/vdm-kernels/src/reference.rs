@@ -3,22 +3,30 @@
 
 use crate::rng::Philox;
 use crate::{Function, NormArgs, is_fused, rng_on_device};
-use burn::tensor::{DType, Tensor, TensorData, activation, module, ops::ConvOptions};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation, module, ops::ConvOptions};
 
 /// See [`crate::conv2d`].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     let pad = weight.dims()[2] / 2;
-    let [b, co] = bias.dims();
-    let y = module::conv2d(x, weight, None, ConvOptions::new([1, 1], [pad, pad], [1, 1], 1));
-    y + bias.reshape([b, co, 1, 1])
+    convolution(x, weight, bias, ConvOptions::new([1, 1], [pad, pad], [1, 1], 1))
 }
 
 /// See [`crate::conv2d_halving`].
 pub fn conv2d_halving(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     let pad = (weight.dims()[2] - 1) / 2;
-    let [b, co] = bias.dims();
-    let y = module::conv2d(x, weight, None, ConvOptions::new([2, 2], [pad, pad], [1, 1], 1));
-    y + bias.reshape([b, co, 1, 1])
+    convolution(x, weight, bias, ConvOptions::new([2, 2], [pad, pad], [1, 1], 1))
+}
+
+/// The products in the precision of the weight, all else in that of `x`.
+fn convolution(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, options: ConvOptions<2>) -> Tensor<4> {
+    let (precision, [b, co]) = (x.dtype(), bias.dims());
+    let y = module::conv2d(in_precision(x, weight.dtype()), weight, None, options);
+    in_precision(y, precision) + bias.reshape([b, co, 1, 1])
+}
+
+/// `x` rounded to a precision, if it has another.
+fn in_precision<const D: usize>(x: Tensor<D>, precision: DType) -> Tensor<D> {
+    if x.dtype() == precision { x } else { x.cast(precision) }
 }
 
 /// See [`crate::double`].
@@ -69,10 +77,23 @@ fn dropout(y: Tensor<4>, args: NormArgs) -> Tensor<4> {
         }
         Tensor::from_data(TensorData::new(mask, [b, numbers]), &device)
     } else {
-        rng_on_device::dropout(args.seed, args.dropout, b, numbers, &device)
+        mask_on(&device, args, b, numbers)
     };
     let mask = mask.reshape([b, c, h, w]);
     y * mask.cast(dtype)
+}
+
+/// Dropout's factors, drawn on a device that is not the CPU.
+fn mask_on(device: &Device, args: NormArgs, images: usize, numbers: usize) -> Tensor<2> {
+    #[cfg(feature = "accelerator")]
+    {
+        let plain = device.clone().inner();
+        if crate::accelerator::takes(&plain, DType::F32) {
+            let mask = crate::accelerator::dropout(args.seed, args.dropout, images, numbers, &plain);
+            return if device.is_autodiff() { Tensor::from_inner(mask) } else { mask };
+        }
+    }
+    rng_on_device::dropout(args.seed, args.dropout, images, numbers, device)
 }
 
 /// See [`crate::linear`].
@@ -90,8 +111,10 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     let dim = c / heads;
     let split = |t: Tensor<3>, tokens| t.reshape([b * heads, dim, tokens]);
     let (q, k, v) = (split(q, n), split(k, m), split(v, m));
-    let logits = q.swap_dims(1, 2).matmul(k) / (dim as f64).sqrt();
-    let p = activation::softmax(logits, 2);
+    let precision = q.dtype();
+    let of_softmax = if matches!(precision, DType::BF16 | DType::F16) { DType::F32 } else { precision };
+    let logits = in_precision(q.swap_dims(1, 2).matmul(k), of_softmax) / (dim as f64).sqrt();
+    let p = in_precision(activation::softmax(logits, 2), precision);
     v.matmul(p.swap_dims(1, 2)).reshape([b, c, n])
 }
 

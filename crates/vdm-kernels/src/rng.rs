@@ -4,6 +4,7 @@
 //! A counter-based generator has no state to save and no order to keep: an image's noise is the same in any batch, at
 //! any number of threads, and after a resume.
 
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::cpu::math::{ln, sin_cos_turns, vectorized};
@@ -25,6 +26,13 @@ impl Philox {
     pub fn new(seed: u64, stream: u64) -> Self {
         let split = |x: u64| [x as u32, (x >> 32) as u32];
         Self { key: split(seed), stream: split(stream) }
+    }
+
+    /// The seed's and the stream's words, lower half first.
+    #[cfg(feature = "accelerator")]
+    pub(crate) fn name(&self) -> [u32; 4] {
+        let ([a, b], [c, d]) = (self.key, self.stream);
+        [a, b, c, d]
     }
 
     /// The four random words at each of the positions `block .. block + WIDE` of draw `draw`, word by word.
@@ -172,6 +180,17 @@ pub fn normal_images(streams: &[Philox], draw: u32, dims: usize) -> Vec<f32> {
         out.par_chunks_mut(dims).zip(streams).for_each(|(out, stream)| stream.normal(draw, out));
     }
     out
+}
+
+/// Standard normal numbers for a batch on a device, `[images, dims]`: those of [`normal_images`], on an accelerator drawn there
+/// (and equal to rounding).
+pub fn normal_on(streams: &[Philox], draw: u32, dims: usize, device: &Device) -> Tensor<2> {
+    #[cfg(feature = "accelerator")]
+    if crate::accelerator::takes(device, burn::tensor::DType::F32) {
+        return crate::accelerator::normal(streams, draw, dims, device);
+    }
+    let numbers = normal_images(streams, draw, dims);
+    Tensor::from_data(TensorData::new(numbers, [streams.len(), dims]), device)
 }
 
 /// Two standard normals from two random words; u is in (0, 1], so its logarithm is finite.

@@ -6,7 +6,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::*;
-use vdm_kernels::{Moments, Update};
+use vdm_kernels::{Moments, SquareSums, Update};
 
 every_operator!(threads_do_not_matter);
 
@@ -73,7 +73,7 @@ fn threads_do_not_matter_for_adamw_step() {
 #[test]
 fn threads_do_not_matter_for_sum_of_squares() {
     let x = normals(0, 50_001);
-    same_on_any_pool(|| vdm_kernels::sum_of_squares(tensor(&x)).to_bits());
+    same_on_any_pool(|| SquareSums::of(&[&tensor(&x)]).read()[0].to_bits());
 }
 
 #[test]

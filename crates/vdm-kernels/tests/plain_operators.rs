@@ -1,11 +1,11 @@
-//! The operators that are not differentiable themselves: decoder_nll, adamw_step and sum_of_squares.
+//! The operators that are not differentiable themselves: decoder_nll, adamw_step and SquareSums.
 #![allow(clippy::disallowed_methods)]
 
 mod common;
 
 use burn::tensor::{Device, Slice, Tensor};
 use common::*;
-use vdm_kernels::{Moments, Update, reference};
+use vdm_kernels::{Moments, SquareSums, Update, reference};
 
 /// Levels and r: a noise far wider than the levels, about as wide, and narrower.
 const DECODERS: [(usize, f64); 4] = [(256, 0.01), (2, 0.3), (256, 0.7), (8, 2.5)];
@@ -81,7 +81,7 @@ fn sum_of_squares_agrees_with_f64() {
         let x = normals(0, n);
         let want: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
         for lay in [plain, offset, every_second] {
-            let got = vdm_kernels::sum_of_squares(lay(&x));
+            let got = SquareSums::of(&[&lay(&x)]).read()[0];
             assert!((got / want - 1.0).abs() <= VALUES, "{n} numbers: {got}, not {want}");
         }
     }

@@ -37,8 +37,8 @@
 //!
 
 use crate::shape::ImageShape;
-use burn::tensor::{Device, Tensor, TensorData};
-use vdm_kernels::rng::{Philox, normal_images};
+use burn::tensor::{Device, Tensor};
+use vdm_kernels::rng::{Philox, normal_on};
 
 /// What the seed of initial weights is combined with.
 pub const INITIAL: u64 = 0x696e_6974_6961_6c21;
@@ -99,8 +99,7 @@ pub fn in_round(round: u64, image: u64) -> u64 {
 
 /// Standard normal images, one from each stream: `[streams, channels, height, width]`.
 pub fn normal(streams: &[Philox], draw: u32, shape: ImageShape, device: &Device) -> Tensor<4> {
-    let data = normal_images(streams, draw, shape.dims());
-    Tensor::from_data(TensorData::new(data, shape.batch(streams.len())), device)
+    normal_on(streams, draw, shape.dims(), device).reshape(shape.batch(streams.len()))
 }
 
 /// A shuffle of 0..n (Fisher and Yates) that depends on the stream alone.

@@ -8,6 +8,8 @@
 //! of the golden file of the same name, as PyTorch saves it.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/golden_file.rs"]
 mod golden_file;
 #[path = "common/monotonic.rs"]

@@ -16,7 +16,7 @@ use crate::diffusion::times::TimeSampling;
 use crate::diffusion::{
     DiffusionSettings, MAX_TIMESTEPS, Prediction, TimeNormalization, VariationalDiffusion, Vocabulary,
 };
-use crate::nn::{AnyNetwork, AnyNetworkConfig};
+use crate::nn::{AnyNetwork, AnyNetworkConfig, Precision};
 use crate::sample::{DecoderRule, SamplerKind};
 use crate::schedule::{ScheduleConfig, ScheduleObjective};
 use crate::shape::ImageShape;
@@ -130,6 +130,9 @@ pub struct TrainConfig {
     /// 2312.02696), as a share of the steps so far, below 0.28. Its window grows with the training.
     #[serde(default)]
     pub ema_width: f64,
+    /// Precision of the network's products: `f32`, or `bf16` for a card that has it.
+    #[serde(default)]
+    pub precision: Precision,
     /// Steps between lines of metrics.
     pub log_every: u64,
     /// Steps between evaluations on validation images; 0 for none before the end.
@@ -367,6 +370,7 @@ impl Config {
             timesteps: (self.train.timesteps > 0).then_some(self.train.timesteps),
             time_normalization: self.model.time_normalization,
             prediction: self.model.prediction,
+            precision: self.train.precision,
             ..DiffusionSettings::new(shape, vocabulary, schedule)
         };
         crate::initial::seeded(self.seed, || {

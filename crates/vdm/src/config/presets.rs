@@ -90,6 +90,7 @@ fn digits() -> Config {
             grad_clip: 0.0,
             ema_decay: 0.999,
             ema_width: 0.0,
+            precision: Default::default(),
             log_every: 20,
             eval_every: 500,
             sample_every: 1750,

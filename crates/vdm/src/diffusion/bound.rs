@@ -59,9 +59,10 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         // 1. Reconstruction: -log p(x|z_0), where z_0/alpha_0 = x + e^(gamma_0/2) eps_0.
         let reconstruction = {
             let r = exp_of(gamma_0.clone() * -0.5) * (2.0 / vocabulary.levels() as f64);
-            let r_now = host(&r)[0];
+            let r_now = r.clone().detach();
             let flat = |t: Tensor<4>| t.reshape([batch, dims]);
-            let (nll, d_nll) = vdm_kernels::decoder_nll(flat(noise.eps_0), flat(k), vocabulary.levels(), r_now);
+            let (nll, d_nll) =
+                vdm_kernels::decoder_nll_at(flat(noise.eps_0), flat(k), vocabulary.levels(), r_now.clone());
             // The kernel gives the value and the derivative with respect to r; this has both.
             onto(nll, &device) + onto(d_nll, &device) * (r - r_now)
         };

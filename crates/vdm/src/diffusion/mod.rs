@@ -17,7 +17,7 @@ pub use encoding::Vocabulary;
 pub use error_model::{ErrorModel, ErrorsUnknown, ReverseVariance};
 pub use process::Posterior;
 
-use crate::nn::ScoreNetwork;
+use crate::nn::{Precision, ScoreNetwork};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::shape::ImageShape;
 use burn::module::Module;
@@ -67,6 +67,8 @@ pub struct DiffusionSettings {
     pub time_normalization: TimeNormalization,
     /// What the network's output means.
     pub prediction: Prediction,
+    /// The precision of the network's products in training.
+    pub precision: Precision,
 }
 
 impl DiffusionSettings {
@@ -79,6 +81,7 @@ impl DiffusionSettings {
             configured_endpoints: schedule.endpoints(),
             time_normalization: TimeNormalization::Configured,
             prediction: Prediction::Eps,
+            precision: Precision::F32,
         }
     }
 }
@@ -117,6 +120,16 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         Self {
             schedule: self.schedule.valid().train(),
             network: self.network.valid().train(),
+            settings: self.settings.clone(),
+            errors: None,
+        }
+    }
+
+    /// The same weights with the network's products in the precision of training.
+    pub(crate) fn in_training_precision(&self) -> Self {
+        Self {
+            schedule: self.schedule.clone(),
+            network: self.settings.precision.of_products(self.network.clone()),
             settings: self.settings.clone(),
             errors: None,
         }

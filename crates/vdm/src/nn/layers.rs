@@ -3,7 +3,7 @@
 use crate::initial::Initial;
 use crate::math::sines_and_cosines;
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use vdm_kernels::NormArgs;
 
 /// The number of parameters of a [`Conv`] with a kernel of side `k`.
@@ -228,9 +228,20 @@ impl Attention {
         let [b, c, h, w] = x.dims();
         let n = self.norm.forward(x.clone());
         let tokens = |map: &Conv| map.forward(n.clone()).reshape([b, c, h * w]);
-        let y = vdm_kernels::attention(tokens(&self.q), tokens(&self.k), tokens(&self.v), self.heads);
+        let products = self.q.weight.val().dtype();
+        let y = attend(tokens(&self.q), tokens(&self.k), tokens(&self.v), self.heads, products);
         self.out.forward_onto(y.reshape([b, c, h, w]), x)
     }
+}
+
+/// Softmax attention, its products in the precision `products`; see [`vdm_kernels::attention`].
+pub(super) fn attend(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, products: DType) -> Tensor<3> {
+    let precision = q.dtype();
+    if products == precision {
+        return vdm_kernels::attention(q, k, v, heads);
+    }
+    let [q, k, v] = [q, k, v].map(|t| t.cast(products));
+    vdm_kernels::attention(q, k, v, heads).cast(precision)
 }
 
 /// A vector for each class, and one more for images without a class.

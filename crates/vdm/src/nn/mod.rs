@@ -13,6 +13,7 @@ mod conditioning;
 mod cost;
 mod hourglass;
 pub mod layers;
+mod precision;
 mod score_unet;
 mod unet;
 
@@ -20,6 +21,7 @@ pub use any::{AnyNetwork, AnyNetworkConfig};
 pub use conditioning::{Conditioning, ConditioningError};
 pub use cost::Cost;
 pub use hourglass::{Down, Hourglass, HourglassConfig, Up};
+pub use precision::Precision;
 pub use score_unet::{FourierFeatures, ResBlock, ScoreUNet, ScoreUNetConfig};
 pub use unet::{ContextBlock, Control, ControlAttention, ControlConfig, UNet, UNetConfig, UNetLevel};
 

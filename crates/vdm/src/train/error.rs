@@ -4,6 +4,7 @@ use super::workers::WorkerError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::likelihood::EvalError;
+use crate::nn::Precision;
 use crate::picture::grid::GridError;
 use crate::run::{CheckpointError, LockError};
 use crate::sample::SampleError;
@@ -107,6 +108,12 @@ pub enum TrainError {
         name: String,
         /// What is wrong.
         reason: String,
+    },
+    /// The device does not compute in the precision that the configuration asks for.
+    #[error("train.precision: this device has no {precision:?}; train with --set train.precision=f32, or on another device")]
+    Precision {
+        /// What it lacks.
+        precision: Precision,
     },
     /// The loss or its gradient is infinite or not a number.
     #[error(

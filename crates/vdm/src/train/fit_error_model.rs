@@ -166,6 +166,7 @@ fn optimizer_config(steps: u64) -> TrainConfig {
         grad_clip: 1.0,
         ema_decay: 0.99,
         ema_width: 0.0,
+        precision: Default::default(),
         batch_size: 1,
         accumulate: 1,
         timesteps: 0,

@@ -11,15 +11,33 @@ use burn::tensor::{Gradients, Tensor};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use vdm_kernels::{rng::Philox, teams};
+use vdm_kernels::{SquareSums, rng::Philox, teams};
 
 /// Gradients by parameter name, flattened: the weighted sum over the passes of one step.
 #[derive(Debug, Default)]
 pub struct GradientSum {
     grads: BTreeMap<String, Tensor<1>>,
     weight: f64,
-    /// Σ x² of each gradient as it is now, once it was asked for: reading it back makes a device wait.
-    squares: OnceCell<Vec<f64>>,
+    /// Σ x² of each gradient as it is now, once it was asked for.
+    squares: OnceCell<SquareSums>,
+}
+
+/// Euclidean norms of a mean gradient, which may still be on the device.
+#[derive(Debug)]
+pub(super) struct Norms {
+    squares: SquareSums,
+    /// Whether each parameter counts in the second norm.
+    counted: Vec<bool>,
+    scale: f64,
+}
+
+impl Norms {
+    /// The norms over all parameters and over those that count: a device waits for them.
+    pub fn read(self) -> [f64; 2] {
+        let squares = self.squares.read();
+        let counted = squares.iter().zip(self.counted).filter(|(_, counts)| *counts).map(|(square, _)| square);
+        [squares.iter().sum::<f64>(), counted.sum()].map(|square| square.sqrt() * self.scale)
+    }
 }
 
 impl GradientSum {
@@ -79,13 +97,15 @@ impl GradientSum {
 
     /// Euclidean norm of the mean gradient over the parameters whose names are `wanted`.
     pub fn norm_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
-        let squares = self.squares.get_or_init(|| {
-            let grads: Vec<_> = self.grads.values().collect();
-            vdm_kernels::sums_of_squares(&grads)
-        });
-        let square: f64 =
-            self.grads.keys().zip(squares).filter(|(name, _)| wanted(name)).map(|(_, square)| square).sum();
-        square.sqrt() * self.scale()
+        let [_, norm] = self.norms(wanted).read();
+        norm
+    }
+
+    /// The norms over all parameters and over those whose names are `counted`, not read back yet.
+    pub(super) fn norms(&self, counted: impl Fn(&str) -> bool) -> Norms {
+        let squares = self.squares.get_or_init(|| SquareSums::of(&self.grads.values().collect::<Vec<_>>()));
+        let counted = self.grads.keys().map(|name| counted(name)).collect();
+        Norms { squares: squares.clone(), counted, scale: self.scale() }
     }
 
     /// Scales the gradient down to the norm `max`. With [`ScheduleObjective::Variance`] the schedule's shape and all
@@ -209,7 +229,7 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
     let done = teams::map(jobs, |(model, Part { batch, weight })| {
         // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
         let model = model.with_own_leaves();
-        let (mut gradients, terms) = part_gradients(&model, batch, objective)?;
+        let (mut gradients, terms) = part_gradients(&model.in_training_precision(), batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
         Ok((sum, terms))

@@ -13,6 +13,7 @@ mod gradient;
 mod observer;
 mod optimizer;
 mod outputs;
+mod reading;
 mod trainer;
 pub mod workers;
 

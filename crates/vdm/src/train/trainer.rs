@@ -3,22 +3,25 @@
 use super::batch::{Batch, Batches};
 use super::gradient::is_shape;
 use super::outputs::Outputs;
+use super::reading::{Reading, StepRead, mean_terms};
 use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, Workers, WorkersError, batch_gradients};
+use crate::LossTerms;
 use crate::config::Config;
 use crate::data::Split;
 use crate::likelihood::EvalError;
-use crate::math::host;
 use crate::nn::Mode;
 use crate::picture::grid;
 use crate::run::{Checkpoint, CheckpointError, Model, RunDir, RunLock, StepLine, Window, require_parameters};
 use crate::sample::SampleError;
 use crate::schedule::{Schedule, ScheduleObjective};
 use crate::weights::{Weights, WeightsError, export, import};
-use crate::{LossTerms, bits_per_dim};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Steps that are left unread at most.
+const MOST_UNREAD: usize = 100;
 
 /// A training in progress.
 pub struct Trainer {
@@ -35,6 +38,10 @@ pub struct Trainer {
     saved: u64,
     /// Sums since the last line of metrics.
     window: Window,
+    /// Steps that are done, but not read yet.
+    unread: Vec<Reading>,
+    /// Whether several steps are read together: on an accelerator, which would wait at each.
+    reads_late: bool,
     /// Whether what is due after this step is still to be done.
     pending: bool,
     best_bpd: f64,
@@ -76,6 +83,12 @@ fn keep(last: &Path, previous: &Path) -> std::io::Result<()> {
     std::fs::hard_link(last, previous).or_else(|_| std::fs::copy(last, previous).map(|_| ()))
 }
 
+/// Whether the device can multiply in the configured precision.
+fn check_precision(config: &Config, device: &Device) -> Result<(), TrainError> {
+    let precision = config.train.precision;
+    if device.supports_dtype(precision.dtype()) { Ok(()) } else { Err(TrainError::Precision { precision }) }
+}
+
 /// The newest whole checkpoint of a run and its file, if the run has checkpoints: the last, or the one before if the last
 /// is damaged or missing.
 fn newest(run: &RunDir) -> Result<Option<(PathBuf, Checkpoint)>, TrainError> {
@@ -103,13 +116,14 @@ impl Trainer {
     /// # Errors
     /// See [`TrainError`]; [`TrainError::Exists`] if there is a run already.
     pub fn new(config: Config, run: RunDir, data: Datasets, device: &Device) -> Result<Self, TrainError> {
-        let lock = Self::claim(&config, &run, &data)?;
+        let lock = Self::claim(&config, &run, &data, device)?;
         Self::start(config, run, data, device, lock)
     }
 
     /// Takes the folder of a new run, if the configuration goes with the images and no run is there.
-    fn claim(config: &Config, run: &RunDir, data: &Datasets) -> Result<RunLock, TrainError> {
+    fn claim(config: &Config, run: &RunDir, data: &Datasets, device: &Device) -> Result<RunLock, TrainError> {
         config.validate()?;
+        check_precision(config, device)?;
         config.validate_shape(data.train.shape())?;
         data.check_classes(config.model.network.classes())?;
         // Samples are drawn at the end at the latest.
@@ -137,7 +151,7 @@ impl Trainer {
         config.validate()?;
         let (shape, vocabulary, path) = (data.train.shape(), data.train.vocabulary(), run.path());
         require_parameters(&config, shape, weights, path)?;
-        let lock = Self::claim(&config, &run, &data)?;
+        let lock = Self::claim(&config, &run, &data, device)?;
         let fresh = config.init(shape, vocabulary, &device.clone().autodiff());
         let model = import(fresh, weights).map_err(|source| TrainError::Weights { path: path.into(), source })?;
         let optimizer = Optimizer::new(&model, device);
@@ -183,6 +197,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.validate()?;
+        check_precision(&config, device)?;
         let lock = RunLock::take(&run)?;
         let Some((path, checkpoint)) = newest(&run)? else {
             return Self::start(config, run, data, device, lock);
@@ -248,6 +263,8 @@ impl Trainer {
             step,
             saved: step,
             window,
+            unread: Vec::new(),
+            reads_late: !vdm_kernels::is_fused(device, DType::F32),
             pending,
             best_bpd,
             workers: None,
@@ -295,9 +312,13 @@ impl Trainer {
         while self.step < train.steps {
             let started = Instant::now();
             self.train_step()?;
-            self.window.seconds += started.elapsed().as_secs_f64();
             let step = self.step;
-            if is_due(train.log_every, step) || step == train.steps {
+            let logs = is_due(train.log_every, step) || step == train.steps;
+            if logs {
+                self.read_steps()?;
+            }
+            self.window.seconds += started.elapsed().as_secs_f64();
+            if logs {
                 let line = self.line();
                 self.window = Window::default();
                 self.outputs.step(&line, observer)?;
@@ -373,35 +394,48 @@ impl Trainer {
     /// One optimiser step, of as many forward and backward passes as gradients are accumulated over.
     fn train_step(&mut self) -> Result<(), TrainError> {
         let config = self.config.clone();
-        let passes = config.train.accumulate;
         let mut sum = GradientSum::default();
-        for pass in 0..passes {
+        let mut passes = Vec::new();
+        for pass in 0..config.train.accumulate {
             let batch = self.batch(pass)?;
             let (gradients, terms) = self.gradients(batch)?;
-            let means = self.finite(&terms)?;
             sum.merge(gradients);
-            for (total, mean) in self.window.terms.iter_mut().zip(means) {
-                *total += mean / passes as f64;
-            }
+            passes.push(terms);
         }
-        if !sum.norm().is_finite() {
-            return Err(TrainError::Diverged { what: "the gradient", step: self.step + 1, kept: self.saved });
+        // The shape's gradient may be of another objective, in another unit: it has a norm of its own.
+        let two_objectives = config.schedule.objective == ScheduleObjective::Variance;
+        let norms = sum.norms(|name| !(two_objectives && is_shape(name)));
+        self.unread.push(Reading { step: self.step + 1, passes, norms });
+        if !self.reads_late {
+            self.read_steps()?;
         }
         let mut recipe = config.train.clone();
-        if config.schedule.objective == ScheduleObjective::Variance {
-            // The shape's gradient is of another objective, in another unit: it has a norm of its own.
-            self.window.grad_norm += sum.norm_of(|name| !is_shape(name));
-            if recipe.grad_clip > 0.0 {
-                sum.clip(recipe.grad_clip, config.schedule.objective);
-                recipe.grad_clip = 0.0;
-            }
-        } else {
-            self.window.grad_norm += sum.norm();
+        if two_objectives && recipe.grad_clip > 0.0 {
+            sum.clip(recipe.grad_clip, config.schedule.objective);
+            recipe.grad_clip = 0.0;
         }
-        self.window.steps += 1;
         self.step += 1;
         self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &recipe, self.step));
-        self.model().schedule.validate()?;
+        if self.reads_late && self.unread.len() < MOST_UNREAD {
+            return Ok(());
+        }
+        self.read_steps()?;
+        Ok(self.model().schedule.validate()?)
+    }
+
+    /// Reads what the steps since the last time left on the device, and adds it to the sums.
+    fn read_steps(&mut self) -> Result<(), TrainError> {
+        let dims = self.data.train.shape().dims();
+        for reading in std::mem::take(&mut self.unread) {
+            let (step, kept) = (reading.step, self.saved);
+            let StepRead { terms, grad_norm } =
+                reading.read(dims).map_err(|what| TrainError::Diverged { what, step, kept })?;
+            for (total, mean) in self.window.terms.iter_mut().zip(terms) {
+                *total += mean;
+            }
+            self.window.grad_norm += grad_norm;
+            self.window.steps += 1;
+        }
         Ok(())
     }
 
@@ -420,24 +454,6 @@ impl Trainer {
                 Err(TrainError::Worker { source, kept: self.saved })
             }
         }
-    }
-
-    /// The means of the terms in bits per dimension, or an error if one is not finite.
-    fn finite(&self, loss: &LossTerms) -> Result<[f64; 3], TrainError> {
-        let dims = self.data.train.shape().dims();
-        // Read back at once: a device waits each time.
-        let terms = [&loss.prior, &loss.reconstruction, &loss.diffusion];
-        let nats = host(&Tensor::cat(terms.map(Tensor::clone).to_vec(), 0));
-        let images = nats.len() / terms.len();
-        let mean =
-            |term: usize| bits_per_dim(nats[term * images..][..images].iter().sum::<f64>() / images as f64, dims);
-        let means = [0, 1, 2].map(mean);
-        for (what, mean) in ["the prior loss", "the reconstruction loss", "the diffusion loss"].iter().zip(means) {
-            if !mean.is_finite() {
-                return Err(TrainError::Diverged { what, step: self.step + 1, kept: self.saved });
-            }
-        }
-        Ok(means)
     }
 
     /// The line of metrics about the steps since the last one.
@@ -484,9 +500,13 @@ impl Trainer {
 
     /// Saves the state, if it is one to go on from: if the bound of the next step's images, without dropout, is finite.
     fn save(&mut self) -> Result<(), TrainError> {
+        self.read_steps()?;
+        self.model().schedule.validate()?;
         let batch = self.batch(0)?;
         let model = self.model().valid();
-        self.finite(&model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval))?;
+        let loss = model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval);
+        let (step, kept) = (self.step + 1, self.saved);
+        mean_terms(&loss, self.data.train.shape().dims()).map_err(|what| TrainError::Diverged { what, step, kept })?;
         self.outputs.sync()?;
         let (last, previous) = (self.outputs.run.last(), self.outputs.run.previous());
         if last.exists() {

@@ -157,18 +157,6 @@ pub fn permute(t: &HostTensor, axes: &[usize]) -> HostTensor {
     HostTensor { shape, data }
 }
 
-/// The device that is checked: the CPU, or the one that `VDM_DEVICE` names, `cuda` or `wgpu`, with the crate's feature of that name.
-pub fn device() -> Device {
-    match std::env::var("VDM_DEVICE").as_deref() {
-        Err(_) | Ok("cpu") => Device::flex(),
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(Default::default()),
-        Ok(other) => panic!("VDM_DEVICE={other}: this test was built without the feature `{other}`"),
-    }
-}
-
 /// A tensor of rank `D` on `device`.
 pub fn tensor<const D: usize>(t: &HostTensor, device: &Device) -> burn::tensor::Tensor<D> {
     assert_eq!(t.shape.len(), D);

@@ -1,6 +1,7 @@
 //! `monotonic_*`: the didactic PyTorch layer of constrained monotonic networks.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, device, floats, tensor};
+use crate::device::device;
+use crate::golden_file::{GRADIENTS, GoldenFile, floats, tensor};
 use vdm::schedule::{MonotonicActivation, MonotonicLinearConfig};
 use vdm::weights::{HostTensor, gradients, import};
 

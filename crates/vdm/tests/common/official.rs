@@ -1,6 +1,7 @@
 //! `official_*`: the paper's reference implementation in JAX. Images are NHWC, kernels [kh, kw, in, out] or [in, out].
 
-use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, by_map, device, floats, permute, tensor};
+use crate::device::device;
+use crate::golden_file::{GRADIENTS, GoldenFile, SCHEDULE_GRADIENTS, by_map, floats, permute, tensor};
 use burn::tensor::{Device, Tensor};
 use vdm::diffusion::Posterior;
 use vdm::diffusion::Vocabulary;

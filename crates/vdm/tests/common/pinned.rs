@@ -1,6 +1,7 @@
 //! `pinned_*`: the paper's schedule network pinned to its endpoints (VDM equation 59), and what trains it.
 
-use crate::golden_file::{GoldenFile, SCHEDULE_GRADIENTS, device, floats, tensor};
+use crate::device::device;
+use crate::golden_file::{GoldenFile, SCHEDULE_GRADIENTS, floats, tensor};
 use burn::tensor::activation::sigmoid;
 use std::collections::BTreeMap;
 use vdm::schedule::{

@@ -1,6 +1,7 @@
 //! `port_*`: the PyTorch port of the paper's network, with its `state_dict` names.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, by_map, device, floats, tensor};
+use crate::device::device;
+use crate::golden_file::{GRADIENTS, GoldenFile, by_map, floats, tensor};
 use vdm::nn::{Conditioning, FourierFeatures, Mode, ScoreNetwork, ScoreUNetConfig};
 use vdm::weights::{HostTensor, Weights};
 

@@ -1,6 +1,7 @@
 //! `unet_*`: the didactic PyTorch U-Net, with its `state_dict` names.
 
-use crate::golden_file::{GRADIENTS, GoldenFile, by_map, device, floats, tensor};
+use crate::device::device;
+use crate::golden_file::{GRADIENTS, GoldenFile, by_map, floats, tensor};
 use burn::tensor::{Gradients, Tensor};
 use vdm::nn::{Conditioning, Control, ControlConfig, Mode, UNetConfig};
 use vdm::weights::{HostTensor, Weights};

@@ -5,7 +5,7 @@ use crate::shared::output::outln;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-use vdm_kernels::{Function, Moments, NormArgs, Update, reference, rng::Philox};
+use vdm_kernels::{Function, Moments, NormArgs, SquareSums, Update, reference, rng::Philox};
 
 /// Sizes of the tensors: batch, the image's channels and side, channels inside.
 #[derive(Clone, Copy, Debug)]
@@ -225,7 +225,7 @@ fn rows(s: Sizes, seconds: f64, device: &Device) -> Vec<Row> {
     });
     add("sum of squares", n.to_string(), &mut |fused| {
         let sum = match fused {
-            true => vdm_kernels::sum_of_squares(gradient.clone()),
+            true => SquareSums::of(&[&gradient]).read()[0],
             false => gradient.clone().powi_scalar(2).sum().into_scalar::<f64>(),
         };
         std::hint::black_box(sum);

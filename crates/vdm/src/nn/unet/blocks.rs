@@ -1,6 +1,6 @@
 //! The parts of a U-Net's levels.
 
-use crate::nn::layers::{Conv, Dense, Norm, Projection};
+use crate::nn::layers::{Conv, Dense, Norm, Projection, attend};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
@@ -135,7 +135,8 @@ impl ControlAttention {
         let k = tokens(&self.to_k, &self.k, &source);
         let v = tokens(&self.to_v, &self.v, &source);
         let dim = q.dims()[1];
-        let y = vdm_kernels::attention(q, k, v, self.heads).reshape([batch, dim, h, w]);
+        let products = self.q.weight.val().dtype();
+        let y = attend(q, k, v, self.heads, products).reshape([batch, dim, h, w]);
         let y = adapt(self.from_q.as_ref(), self.out.forward(y));
         if self.residual { x + y } else { y }
     }

@@ -1,0 +1,62 @@
+//! Sums of squares of many tensors, for the norm of a gradient.
+
+use super::{cube, tensor, unwritten};
+use burn::tensor::Tensor;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+
+/// Units that add up one part.
+const UNITS: u32 = 256;
+
+/// Numbers of a tensor that are added up together.
+pub const PART: usize = 256 * UNITS as usize;
+
+/// Σ x² of every part of each tensor, one after another, still on the device: a tensor of n numbers has ⌈n / [`PART`]⌉ parts.
+pub fn square_sums(of: &[&Tensor<1>]) -> Tensor<1> {
+    let of: Vec<_> = of.iter().map(|&x| cube(x.clone())).collect();
+    let parts = |n: usize| n.div_ceil(PART);
+    let total: usize = of.iter().map(|x| parts(x.meta.num_elements())).sum();
+    let sums = unwritten(&of[0].device, [total]);
+    let mut first = 0;
+    for x in of {
+        let count = parts(x.meta.num_elements());
+        square_sums_kernel::launch(
+            &x.client.clone(),
+            CubeCount::Static(count as u32, 1, 1),
+            CubeDim::new_1d(UNITS),
+            x.into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            first as u32,
+        );
+        first += count;
+    }
+    tensor(sums)
+}
+
+/// A cube adds up one part, in an order that does not depend on the device.
+#[cube(launch)]
+fn square_sums_kernel(x: &[f32], sums: &mut [f32], first: u32) {
+    let unit = UNIT_POS as usize;
+    let units = UNITS as usize;
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let from = CUBE_POS * PART;
+    let mut sum = 0f32;
+    for step in 0..PART / units {
+        let i = from + step * units + unit;
+        if i < x.len() {
+            sum += x[i] * x[i];
+        }
+    }
+    shared[unit] = sum;
+    #[unroll]
+    for level in 0..UNITS.ilog2() {
+        let half = comptime!((UNITS >> (level + 1)) as usize);
+        sync_cube();
+        if unit < half {
+            shared[unit] = shared[unit] + shared[unit + half];
+        }
+    }
+    if unit == 0 {
+        sums[first as usize + CUBE_POS] = shared[0];
+    }
+}

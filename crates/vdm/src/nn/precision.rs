@@ -1,0 +1,51 @@
+//! The precision in which a network multiplies while it is trained.
+
+use crate::weights::{NamedParameters, walk};
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The precision of a network's products in training.
+///
+/// Use [`Bf16`](Self::Bf16) on a card with units for it; the CPU computes slower with it. Evaluation, samples and the codec always
+/// compute in single precision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision, 24 bits.
+    #[default]
+    F32,
+    /// Convolutions, and the products of attention, take their factors with 8 bits (bfloat16), and so do their gradients. The
+    /// weights themselves, all that is between the products, loss and schedule stay in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// The type of the factors.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// The network with the kernels of its convolutions rounded to this precision. An operator computes in the precision of its
+    /// weight, and its gradient goes on to the kernels of `network`, in theirs.
+    pub(crate) fn of_products<M: Module>(self, network: M) -> M {
+        struct Round(DType);
+        impl NamedParameters for Round {
+            fn parameter<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                // Kernels have four dimensions; dense layers, on a vector of each image, cost nothing beside them.
+                if D != 4 {
+                    return param;
+                }
+                let (id, tensor, mapper) = param.consume();
+                Param::from_mapped_value(id, tensor.cast(self.0), mapper)
+            }
+        }
+        match self {
+            Self::F32 => network,
+            Self::Bf16 => walk(network, &mut Round(self.dtype())),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The kernels for accelerators against those of the CPU. `scripts/device.sh` runs them on the device that `VDM_DEVICE` names.
+#![cfg(any(feature = "cuda", feature = "wgpu", feature = "metal", feature = "rocm"))]
+
+#[path = "common/device.rs"]
+mod device;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use device::device;
+use vdm_kernels::rng::{Philox, normal_images, normal_on};
+use vdm_kernels::{Moments, SquareSums, Update, accelerator, adamw_step, decoder_nll};
+
+fn normals(stream: u64, n: usize) -> Vec<f32> {
+    normal_images(&[Philox::new(9, stream)], 0, n)
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+fn vector(numbers: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(numbers, device)
+}
+
+#[track_caller]
+fn close(found: &[f32], expected: &[f32], relative: f32) {
+    assert_eq!(found.len(), expected.len());
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= relative * expected.abs().max(1.0), "{i}: {found} not {expected}");
+    }
+}
+
+#[test]
+fn dropout_masks_are_those_of_the_host() {
+    for (seed, p, images, numbers) in
+        [(0, 0.1, 1, 128), (7, 0.1, 3, 1000), (0xFEDC_BA98_7654_3210, 0.5, 2, 37), (3, 0.1, 2, 40_000)]
+    {
+        let mut expected = vec![0f32; images * numbers];
+        for (image, out) in expected.chunks_exact_mut(numbers).enumerate() {
+            Philox::new(seed, image as u64).dropout(p, out);
+        }
+        assert_eq!(host(accelerator::dropout(seed, p, images, numbers, &device())), expected);
+    }
+}
+
+#[test]
+fn noise_is_that_of_the_host() {
+    for (streams, draw, numbers) in [(1, 0, 64), (3, 5, 1000), (2, 1, 37), (1, 0, 1 << 20)] {
+        let streams: Vec<Philox> = (0..streams).map(|i| Philox::new(u64::MAX - i, i << 40 | 3)).collect();
+        let found = host(normal_on(&streams, draw, numbers, &device()));
+        close(&found, &normal_images(&streams, draw, numbers), 2e-6);
+    }
+}
+
+#[test]
+fn the_decoder_is_that_of_the_cpu() {
+    let (batch, dims) = (3, 500);
+    for (levels, r) in [(256, 0.3), (256, 20.0), (17, 1e-2), (2, 3.0), (256, 1e-4)] {
+        let eps = normals(1, batch * dims);
+        let k: Vec<f32> = (0..batch * dims).map(|i| (i * 31 % levels) as f32).collect();
+        let on = |device: &Device| {
+            let of = |numbers: &[f32]| Tensor::from_data(TensorData::new(numbers.to_vec(), [batch, dims]), device);
+            let (nll, d_nll) = decoder_nll(of(&eps), of(&k), levels, r);
+            (host(nll), host(d_nll))
+        };
+        let ((nll, d_nll), (want, d_want)) = (on(&device()), on(&Device::flex()));
+        close(&nll, &want, 1e-5);
+        close(&d_nll, &d_want, 1e-4);
+    }
+}
+
+#[test]
+fn the_optimiser_steps_as_on_the_cpu() {
+    let update = Update {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        correction1: 2.0,
+        correction2: 3.0,
+        ema_decay: 0.7,
+        grad_scale: 0.5,
+    };
+    let n = 70_001;
+    let on = |device: &Device| {
+        let of = |stream| vector(&normals(stream, n), device);
+        let state = Moments { m: of(2), v: of(3).abs(), ema: of(4) };
+        // A second handle holds the parameter's memory: it must not be overwritten.
+        let p = of(1);
+        let held = p.clone();
+        let (p, state) = adamw_step(&update, p, state, of(5));
+        let (p, Moments { m, v, ema }) = adamw_step(&update, p, state, of(6));
+        assert_eq!(host(held), normals(1, n));
+        [p, m, v, ema].map(host)
+    };
+    for (found, expected) in on(&device()).iter().zip(&on(&Device::flex())) {
+        close(found, expected, 1e-5);
+    }
+}
+
+#[test]
+fn sums_of_squares_are_those_of_the_cpu() {
+    let sizes = [1, 255, 256, 65_536, 65_537, 300_001];
+    let on = |device: &Device| {
+        let tensors: Vec<_> = sizes.iter().map(|&n| vector(&normals(n as u64, n), device)).collect();
+        SquareSums::of(&tensors.iter().collect::<Vec<_>>()).read()
+    };
+    for (found, expected) in on(&device()).iter().zip(on(&Device::flex())) {
+        assert!((found / expected - 1.0).abs() < 1e-5, "{found} not {expected}");
+    }
+}
