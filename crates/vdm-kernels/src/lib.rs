@@ -36,7 +36,7 @@ pub use square_sums::SquareSums;
 
 use burn::backend::{Dispatch, Flex};
 use burn::tensor::Tensor;
-use extension::{ConvArgs, Fused};
+use extension::{ConvArgs, Fused, FusedNorm};
 
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
@@ -46,6 +46,15 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
 /// [`mod@reference`] has such products.
 fn fused_products(x: &Tensor<4>, weight: &Tensor<4>) -> bool {
     fused(x) && x.dtype() == weight.dtype()
+}
+
+/// Whether a normalisation is fused.
+fn fused_norm(x: &Tensor<4>) -> bool {
+    #[cfg(feature = "accelerator")]
+    if accelerator::takes(&x.device().inner(), x.dtype()) {
+        return true;
+    }
+    fused(x)
 }
 
 /// Convolution of odd side, padded so that images keep their size, stride 1.
@@ -158,7 +167,7 @@ pub fn conv2d_beside(
 /// - `gamma`, `beta`: `[channels]`
 /// - output: as `x`
 pub fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
-    if !fused(&x) {
+    if !fused_norm(&x) {
         return reference::group_norm(x, gamma, beta, args);
     }
     let y = Dispatch::fused_group_norm(x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch(), args);
@@ -176,7 +185,7 @@ pub fn group_norm_shifted(
     shift: Tensor<2>,
     args: NormArgs,
 ) -> Tensor<4> {
-    if !fused(&x) {
+    if !fused_norm(&x) {
         return reference::group_norm_shifted(x, gamma, beta, shift, args);
     }
     let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
@@ -193,7 +202,7 @@ pub fn group_norm_shifted(
 pub fn group_norm_beside(a: Tensor<4>, b: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, args: NormArgs) -> Tensor<4> {
     let (c, d) = (a.dims()[1], b.dims()[1]);
     let divides = args.groups > 0 && c.is_multiple_of(((c + d) / args.groups).max(1));
-    if !fused(&a) || !divides {
+    if !fused_norm(&a) || !divides {
         // Where a group takes channels of both, they must lie together.
         return group_norm(Tensor::cat(vec![a, b], 1), gamma, beta, args);
     }

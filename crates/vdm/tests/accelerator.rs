@@ -7,7 +7,8 @@ mod device;
 use burn::tensor::{Device, Tensor, TensorData};
 use device::device;
 use vdm_kernels::rng::{Philox, normal_images, normal_on};
-use vdm_kernels::{Moments, SquareSums, Update, accelerator, adamw_step, decoder_nll};
+use vdm_kernels::{Moments, NormArgs, SquareSums, Update, accelerator, adamw_step, decoder_nll};
+use vdm_kernels::{group_norm, group_norm_beside, group_norm_shifted};
 
 fn normals(stream: u64, n: usize) -> Vec<f32> {
     normal_images(&[Philox::new(9, stream)], 0, n)
@@ -107,5 +108,64 @@ fn sums_of_squares_are_those_of_the_cpu() {
     };
     for (found, expected) in on(&device()).iter().zip(on(&Device::flex())) {
         assert!((found / expected - 1.0).abs() < 1e-5, "{found} not {expected}");
+    }
+}
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug)]
+enum Norm {
+    Plain,
+    Shifted,
+    /// Of the channels of two tensors, so many in the first.
+    Beside(usize),
+}
+
+/// The output of a normalisation, and the gradients of all its inputs for a weighted sum of it.
+fn normalised(kind: Norm, [b, c, h, w]: [usize; 4], args: NormArgs, device: &Device) -> Vec<Vec<f32>> {
+    let device = device.clone().autodiff();
+    let image = |stream, c| {
+        let numbers: Vec<f32> = normals(stream, b * c * h * w).iter().map(|x| 2.0 * x + 1.0).collect();
+        Tensor::<4>::from_data(TensorData::new(numbers, [b, c, h, w]), &device).require_grad()
+    };
+    let of_channels = |stream| Tensor::<1>::from_data(normals(stream, c).as_slice(), &device).require_grad();
+    let (gamma, beta) = (of_channels(3), of_channels(4));
+    let shift = Tensor::<2>::from_data(TensorData::new(normals(5, b * c), [b, c]), &device).require_grad();
+    let [first, second] = match kind {
+        Norm::Beside(of_first) => [image(1, of_first), image(2, c - of_first)],
+        Norm::Plain | Norm::Shifted => [image(1, c), image(2, c)],
+    };
+    let (x, gamma_, beta_) = (first.clone(), gamma.clone(), beta.clone());
+    let y = match kind {
+        Norm::Plain => group_norm(x, gamma_, beta_, args),
+        Norm::Shifted => group_norm_shifted(x, gamma_, beta_, shift.clone(), args),
+        Norm::Beside(_) => group_norm_beside(x, second.clone(), gamma_, beta_, args),
+    };
+    let weight = Tensor::<4>::from_data(TensorData::new(normals(6, b * c * h * w), [b, c, h, w]), &device);
+    let mut grads = (y.clone() * weight).sum().backward();
+    let mut out = vec![host(y.inner())];
+    out.push(host(first.grad_remove(&mut grads).expect("of the input")));
+    out.push(host(gamma.grad_remove(&mut grads).expect("of gamma")));
+    out.push(host(beta.grad_remove(&mut grads).expect("of beta")));
+    match kind {
+        Norm::Plain => {}
+        Norm::Shifted => out.push(host(shift.grad_remove(&mut grads).expect("of the shift"))),
+        Norm::Beside(_) => out.push(host(second.grad_remove(&mut grads).expect("of the second input"))),
+    }
+    out
+}
+
+#[test]
+fn normalisations_are_those_of_the_cpu() {
+    for kind in [Norm::Plain, Norm::Shifted, Norm::Beside(8), Norm::Beside(4)] {
+        for shape in [[2, 12, 9, 7], [3, 12, 20, 20], [1, 12, 1, 1]] {
+            for (silu, dropout) in [(false, 0.0), (true, 0.0), (true, 0.3)] {
+                let args = NormArgs { groups: 3, eps: 1e-6, silu, dropout, seed: 0x1234_5678_9ABC };
+                let (found, expected) =
+                    (normalised(kind, shape, args, &device()), normalised(kind, shape, args, &Device::flex()));
+                for (found, expected) in found.iter().zip(&expected) {
+                    close(found, expected, 5e-5);
+                }
+            }
+        }
     }
 }

@@ -5,7 +5,9 @@
 //! accelerator. A kernel is written once, and CubeCL compiles it for CUDA, ROCm, Metal or Vulkan. None is differentiable.
 
 mod adamw;
+mod cube_sum;
 mod decoder;
+mod group_norm;
 mod philox;
 mod square_sums;
 

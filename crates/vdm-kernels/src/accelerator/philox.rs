@@ -119,9 +119,22 @@ fn dropout_kernel(
 #[cube]
 fn factor(out: &mut [f32], image: u32, numbers: u32, at: u32, bits: u32, threshold: u32, keep: f32) {
     if at < numbers {
-        let kept = if bits < threshold { f32::new(0.0) } else { keep };
+        let kept = select(bits < threshold, 0f32, keep);
         out[(image * numbers + at) as usize] = kept;
     }
+}
+
+/// Dropout's factor of number `at` of an image.
+#[cube]
+pub(super) fn factor_at(seed_low: u32, seed_high: u32, image: u32, at: u32, threshold: u32, keep: f32) -> f32 {
+    let wide = WIDE as u32;
+    let of_unit = at % (8 * wide);
+    let block = (at / (8 * wide)) * wide + of_unit % wide;
+    let words = rounds(seed_low, seed_high, block, 0u32, image, 0u32);
+    let word = (of_unit / wide) % 4;
+    let bits = select(word < 2, select(word == 0, words.a, words.b), select(word == 2, words.c, words.d));
+    let bits = if of_unit < 4 * wide { bits & 0xFFFF } else { bits >> 16 };
+    select(bits < threshold, 0f32, keep)
 }
 
 /// A unit makes the four numbers of one block.

@@ -1,12 +1,10 @@
 //! Sums of squares of many tensors, for the norm of a gradient.
 
+use super::cube_sum::{UNITS, cube_sum};
 use super::{cube, tensor, unwritten};
 use burn::tensor::Tensor;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
-
-/// Units that add up one part.
-const UNITS: u32 = 256;
 
 /// Numbers of a tensor that are added up together.
 pub const PART: usize = 256 * UNITS as usize;
@@ -26,16 +24,16 @@ pub fn square_sums(of: &[&Tensor<1>]) -> Tensor<1> {
             CubeDim::new_1d(UNITS),
             x.into_buffer_arg(),
             sums.clone().into_buffer_arg(),
-            first as u32,
+            first,
         );
         first += count;
     }
     tensor(sums)
 }
 
-/// A cube adds up one part, in an order that does not depend on the device.
+/// A cube adds up one part.
 #[cube(launch)]
-fn square_sums_kernel(x: &[f32], sums: &mut [f32], first: u32) {
+fn square_sums_kernel(x: &[f32], sums: &mut [f32], first: usize) {
     let unit = UNIT_POS as usize;
     let units = UNITS as usize;
     let mut shared = Shared::new_slice(UNITS as usize);
@@ -47,16 +45,8 @@ fn square_sums_kernel(x: &[f32], sums: &mut [f32], first: u32) {
             sum += x[i] * x[i];
         }
     }
-    shared[unit] = sum;
-    #[unroll]
-    for level in 0..UNITS.ilog2() {
-        let half = comptime!((UNITS >> (level + 1)) as usize);
-        sync_cube();
-        if unit < half {
-            shared[unit] = shared[unit] + shared[unit + half];
-        }
-    }
+    let sum = cube_sum(sum, &mut shared);
     if unit == 0 {
-        sums[first as usize + CUBE_POS] = shared[0];
+        sums[first + CUBE_POS] = sum;
     }
 }

@@ -1,6 +1,6 @@
 //! The operators under autodiff: what each saves for its backward pass, and the gradients of its inputs.
 
-use super::{ConvArgs, Fused, FusedBackward, NormArgs};
+use super::{ConvArgs, Fused, FusedBackward, FusedNorm, FusedNormBackward, NormArgs};
 use crate::cpu::elementary::Function;
 use burn::backend::{
     Autodiff,
@@ -16,7 +16,7 @@ use burn::backend::{
 /// saved; and `backward`, from which inputs want a gradient, from what was saved and from the gradient `dy` of the output: the
 /// gradient of each input, in their order, or `None` where it is not wanted.
 macro_rules! differentiable {
-    ($B:ident, $C:ident; $(
+    ($B:ident, $C:ident: $Bound:ident; $(
         fn $name:ident($($x:ident),+ $(; $arg:ident: $ty:ty)?) as $Operator:ident saving $State:ty {
             forward: $forward:expr,
             backward: |$wanted:pat_param, $saved:pat_param, $dy:ident| $gradients:expr,
@@ -26,7 +26,7 @@ macro_rules! differentiable {
             const INPUTS: usize = [$(stringify!($x)),+].len();
             #[derive(Debug)]
             struct $Operator;
-            impl<$B: FusedBackward> Backward<$B, INPUTS> for $Operator {
+            impl<$B: $Bound> Backward<$B, INPUTS> for $Operator {
                 type State = $State;
                 fn backward(self, ops: Ops<Self::State, INPUTS>, grads: &mut Gradients, _: &mut Checkpointer) {
                     let $dy = grads.consume::<$B>(&ops.node);
@@ -71,7 +71,7 @@ fn of_convolution<B: FusedBackward>(
 }
 
 impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
-    differentiable! { B, C;
+    differentiable! { B, C: FusedBackward;
         fn fused_conv2d(x, weight, bias; args: ConvArgs) as Conv2d saving ([FloatTensor<B>; 3], usize) {
             forward: {
                 let y = B::fused_conv2d(x.clone(), weight.clone(), bias.clone(), of_training(args));
@@ -114,6 +114,35 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
             },
         }
 
+        fn fused_linear(x, weight, bias) as Linear saving [FloatTensor<B>; 3] {
+            forward: (B::fused_linear(x.clone(), weight.clone(), bias.clone()), [x, weight, bias]),
+            backward: |_, saved, dy| B::linear_backward(saved, dy).map(Some),
+        }
+
+        fn fused_attention(q, k, v; heads: usize) as Attention saving ([FloatTensor<B>; 3], usize) {
+            forward: (B::fused_attention(q.clone(), k.clone(), v.clone(), heads), ([q, k, v], heads)),
+            backward: |_, (saved, heads), dy| B::attention_backward(saved, heads, dy).map(Some),
+        }
+
+        fn fused_elementary(x; f: Function) as Elementary saving (FloatTensor<B>, Function) {
+            forward: (B::fused_elementary(x.clone(), f), (x, f)),
+            backward: |_, (x, f), dy| [Some(B::elementary_backward(x, f, dy))],
+        }
+
+        fn fused_double(x) as Double saving () {
+            forward: (B::fused_double(x), ()),
+            backward: |_, (), dy| [Some(B::double_backward(dy))],
+        }
+
+        fn fused_square_sums(x) as SquareSums saving FloatTensor<B> {
+            forward: (B::fused_square_sums(x.clone()), x),
+            backward: |_, x, dy| [Some(B::square_sums_backward(x, dy))],
+        }
+    }
+}
+
+impl<B: FusedNormBackward, C: CheckpointStrategy> FusedNorm for Autodiff<B, C> {
+    differentiable! { B, C: FusedNormBackward;
         fn fused_group_norm(x, gamma, beta; args: NormArgs) as GroupNorm saving ([FloatTensor<B>; 4], NormArgs) {
             forward: {
                 let of = std::slice::from_ref(&x);
@@ -150,31 +179,6 @@ impl<B: FusedBackward, C: CheckpointStrategy> Fused for Autodiff<B, C> {
                 let (dx, of_others) = B::group_norm_backward(vec![a, b], [gamma, beta, stats], false, args, dy);
                 dx.into_iter().chain(of_others).map(Some)
             },
-        }
-
-        fn fused_linear(x, weight, bias) as Linear saving [FloatTensor<B>; 3] {
-            forward: (B::fused_linear(x.clone(), weight.clone(), bias.clone()), [x, weight, bias]),
-            backward: |_, saved, dy| B::linear_backward(saved, dy).map(Some),
-        }
-
-        fn fused_attention(q, k, v; heads: usize) as Attention saving ([FloatTensor<B>; 3], usize) {
-            forward: (B::fused_attention(q.clone(), k.clone(), v.clone(), heads), ([q, k, v], heads)),
-            backward: |_, (saved, heads), dy| B::attention_backward(saved, heads, dy).map(Some),
-        }
-
-        fn fused_elementary(x; f: Function) as Elementary saving (FloatTensor<B>, Function) {
-            forward: (B::fused_elementary(x.clone(), f), (x, f)),
-            backward: |_, (x, f), dy| [Some(B::elementary_backward(x, f, dy))],
-        }
-
-        fn fused_double(x) as Double saving () {
-            forward: (B::fused_double(x), ()),
-            backward: |_, (), dy| [Some(B::double_backward(dy))],
-        }
-
-        fn fused_square_sums(x) as SquareSums saving FloatTensor<B> {
-            forward: (B::fused_square_sums(x.clone()), x),
-            backward: |_, x, dy| [Some(B::square_sums_backward(x, dy))],
         }
     }
 }

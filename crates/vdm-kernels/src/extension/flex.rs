@@ -1,6 +1,6 @@
 //! The operators on Flex: tensors become slices of contiguous numbers, and an output is a new tensor.
 
-use super::{ConvArgs, Fused, FusedBackward, NormArgs};
+use super::{ConvArgs, Fused, FusedBackward, FusedNorm, FusedNormBackward, NormArgs};
 use crate::cpu::beside::{Beside, BesideMut};
 use crate::cpu::elementary::Function;
 use crate::cpu::lanes::Base;
@@ -153,30 +153,6 @@ impl Fused for Flex {
         convolve(&[a, b].map(contiguous), weight, bias, Some(to), args)
     }
 
-    fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
-    }
-
-    fn fused_group_norm_shifted(
-        x: FlexTensor,
-        gamma: FlexTensor,
-        beta: FlexTensor,
-        shift: FlexTensor,
-        args: NormArgs,
-    ) -> FlexTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
-    }
-
-    fn fused_group_norm_beside(
-        a: FlexTensor,
-        b: FlexTensor,
-        gamma: FlexTensor,
-        beta: FlexTensor,
-        args: NormArgs,
-    ) -> FlexTensor {
-        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
-    }
-
     fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|t| t.to_contiguous());
         let (n, i, o) = (x.layout().shape()[0], weight.layout().shape()[0], weight.layout().shape()[1]);
@@ -215,35 +191,33 @@ impl Fused for Flex {
     }
 }
 
-impl FusedBackward for Flex {
-    fn conv2d_backward(
-        x: Vec<FlexTensor>,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        dy: FlexTensor,
-        stride: usize,
-        want_dx: bool,
-    ) -> (Vec<FlexTensor>, FlexTensor, FlexTensor) {
-        let x: Vec<FlexTensor> = x.into_iter().map(contiguous).collect();
-        let dy = dy.to_contiguous();
-        let s = conv_spec(&x[0], &weight, stride);
-        let mut dx: Vec<FlexTensor> = if want_dx { x.iter().map(like).collect() } else { Vec::new() };
-        let (mut dw, mut db) = (like(&weight), like(&bias));
-        let into = match &mut dx[..] {
-            [first, second] => {
-                let channels = [channels(first), channels(second)];
-                BesideMut { first: first.storage_mut(), second: second.storage_mut(), channels }
-            }
-            [one] => {
-                let channels = channels(one);
-                BesideMut::one(one.storage_mut(), channels)
-            }
-            _ => BesideMut::one(&mut [], s.ci),
-        };
-        conv::backward(&s, beside(&x), &flipped(&s, &weight), data(&dy), into, dw.storage_mut(), db.storage_mut());
-        (dx, dw, db)
+impl FusedNorm for Flex {
+    fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
+        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
     }
 
+    fn fused_group_norm_shifted(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        shift: FlexTensor,
+        args: NormArgs,
+    ) -> FlexTensor {
+        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
+    }
+
+    fn fused_group_norm_beside(
+        a: FlexTensor,
+        b: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        args: NormArgs,
+    ) -> FlexTensor {
+        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
+    }
+}
+
+impl FusedNormBackward for Flex {
     fn group_norm_with_stats(
         x: &[FlexTensor],
         gamma: FlexTensor,
@@ -291,6 +265,36 @@ impl FusedBackward for Flex {
             dshift.as_mut().map_or(&mut [][..], |dshift| dshift.storage_mut()),
         );
         (dx, [dgamma, dbeta].into_iter().chain(dshift).collect())
+    }
+}
+
+impl FusedBackward for Flex {
+    fn conv2d_backward(
+        x: Vec<FlexTensor>,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        dy: FlexTensor,
+        stride: usize,
+        want_dx: bool,
+    ) -> (Vec<FlexTensor>, FlexTensor, FlexTensor) {
+        let x: Vec<FlexTensor> = x.into_iter().map(contiguous).collect();
+        let dy = dy.to_contiguous();
+        let s = conv_spec(&x[0], &weight, stride);
+        let mut dx: Vec<FlexTensor> = if want_dx { x.iter().map(like).collect() } else { Vec::new() };
+        let (mut dw, mut db) = (like(&weight), like(&bias));
+        let into = match &mut dx[..] {
+            [first, second] => {
+                let channels = [channels(first), channels(second)];
+                BesideMut { first: first.storage_mut(), second: second.storage_mut(), channels }
+            }
+            [one] => {
+                let channels = channels(one);
+                BesideMut::one(one.storage_mut(), channels)
+            }
+            _ => BesideMut::one(&mut [], s.ci),
+        };
+        conv::backward(&s, beside(&x), &flipped(&s, &weight), data(&dy), into, dw.storage_mut(), db.storage_mut());
+        (dx, dw, db)
     }
 
     fn linear_backward(saved: [FlexTensor; 3], dy: FlexTensor) -> [FlexTensor; 3] {

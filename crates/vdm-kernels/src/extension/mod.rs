@@ -68,6 +68,26 @@ pub trait Fused: burn::backend::Backend {
         to: FloatTensor<Self>,
         args: ConvArgs,
     ) -> FloatTensor<Self>;
+    /// See [`crate::linear`].
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::attention`].
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+    /// See [`crate::elementary`].
+    fn fused_elementary(x: FloatTensor<Self>, f: Function) -> FloatTensor<Self>;
+    /// See [`crate::double`].
+    fn fused_double(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`crate::square_sums`].
+    fn fused_square_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// Normalisations, which accelerators have, too.
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "accelerator"))]
+pub trait FusedNorm: burn::backend::Backend {
     /// See [`crate::group_norm`].
     fn fused_group_norm(
         x: FloatTensor<Self>,
@@ -91,35 +111,10 @@ pub trait Fused: burn::backend::Backend {
         beta: FloatTensor<Self>,
         args: NormArgs,
     ) -> FloatTensor<Self>;
-    /// See [`crate::linear`].
-    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// See [`crate::attention`].
-    fn fused_attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-    ) -> FloatTensor<Self>;
-    /// See [`crate::elementary`].
-    fn fused_elementary(x: FloatTensor<Self>, f: Function) -> FloatTensor<Self>;
-    /// See [`crate::double`].
-    fn fused_double(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// See [`crate::square_sums`].
-    fn fused_square_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Backward passes, and forward passes that keep what these need.
-pub trait FusedBackward: Fused {
-    /// Gradients for (each of x, or none if they are not wanted; weight; bias); x has one tensor or two, whose channels lie one
-    /// after another.
-    fn conv2d_backward(
-        x: Vec<FloatTensor<Self>>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        dy: FloatTensor<Self>,
-        stride: usize,
-        want_dx: bool,
-    ) -> (Vec<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
+/// Backward passes of normalisations, and forward passes that keep what these need.
+pub trait FusedNormBackward: FusedNorm {
     /// The output, and each group's mean and 1/std, of the channels of all of `x`, one after another.
     fn group_norm_with_stats(
         x: &[FloatTensor<Self>],
@@ -136,6 +131,20 @@ pub trait FusedBackward: Fused {
         args: NormArgs,
         dy: FloatTensor<Self>,
     ) -> (Vec<FloatTensor<Self>>, Vec<FloatTensor<Self>>);
+}
+
+/// Backward passes, and forward passes that keep what these need.
+pub trait FusedBackward: Fused {
+    /// Gradients for (each of x, or none if they are not wanted; weight; bias); x has one tensor or two, whose channels lie one
+    /// after another.
+    fn conv2d_backward(
+        x: Vec<FloatTensor<Self>>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        stride: usize,
+        want_dx: bool,
+    ) -> (Vec<FloatTensor<Self>>, FloatTensor<Self>, FloatTensor<Self>);
     /// Gradients for x, weight, bias; `saved` is these three.
     fn linear_backward(saved: [FloatTensor<Self>; 3], dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
     /// Gradients for q, k, v; `saved` is these three.

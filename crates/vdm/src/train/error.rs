@@ -110,7 +110,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The device does not compute in the precision that the configuration asks for.
-    #[error("train.precision: this device has no {precision:?}; train with --set train.precision=f32, or on another device")]
+    #[error(
+        "train.precision: this device has no {precision:?}; train with --set train.precision=f32, or on another device"
+    )]
     Precision {
         /// What it lacks.
         precision: Precision,

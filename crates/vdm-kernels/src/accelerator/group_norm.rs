@@ -1,0 +1,381 @@
+//! Group normalisation, then SiLU, a shift and dropout where they are asked for, in one launch; see [`crate::cpu::group_norm`].
+//!
+//! A cube normalises one group of one image. The channels are those of two tensors, one after another, or of one, which is
+//! then given twice. Dropout's mask is drawn again for the gradient, not kept.
+
+use super::cube_sum::{UNITS, cube_sum};
+use super::philox::factor_at;
+use super::unwritten;
+use crate::NormArgs;
+use crate::extension::{FusedNorm, FusedNormBackward};
+use burn::backend::ops::FloatTensorOps;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+
+impl FusedNorm for CubeBackend {
+    fn fused_group_norm(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, args: NormArgs) -> CubeTensor {
+        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
+    }
+
+    fn fused_group_norm_shifted(
+        x: CubeTensor,
+        gamma: CubeTensor,
+        beta: CubeTensor,
+        shift: CubeTensor,
+        args: NormArgs,
+    ) -> CubeTensor {
+        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
+    }
+
+    fn fused_group_norm_beside(
+        a: CubeTensor,
+        b: CubeTensor,
+        gamma: CubeTensor,
+        beta: CubeTensor,
+        args: NormArgs,
+    ) -> CubeTensor {
+        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
+    }
+}
+
+/// The inputs of a normalisation.
+struct Inputs {
+    a: CubeTensor,
+    b: CubeTensor,
+    gamma: CubeTensor,
+    beta: CubeTensor,
+    sizes: Sizes,
+}
+
+/// What the kernels know about the shapes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    images: usize,
+    channels: usize,
+    /// Channels of the first tensor.
+    of_a: usize,
+    pixels: usize,
+}
+
+impl Inputs {
+    fn new(x: &[CubeTensor], [gamma, beta]: [CubeTensor; 2]) -> Self {
+        let shapes: Vec<&[usize]> = x.iter().map(|x| x.meta.shape().as_ref()).collect();
+        let sizes = Sizes {
+            images: shapes[0][0],
+            channels: shapes.iter().map(|shape| shape[1]).sum(),
+            of_a: shapes[0][1],
+            pixels: shapes[0][2..].iter().product(),
+        };
+        let [a, b] = [&x[0], &x[x.len() - 1]].map(|x| into_contiguous(x.clone()));
+        let [gamma, beta] = [gamma, beta].map(into_contiguous);
+        Self { a, b, gamma, beta, sizes }
+    }
+
+    /// A cube for each group of each image.
+    fn cubes(&self, args: NormArgs) -> (CubeCount, CubeDim) {
+        (CubeCount::Static(self.sizes.images as u32, args.groups as u32, 1), CubeDim::new_1d(UNITS))
+    }
+}
+
+/// Dropout's scalars: the seed's words, the threshold, and what is multiplied with.
+fn of_dropout(args: NormArgs) -> (u32, u32, u32, f32) {
+    (args.seed as u32, (args.seed >> 32) as u32, (args.dropout * 65536.0) as u32, 1.0 / (1.0 - args.dropout))
+}
+
+impl FusedNormBackward for CubeBackend {
+    fn group_norm_with_stats(
+        x: &[CubeTensor],
+        gamma: CubeTensor,
+        beta: CubeTensor,
+        shift: Option<CubeTensor>,
+        args: NormArgs,
+    ) -> (CubeTensor, CubeTensor) {
+        let inputs = Inputs::new(x, [gamma, beta]);
+        let (count, dim) = inputs.cubes(args);
+        let Sizes { images, channels, of_a, pixels } = inputs.sizes;
+        let mut shape = x[0].meta.shape().to_vec();
+        shape[1] = channels;
+        let (client, device) = (inputs.a.client.clone(), inputs.a.device.clone());
+        let (y, stats) = (unwritten(&device, shape), unwritten(&device, [images, args.groups, 2]));
+        let shifted = shift.is_some();
+        // Without a shift the kernel does not look at it.
+        let shift = shift.map_or_else(|| inputs.gamma.clone(), into_contiguous);
+        let (seed_low, seed_high, threshold, keep) = of_dropout(args);
+        forward_kernel::launch(
+            &client,
+            count,
+            dim,
+            inputs.a.into_buffer_arg(),
+            inputs.b.into_buffer_arg(),
+            inputs.gamma.into_buffer_arg(),
+            inputs.beta.into_buffer_arg(),
+            shift.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            stats.clone().into_buffer_arg(),
+            of_a,
+            channels,
+            pixels,
+            args.eps,
+            seed_low,
+            seed_high,
+            threshold,
+            keep,
+            args.silu,
+            shifted,
+            args.dropout > 0.0,
+        );
+        (y, stats)
+    }
+
+    fn group_norm_backward(
+        x: Vec<CubeTensor>,
+        saved: [CubeTensor; 3],
+        shifted: bool,
+        args: NormArgs,
+        dy: CubeTensor,
+    ) -> (Vec<CubeTensor>, Vec<CubeTensor>) {
+        let [gamma, beta, stats] = saved;
+        let inputs = Inputs::new(&x, [gamma, beta]);
+        let (count, dim) = inputs.cubes(args);
+        let Sizes { images, channels, of_a, pixels } = inputs.sizes;
+        let (client, device) = (inputs.a.client.clone(), inputs.a.device.clone());
+        let dx: Vec<CubeTensor> = x.iter().map(|x| unwritten(&device, x.meta.shape().clone())).collect();
+        let of_channels = || unwritten(&device, [images, channels]);
+        let (dgamma, dbeta, dshift) = (of_channels(), of_channels(), of_channels());
+        let (seed_low, seed_high, threshold, keep) = of_dropout(args);
+        backward_kernel::launch(
+            &client,
+            count,
+            dim,
+            inputs.a.into_buffer_arg(),
+            inputs.b.into_buffer_arg(),
+            inputs.gamma.into_buffer_arg(),
+            inputs.beta.into_buffer_arg(),
+            into_contiguous(stats).into_buffer_arg(),
+            into_contiguous(dy).into_buffer_arg(),
+            dx[0].clone().into_buffer_arg(),
+            dx[dx.len() - 1].clone().into_buffer_arg(),
+            dgamma.clone().into_buffer_arg(),
+            dbeta.clone().into_buffer_arg(),
+            dshift.clone().into_buffer_arg(),
+            of_a,
+            channels,
+            pixels,
+            seed_low,
+            seed_high,
+            threshold,
+            keep,
+            args.silu,
+            args.dropout > 0.0,
+        );
+        let of_all_images = |t| Self::float_reshape(Self::float_sum_dim(t, 0), [channels].into());
+        let others = [of_all_images(dgamma), of_all_images(dbeta)];
+        (dx, others.into_iter().chain(shifted.then_some(dshift)).collect())
+    }
+}
+
+/// Where the number of a channel and pixel lies in the first tensor or, if the channel is the second's, in that.
+#[cube]
+fn place(image: usize, channel: usize, pixel: usize, of_a: usize, channels: usize, pixels: usize) -> usize {
+    if channel < of_a {
+        (image * of_a + channel) * pixels + pixel
+    } else {
+        (image * (channels - of_a) + channel - of_a) * pixels + pixel
+    }
+}
+
+#[cube]
+fn read(a: &[f32], b: &[f32], channel: usize, of_a: usize, place: usize) -> f32 {
+    if channel < of_a { a[place] } else { b[place] }
+}
+
+#[cube(launch)]
+fn forward_kernel(
+    a: &[f32],
+    b: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    shift: &[f32],
+    y: &mut [f32],
+    stats: &mut [f32],
+    of_a: usize,
+    channels: usize,
+    pixels: usize,
+    eps: f32,
+    seed_low: u32,
+    seed_high: u32,
+    threshold: u32,
+    keep: f32,
+    #[comptime] silu: bool,
+    #[comptime] shifted: bool,
+    #[comptime] dropout: bool,
+) {
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let image = CUBE_POS_X as usize;
+    let group = CUBE_POS_Y as usize;
+    let groups = CUBE_COUNT_Y as usize;
+    let unit = UNIT_POS as usize;
+    let units = UNITS as usize;
+    let of_group = channels / groups;
+    let n = of_group * pixels;
+    let steps = n.div_ceil(units);
+
+    let mut sum = 0f32;
+    for step in 0..steps {
+        let i = step * units + unit;
+        if i < n {
+            let channel = group * of_group + i / pixels;
+            sum += read(a, b, channel, of_a, place(image, channel, i % pixels, of_a, channels, pixels));
+        }
+    }
+    let mean = cube_sum(sum, &mut shared) / f32::cast_from(n);
+
+    let mut squares = 0f32;
+    for step in 0..steps {
+        let i = step * units + unit;
+        if i < n {
+            let channel = group * of_group + i / pixels;
+            let off = read(a, b, channel, of_a, place(image, channel, i % pixels, of_a, channels, pixels)) - mean;
+            squares += off * off;
+        }
+    }
+    let variance = cube_sum(squares, &mut shared) / f32::cast_from(n);
+    let scale = 1.0f32 / f32::sqrt(variance + eps);
+    if unit == 0 {
+        let at = 2 * (image * groups + group);
+        stats[at] = mean;
+        stats[at + 1] = scale;
+    }
+
+    for step in 0..steps {
+        let i = step * units + unit;
+        if i < n {
+            let channel = group * of_group + i / pixels;
+            let pixel = i % pixels;
+            let x = read(a, b, channel, of_a, place(image, channel, pixel, of_a, channels, pixels));
+            let mut out = (x - mean) * scale * gamma[channel] + beta[channel];
+            if silu {
+                out = out / (1.0f32 + f32::exp(-out));
+            }
+            if shifted {
+                out += shift[image * channels + channel];
+            }
+            let at = channel * pixels + pixel;
+            if dropout {
+                out = out * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
+            }
+            y[image * channels * pixels + at] = out;
+        }
+    }
+}
+
+/// The gradients of the inputs, and for each image those of gamma, beta and the shift.
+#[cube(launch)]
+fn backward_kernel(
+    a: &[f32],
+    b: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    stats: &[f32],
+    dy: &[f32],
+    da: &mut [f32],
+    db: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dshift: &mut [f32],
+    of_a: usize,
+    channels: usize,
+    pixels: usize,
+    seed_low: u32,
+    seed_high: u32,
+    threshold: u32,
+    keep: f32,
+    #[comptime] silu: bool,
+    #[comptime] dropout: bool,
+) {
+    let mut shared = Shared::new_slice(UNITS as usize);
+    let image = CUBE_POS_X as usize;
+    let group = CUBE_POS_Y as usize;
+    let groups = CUBE_COUNT_Y as usize;
+    let unit = UNIT_POS as usize;
+    let units = UNITS as usize;
+    let of_group = channels / groups;
+    let n = of_group * pixels;
+    let mean = stats[2 * (image * groups + group)];
+    let scale = stats[2 * (image * groups + group) + 1];
+
+    // 1. The sums over the pixels of each channel; with gamma, those over the group.
+    let mut of_norm = 0f32;
+    let mut of_x = 0f32;
+    for c in 0..of_group {
+        let channel = group * of_group + c;
+        let mut sum_d = 0f32;
+        let mut sum_n = 0f32;
+        let mut sum_nx = 0f32;
+        for step in 0..pixels.div_ceil(units) {
+            let pixel = step * units + unit;
+            if pixel < pixels {
+                let x = read(a, b, channel, of_a, place(image, channel, pixel, of_a, channels, pixels));
+                let x = (x - mean) * scale;
+                let at = channel * pixels + pixel;
+                let mut d = dy[image * channels * pixels + at];
+                if dropout {
+                    d = d * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
+                }
+                let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
+                sum_d += d;
+                sum_n += dn;
+                sum_nx += dn * x;
+            }
+        }
+        let sum_d = cube_sum(sum_d, &mut shared);
+        let sum_n = cube_sum(sum_n, &mut shared);
+        let sum_nx = cube_sum(sum_nx, &mut shared);
+        if unit == 0 {
+            dshift[image * channels + channel] = sum_d;
+            dbeta[image * channels + channel] = sum_n;
+            dgamma[image * channels + channel] = sum_nx;
+        }
+        of_norm += sum_n * gamma[channel];
+        of_x += sum_nx * gamma[channel];
+    }
+    of_norm /= f32::cast_from(n);
+    of_x /= f32::cast_from(n);
+
+    // 2. The gradient of each input.
+    for step in 0..n.div_ceil(units) {
+        let i = step * units + unit;
+        if i < n {
+            let channel = group * of_group + i / pixels;
+            let pixel = i % pixels;
+            let from = place(image, channel, pixel, of_a, channels, pixels);
+            let x = (read(a, b, channel, of_a, from) - mean) * scale;
+            let at = channel * pixels + pixel;
+            let mut d = dy[image * channels * pixels + at];
+            if dropout {
+                d = d * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
+            }
+            let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
+            let dx = scale * (dn * gamma[channel] - of_norm - x * of_x);
+            if channel < of_a {
+                da[from] = dx;
+            } else {
+                db[from] = dx;
+            }
+        }
+    }
+}
+
+/// The gradient of SiLU's input, or `d` itself where there is no SiLU.
+#[cube]
+fn through_silu(d: f32, n: f32, #[comptime] silu: bool) -> f32 {
+    if silu {
+        let s = 1.0f32 / (1.0f32 + f32::exp(-n));
+        d * s * (1.0f32 + n * (1.0f32 - s))
+    } else {
+        d
+    }
+}
