@@ -23,7 +23,6 @@ mod moments;
 pub mod reference;
 mod remembered;
 pub mod rng;
-pub mod rng_on_device;
 mod square_sums;
 pub mod teams;
 

@@ -2,8 +2,8 @@
 //! with. Shapes and meaning are those of the functions of the same names at the crate's root.
 
 use crate::rng::Philox;
-use crate::{Function, NormArgs, is_fused, rng_on_device};
-use burn::tensor::{DType, Device, Tensor, TensorData, activation, module, ops::ConvOptions};
+use crate::{Function, NormArgs};
+use burn::tensor::{DType, Tensor, TensorData, activation, module, ops::ConvOptions};
 
 /// See [`crate::conv2d`].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
@@ -70,30 +70,13 @@ fn dropout(y: Tensor<4>, args: NormArgs) -> Tensor<4> {
     let [b, c, h, w] = y.dims();
     let dtype = y.dtype();
     let (device, numbers) = (y.device(), c * h * w);
-    let mask = if is_fused(&device, DType::F32) {
-        let mut mask = vec![0f32; b * numbers];
-        for (image, mask) in mask.chunks_exact_mut(numbers).enumerate() {
-            Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
-        }
-        Tensor::from_data(TensorData::new(mask, [b, numbers]), &device)
-    } else {
-        mask_on(&device, args, b, numbers)
-    };
+    let mut mask = vec![0f32; b * numbers];
+    for (image, mask) in mask.chunks_exact_mut(numbers).enumerate() {
+        Philox::new(args.seed, image as u64).dropout(args.dropout, mask);
+    }
+    let mask = Tensor::<2>::from_data(TensorData::new(mask, [b, numbers]), &device);
     let mask = mask.reshape([b, c, h, w]);
     y * mask.cast(dtype)
-}
-
-/// Dropout's factors, drawn on a device that is not the CPU.
-fn mask_on(device: &Device, args: NormArgs, images: usize, numbers: usize) -> Tensor<2> {
-    #[cfg(feature = "accelerator")]
-    {
-        let plain = device.clone().inner();
-        if crate::accelerator::takes(&plain, DType::F32) {
-            let mask = crate::accelerator::dropout(args.seed, args.dropout, images, numbers, &plain);
-            return if device.is_autodiff() { Tensor::from_inner(mask) } else { mask };
-        }
-    }
-    rng_on_device::dropout(args.seed, args.dropout, images, numbers, device)
 }
 
 /// See [`crate::linear`].

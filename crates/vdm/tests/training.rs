@@ -86,6 +86,38 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
     assert_eq!(files(&whole), files(&parts));
 }
 
+#[test]
+fn steps_that_are_read_together_give_the_same_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let more = ["train.accumulate=2", "train.log_every=5", "train.eval_every=4", "schedule.kind=pinned-network"];
+    let config = config(9, &[&more[..], &["schedule.objective=variance", "train.grad_clip=0.5"]].concat());
+    let run = |name: &str, together| {
+        let run = RunDir::new(dir.path().join(name));
+        let trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &device).unwrap();
+        trainer.reading_steps_together(together).train(&mut never()).unwrap();
+        files(&run)
+    };
+    assert_eq!(run("each", false), run("together", true));
+}
+
+#[test]
+fn steps_that_are_read_together_name_the_step_that_diverged() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(40, &["train.lr=1e6", "train.warmup=10", "train.log_every=20"]);
+    let run = |name: &str, together| {
+        let run = RunDir::new(dir.path().join(name));
+        let trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &Device::flex()).unwrap();
+        match trainer.reading_steps_together(together).train(&mut never()) {
+            Err(TrainError::Diverged { what, step, kept }) => (what, step, kept),
+            other => panic!("{other:?}"),
+        }
+    };
+    let found = run("together", true);
+    assert_eq!(found, run("each", false));
+    assert_eq!(found.2, 0, "the first checkpoint is kept");
+}
+
 /// Every file of a run with its bytes; times are taken out of the metrics.
 fn files(run: &RunDir) -> std::collections::BTreeMap<String, Vec<u8>> {
     fn list(folder: &Path, prefix: &str, out: &mut std::collections::BTreeMap<String, Vec<u8>>) {

@@ -1,5 +1,5 @@
 //! Operators for accelerators, as kernels of [CubeCL](cubecl): one launch each, where the compositions of [`mod@crate::reference`]
-//! and [`crate::rng_on_device`] take dozens.
+//! take dozens.
 //!
 //! They do what the functions of the same names at the crate's root say; those call them where a tensor is on an
 //! accelerator. A kernel is written once, and CubeCL compiles it for CUDA, ROCm, Metal or Vulkan. None is differentiable.
@@ -13,7 +13,7 @@ mod square_sums;
 
 pub use adamw::adamw_step;
 pub use decoder::decoder_nll;
-pub use philox::{dropout, normal};
+pub use philox::normal;
 pub use square_sums::{PART, square_sums};
 
 use burn::backend::DispatchDevice;

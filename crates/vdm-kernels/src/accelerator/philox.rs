@@ -7,30 +7,8 @@ use burn::tensor::{Device, Tensor};
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Numbers of an image that WIDE blocks make of standard normals, and of dropout's factors.
+/// Numbers of an image that WIDE blocks make.
 const NORMALS: usize = 4 * WIDE;
-const MASKS: usize = Philox::DROPOUT_UNIT;
-
-/// Dropout's factors for images, `[images, numbers]`: image i has those of [`Philox::dropout`] of the stream i of `seed`.
-pub fn dropout(seed: u64, p: f32, images: usize, numbers: usize, device: &Device) -> Tensor<2> {
-    let device = cube_device(device).expect("callers ask `takes` first");
-    let out = unwritten(device, [images, numbers]);
-    let blocks = numbers.div_ceil(MASKS) * WIDE;
-    let (count, dim) = units(device, images * blocks);
-    dropout_kernel::launch(
-        &out.client,
-        count,
-        dim,
-        out.clone().into_buffer_arg(),
-        numbers as u32,
-        blocks as u32,
-        seed as u32,
-        (seed >> 32) as u32,
-        (p * 65536.0) as u32,
-        1.0 / (1.0 - p),
-    );
-    tensor(out)
-}
 
 /// Standard normal numbers, `[images, numbers]`: image i has those of [`Philox::normal`] of `streams[i]`, to rounding.
 pub fn normal(streams: &[Philox], draw: u32, numbers: usize, device: &Device) -> Tensor<2> {
@@ -84,44 +62,6 @@ fn rounds(key_low: u32, key_high: u32, block: u32, draw: u32, stream_low: u32, s
         k1 += KEY_STEPS[1];
     }
     Words { a, b, c, d }
-}
-
-/// A unit makes the eight factors of one block.
-#[cube(launch)]
-fn dropout_kernel(
-    out: &mut [f32],
-    numbers: u32,
-    blocks: u32,
-    seed_low: u32,
-    seed_high: u32,
-    threshold: u32,
-    keep: f32,
-) {
-    let unit = ABSOLUTE_POS as u32;
-    let image = unit / blocks;
-    let block = unit % blocks;
-    if ((image * numbers) as usize) < out.len() {
-        let words = rounds(seed_low, seed_high, block, 0u32, image, 0u32);
-        let wide = WIDE as u32;
-        // The lower halves of the four words of 16 blocks, and then the upper halves.
-        let at = (block / wide) * (8 * wide) + block % wide;
-        factor(out, image, numbers, at, words.a & 0xFFFF, threshold, keep);
-        factor(out, image, numbers, at + wide, words.b & 0xFFFF, threshold, keep);
-        factor(out, image, numbers, at + 2 * wide, words.c & 0xFFFF, threshold, keep);
-        factor(out, image, numbers, at + 3 * wide, words.d & 0xFFFF, threshold, keep);
-        factor(out, image, numbers, at + 4 * wide, words.a >> 16, threshold, keep);
-        factor(out, image, numbers, at + 5 * wide, words.b >> 16, threshold, keep);
-        factor(out, image, numbers, at + 6 * wide, words.c >> 16, threshold, keep);
-        factor(out, image, numbers, at + 7 * wide, words.d >> 16, threshold, keep);
-    }
-}
-
-#[cube]
-fn factor(out: &mut [f32], image: u32, numbers: u32, at: u32, bits: u32, threshold: u32, keep: f32) {
-    if at < numbers {
-        let kept = select(bits < threshold, 0f32, keep);
-        out[(image * numbers + at) as usize] = kept;
-    }
 }
 
 /// Dropout's factor of number `at` of an image.

@@ -7,7 +7,7 @@ use crate::Noise;
 use crate::config::Config;
 use crate::data::{Augmentation, ImageDataset, augment};
 use crate::diffusion::draw_inputs;
-use crate::diffusion::times::{TimeSampling, draw_times, importance_times};
+use crate::diffusion::times::{draw_times, importance_times};
 use crate::nn::Conditioning;
 use crate::random::{DRAW_AUGMENTATION, DRAW_LABEL, DROPOUT, SHUFFLE_KEY, TIMES, in_round, shuffled};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -55,7 +55,8 @@ impl Batches {
         Self { config: config.clone(), device: device.clone(), order: (u64::MAX, Vec::new()) }
     }
 
-    /// The batch of pass `pass` of step `step`, both from 0; `ends` gives the schedule's gamma_0 and gamma_1 of now.
+    /// The batch of pass `pass` of step `step`, both from 0. For times by importance, `ends` are the schedule's gamma_0 and gamma_1
+    /// of now.
     ///
     /// # Errors
     /// [`TrainError::Data`] if an image cannot be augmented.
@@ -64,7 +65,7 @@ impl Batches {
         images: &ImageDataset,
         step: u64,
         pass: usize,
-        ends: impl FnOnce() -> (f64, f64),
+        ends: Option<(f64, f64)>,
     ) -> Result<Batch, TrainError> {
         let (train, seed, shape) = (self.config.train.clone(), self.config.seed, images.shape());
         let batch = train.batch_size;
@@ -72,15 +73,13 @@ impl Batches {
         let first = (pass * batch) as u64;
         let streams: Vec<Philox> = (0..batch as u64).map(|i| Philox::new(seed, in_round(step, first + i))).collect();
         let of_step = |stream: u64| Philox::new(seed, in_round(step, stream));
-        let sampling = self.config.times();
-        let times = draw_times(sampling, batch, &of_step(TIMES), pass as u32);
-        let (times, weights) = match sampling {
-            TimeSampling::Importance => {
-                let (gamma_0, gamma_1) = ends();
+        let times = draw_times(self.config.times(), batch, &of_step(TIMES), pass as u32);
+        let (times, weights) = match ends {
+            Some((gamma_0, gamma_1)) => {
                 let (times, weights) = importance_times(&times, gamma_0, gamma_1);
                 (times, Some(weights))
             }
-            TimeSampling::LowDiscrepancy | TimeSampling::Independent | TimeSampling::Auto => (times, None),
+            None => (times, None),
         };
         let dropout_seed = of_step(DROPOUT).next_u64(pass as u32);
         let noise = Noise::draw(&streams, shape, &self.device);

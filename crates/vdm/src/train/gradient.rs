@@ -288,7 +288,7 @@ mod tests {
     use crate::Noise;
     use crate::diffusion::Vocabulary;
     use crate::diffusion::times::low_discrepancy;
-    use crate::nn::{Conditioning, ScoreUNetConfig};
+    use crate::nn::{Conditioning, Precision, ScoreUNetConfig};
     use crate::schedule::{NetworkScheduleConfig, ScheduleConfig};
     use crate::{DiffusionSettings, weights};
     use burn::tensor::{Device, TensorData};
@@ -297,9 +297,14 @@ mod tests {
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 16, width: 16 };
 
     fn model(schedule: &ScheduleConfig) -> VariationalDiffusion<crate::nn::ScoreUNet> {
+        model_in(schedule, Precision::F32)
+    }
+
+    fn model_in(schedule: &ScheduleConfig, precision: Precision) -> VariationalDiffusion<crate::nn::ScoreUNet> {
         let device = Device::flex().autodiff();
         let network = ScoreUNetConfig { norm_groups: 4, ..ScoreUNetConfig::new(1, 8, 1) };
         let settings = DiffusionSettings::new(SHAPE, Vocabulary::new(256).unwrap(), schedule);
+        let settings = DiffusionSettings { precision, ..settings };
         let model = crate::initial::seeded(0, || {
             VariationalDiffusion::new(schedule.init(&device), network.init(&device), settings)
         });
@@ -359,6 +364,32 @@ mod tests {
             }
             let host = |t: LossTerms| t.total().into_data().iter::<f32>().collect::<Vec<_>>();
             assert_eq!(host(terms), host(whole), "an image's terms do not depend on the images beside it");
+        }
+    }
+
+    /// Of the products alone: each parameter's gradient is near that in single precision, and is not the same.
+    #[test]
+    fn products_in_bf16_change_the_gradient_little() {
+        let schedule = ScheduleConfig::default();
+        let gradients = |precision| {
+            let (sum, terms) =
+                batch_gradients(&model_in(&schedule, precision), batch(), ScheduleObjective::Bound).unwrap();
+            (sum.mean(), terms.total().into_data().iter::<f64>().collect::<Vec<_>>())
+        };
+        let ((exact, loss), (rounded, rounded_loss)) = (gradients(Precision::F32), gradients(Precision::Bf16));
+        let norm = |xs: &[f64]| xs.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let whole = norm(&exact.values().flatten().copied().collect::<Vec<_>>());
+        let mut largest = 0f64;
+        for (name, exact) in &exact {
+            let off: Vec<f64> = exact.iter().zip(&rounded[name]).map(|(a, b)| a - b).collect();
+            // Of its own norm or, where a gradient is next to nothing, of that of all.
+            let share = norm(&off) / norm(exact).max(1e-3 * whole);
+            assert!(share < 0.1, "{name}: off by {share} of its norm");
+            largest = largest.max(share);
+        }
+        assert!(largest > 1e-4, "nothing was rounded: {largest}");
+        for (a, b) in loss.iter().zip(rounded_loss) {
+            assert!((a - b).abs() < 0.02 * a.abs(), "{a} {b}");
         }
     }
 

@@ -8,6 +8,7 @@ use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, Wor
 use crate::LossTerms;
 use crate::config::Config;
 use crate::data::Split;
+use crate::diffusion::times::TimeSampling;
 use crate::likelihood::EvalError;
 use crate::nn::Mode;
 use crate::picture::grid;
@@ -277,6 +278,12 @@ impl Trainer {
         Self { workers: Some(workers), ..self }
     }
 
+    /// The same training, whose numbers are read back from the device in each step (`false`), or those of several steps together
+    /// (`true`, as on an accelerator). Results are the same; only a loss that is not finite is found later.
+    pub fn reading_steps_together(self, together: bool) -> Self {
+        Self { reads_late: together, ..self }
+    }
+
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.step
@@ -383,12 +390,23 @@ impl Trainer {
 
     /// The batch of pass `pass` of the next step.
     fn batch(&mut self, pass: usize) -> Result<Batch, TrainError> {
-        let schedule = self.model().schedule.clone();
-        let ends = || {
-            let schedule = schedule.to_host();
-            (schedule.gamma(0.0), schedule.gamma(1.0))
+        let ends = match self.config.times() {
+            TimeSampling::Importance => Some(self.ends()?),
+            TimeSampling::LowDiscrepancy | TimeSampling::Independent | TimeSampling::Auto => None,
         };
         self.batches.batch(&self.data.train, self.step, pass, ends)
+    }
+
+    /// The schedule's gamma_0 and gamma_1 of now, which an accelerator waits for.
+    fn ends(&mut self) -> Result<(f64, f64), TrainError> {
+        let schedule = self.model().schedule.to_host();
+        let ends = (schedule.gamma(0.0), schedule.gamma(1.0));
+        if ends.0.is_finite() && ends.1.is_finite() {
+            return Ok(ends);
+        }
+        // A step that is not read yet says more.
+        self.read_steps()?;
+        Err(TrainError::Diverged { what: "the schedule", step: self.step, kept: self.saved })
     }
 
     /// One optimiser step, of as many forward and backward passes as gradients are accumulated over.
