@@ -1,10 +1,11 @@
-//! Group normalisation, then SiLU, a shift and dropout where they are asked for, in one launch; see [`crate::cpu::group_norm`].
+//! Group normalisation, then SiLU and a shift where they are asked for, in one launch; see [`crate::cpu::group_norm`].
 //!
 //! A cube normalises one group of one image. The channels are those of two tensors, one after another, or of one, which is
-//! then given twice. Dropout's mask is drawn again for the gradient, not kept.
+//! then given twice. Dropout is a launch of its own, since eight numbers share a block of its random bits; the mask is drawn again for
+//! the gradient, not kept.
 
-use super::cube_sum::{UNITS, cube_sum};
-use super::philox::factor_at;
+use super::cube_sum::{Three, UNITS, cube_sum, cube_sums};
+use super::philox::dropout;
 use super::unwritten;
 use crate::NormArgs;
 use crate::extension::{FusedNorm, FusedNormBackward};
@@ -80,11 +81,6 @@ impl Inputs {
     }
 }
 
-/// Dropout's scalars: the seed's words, the threshold, and what is multiplied with.
-fn of_dropout(args: NormArgs) -> (u32, u32, u32, f32) {
-    (args.seed as u32, (args.seed >> 32) as u32, (args.dropout * 65536.0) as u32, 1.0 / (1.0 - args.dropout))
-}
-
 impl FusedNormBackward for CubeBackend {
     fn group_norm_with_stats(
         x: &[CubeTensor],
@@ -103,7 +99,6 @@ impl FusedNormBackward for CubeBackend {
         let shifted = shift.is_some();
         // Without a shift the kernel does not look at it.
         let shift = shift.map_or_else(|| inputs.gamma.clone(), into_contiguous);
-        let (seed_low, seed_high, threshold, keep) = of_dropout(args);
         forward_kernel::launch(
             &client,
             count,
@@ -119,15 +114,10 @@ impl FusedNormBackward for CubeBackend {
             channels,
             pixels,
             args.eps,
-            seed_low,
-            seed_high,
-            threshold,
-            keep,
             args.silu,
             shifted,
-            args.dropout > 0.0,
         );
-        (y, stats)
+        (if args.dropout > 0.0 { dropout(y, args) } else { y }, stats)
     }
 
     fn group_norm_backward(
@@ -138,6 +128,8 @@ impl FusedNormBackward for CubeBackend {
         dy: CubeTensor,
     ) -> (Vec<CubeTensor>, Vec<CubeTensor>) {
         let [gamma, beta, stats] = saved;
+        let dy = into_contiguous(dy);
+        let dy = if args.dropout > 0.0 { dropout(dy, args) } else { dy };
         let inputs = Inputs::new(&x, [gamma, beta]);
         let (count, dim) = inputs.cubes(args);
         let Sizes { images, channels, of_a, pixels } = inputs.sizes;
@@ -145,7 +137,6 @@ impl FusedNormBackward for CubeBackend {
         let dx: Vec<CubeTensor> = x.iter().map(|x| unwritten(&device, x.meta.shape().clone())).collect();
         let of_channels = || unwritten(&device, [images, channels]);
         let (dgamma, dbeta, dshift) = (of_channels(), of_channels(), of_channels());
-        let (seed_low, seed_high, threshold, keep) = of_dropout(args);
         backward_kernel::launch(
             &client,
             count,
@@ -155,7 +146,7 @@ impl FusedNormBackward for CubeBackend {
             inputs.gamma.into_buffer_arg(),
             inputs.beta.into_buffer_arg(),
             into_contiguous(stats).into_buffer_arg(),
-            into_contiguous(dy).into_buffer_arg(),
+            dy.into_buffer_arg(),
             dx[0].clone().into_buffer_arg(),
             dx[dx.len() - 1].clone().into_buffer_arg(),
             dgamma.clone().into_buffer_arg(),
@@ -164,12 +155,7 @@ impl FusedNormBackward for CubeBackend {
             of_a,
             channels,
             pixels,
-            seed_low,
-            seed_high,
-            threshold,
-            keep,
             args.silu,
-            args.dropout > 0.0,
         );
         let of_all_images = |t| Self::float_reshape(Self::float_sum_dim(t, 0), [channels].into());
         let others = [of_all_images(dgamma), of_all_images(dbeta)];
@@ -205,13 +191,8 @@ fn forward_kernel(
     channels: usize,
     pixels: usize,
     eps: f32,
-    seed_low: u32,
-    seed_high: u32,
-    threshold: u32,
-    keep: f32,
     #[comptime] silu: bool,
     #[comptime] shifted: bool,
-    #[comptime] dropout: bool,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
     let image = CUBE_POS_X as usize;
@@ -264,9 +245,6 @@ fn forward_kernel(
                 out += shift[image * channels + channel];
             }
             let at = channel * pixels + pixel;
-            if dropout {
-                out = out * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
-            }
             y[image * channels * pixels + at] = out;
         }
     }
@@ -289,14 +267,9 @@ fn backward_kernel(
     of_a: usize,
     channels: usize,
     pixels: usize,
-    seed_low: u32,
-    seed_high: u32,
-    threshold: u32,
-    keep: f32,
     #[comptime] silu: bool,
-    #[comptime] dropout: bool,
 ) {
-    let mut shared = Shared::new_slice(UNITS as usize);
+    let mut shared = Shared::new_slice(3 * UNITS as usize);
     let image = CUBE_POS_X as usize;
     let group = CUBE_POS_Y as usize;
     let groups = CUBE_COUNT_Y as usize;
@@ -321,26 +294,21 @@ fn backward_kernel(
                 let x = read(a, b, channel, of_a, place(image, channel, pixel, of_a, channels, pixels));
                 let x = (x - mean) * scale;
                 let at = channel * pixels + pixel;
-                let mut d = dy[image * channels * pixels + at];
-                if dropout {
-                    d = d * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
-                }
+                let d = dy[image * channels * pixels + at];
                 let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
                 sum_d += d;
                 sum_n += dn;
                 sum_nx += dn * x;
             }
         }
-        let sum_d = cube_sum(sum_d, &mut shared);
-        let sum_n = cube_sum(sum_n, &mut shared);
-        let sum_nx = cube_sum(sum_nx, &mut shared);
+        let sums = cube_sums(Three { a: sum_d, b: sum_n, c: sum_nx }, &mut shared);
         if unit == 0 {
-            dshift[image * channels + channel] = sum_d;
-            dbeta[image * channels + channel] = sum_n;
-            dgamma[image * channels + channel] = sum_nx;
+            dshift[image * channels + channel] = sums.a;
+            dbeta[image * channels + channel] = sums.b;
+            dgamma[image * channels + channel] = sums.c;
         }
-        of_norm += sum_n * gamma[channel];
-        of_x += sum_nx * gamma[channel];
+        of_norm += sums.b * gamma[channel];
+        of_x += sums.c * gamma[channel];
     }
     of_norm /= f32::cast_from(n);
     of_x /= f32::cast_from(n);
@@ -354,10 +322,7 @@ fn backward_kernel(
             let from = place(image, channel, pixel, of_a, channels, pixels);
             let x = (read(a, b, channel, of_a, from) - mean) * scale;
             let at = channel * pixels + pixel;
-            let mut d = dy[image * channels * pixels + at];
-            if dropout {
-                d = d * factor_at(seed_low, seed_high, image as u32, at as u32, threshold, keep);
-            }
+            let d = dy[image * channels * pixels + at];
             let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
             let dx = scale * (dn * gamma[channel] - of_norm - x * of_x);
             if channel < of_a {

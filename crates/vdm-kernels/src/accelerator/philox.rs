@@ -1,14 +1,40 @@
 //! The generator of [`crate::rng`]: the same numbers, drawn where they are used.
 
-use super::{cube_device, tensor, units, unwritten};
+use super::{cube_device, own, tensor, units, unwritten};
+use crate::NormArgs;
 use crate::cpu::philox::{FACTORS, KEY_STEPS, ROUNDS, WIDE};
 use crate::rng::Philox;
 use burn::tensor::{Device, Tensor};
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
 
-/// Numbers of an image that WIDE blocks make.
+/// Numbers of an image that WIDE blocks make: standard normals, and dropout's factors.
 const NORMALS: usize = 4 * WIDE;
+const MASKS: usize = Philox::DROPOUT_UNIT;
+
+/// `x` times dropout's factors, of rank 2 or more: image i has those of [`Philox::dropout`] of the stream i of `args.seed`. In
+/// place where no other handle holds the memory.
+pub(super) fn dropout(x: CubeTensor, args: NormArgs) -> CubeTensor {
+    let x = own(x);
+    let images = x.meta.shape()[0];
+    let numbers = x.meta.num_elements() / images;
+    let blocks = numbers.div_ceil(MASKS) * WIDE;
+    let (count, dim) = units(&x.device, images * blocks);
+    dropout_kernel::launch(
+        &x.client,
+        count,
+        dim,
+        x.clone().into_buffer_arg(),
+        numbers,
+        blocks,
+        args.seed as u32,
+        (args.seed >> 32) as u32,
+        (args.dropout * 65536.0) as u32,
+        1.0 / (1.0 - args.dropout),
+    );
+    x
+}
 
 /// Standard normal numbers, `[images, numbers]`: image i has those of [`Philox::normal`] of `streams[i]`, to rounding.
 pub fn normal(streams: &[Philox], draw: u32, numbers: usize, device: &Device) -> Tensor<2> {
@@ -42,6 +68,18 @@ struct Words {
     d: u32,
 }
 
+#[cube]
+impl Words {
+    fn word(&self, #[comptime] i: u32) -> u32 {
+        match i {
+            0 => self.a,
+            1 => self.b,
+            2 => self.c,
+            _ => self.d,
+        }
+    }
+}
+
 /// As [`crate::cpu::philox::rounds`].
 #[cube]
 fn rounds(key_low: u32, key_high: u32, block: u32, draw: u32, stream_low: u32, stream_high: u32) -> Words {
@@ -64,17 +102,36 @@ fn rounds(key_low: u32, key_high: u32, block: u32, draw: u32, stream_low: u32, s
     Words { a, b, c, d }
 }
 
-/// Dropout's factor of number `at` of an image.
-#[cube]
-pub(super) fn factor_at(seed_low: u32, seed_high: u32, image: u32, at: u32, threshold: u32, keep: f32) -> f32 {
-    let wide = WIDE as u32;
-    let of_unit = at % (8 * wide);
-    let block = (at / (8 * wide)) * wide + of_unit % wide;
-    let words = rounds(seed_low, seed_high, block, 0u32, image, 0u32);
-    let word = (of_unit / wide) % 4;
-    let bits = select(word < 2, select(word == 0, words.a, words.b), select(word == 2, words.c, words.d));
-    let bits = if of_unit < 4 * wide { bits & 0xFFFF } else { bits >> 16 };
-    select(bits < threshold, 0f32, keep)
+/// A unit multiplies the eight numbers of one block: the lower halves of the four words of WIDE blocks, and then the upper
+/// halves, are for 8 WIDE numbers one after another.
+#[cube(launch)]
+fn dropout_kernel(
+    x: &mut [f32],
+    numbers: usize,
+    blocks: usize,
+    seed_low: u32,
+    seed_high: u32,
+    threshold: u32,
+    keep: f32,
+) {
+    let image = ABSOLUTE_POS / blocks;
+    let block = ABSOLUTE_POS % blocks;
+    if image * numbers < x.len() {
+        let words = rounds(seed_low, seed_high, block as u32, 0u32, image as u32, 0u32);
+        let first = (block / WIDE) * MASKS + block % WIDE;
+        #[unroll]
+        for half in 0..2u32 {
+            #[unroll]
+            for word in 0..4u32 {
+                let at = first + comptime!((4 * half + word) as usize * WIDE);
+                let bits = words.word(word) >> comptime!(16 * half) & 0xFFFF;
+                if at < numbers {
+                    let i = image * numbers + at;
+                    x[i] = select(bits < threshold, 0f32, x[i] * keep);
+                }
+            }
+        }
+    }
 }
 
 /// A unit makes the four numbers of one block.

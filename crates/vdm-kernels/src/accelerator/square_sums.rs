@@ -7,7 +7,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
 /// Numbers of a tensor that are added up together.
-pub const PART: usize = 256 * UNITS as usize;
+pub const PART: usize = 512 * UNITS as usize;
 
 /// Σ x² of every part of each tensor, one after another, still on the device: a tensor of n numbers has ⌈n / [`PART`]⌉ parts.
 pub fn square_sums(of: &[&Tensor<1>]) -> Tensor<1> {
