@@ -63,11 +63,12 @@ pub(crate) fn side_by_side<J: Send>(
 }
 
 /// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'
-/// gradients depends on the parts in its last bits.
-pub(crate) fn for_training(images: &Tensor<4>, parameters: usize) -> Vec<Range<usize>> {
+/// gradients depends on the parts in its last bits. An accelerator takes all images at once, and several of them, or machines,
+/// one part each: there are as many as `sharers`.
+pub(crate) fn for_training(images: &Tensor<4>, parameters: usize, sharers: usize) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {
-        return ranges(batch, batch);
+        return ranges(batch, batch.div_ceil(sharers));
     }
     let size = batch.div_ceil(MAX_TRAINING_PARTS).max(images_of(LEAST_PIXELS, images));
     let [_, _, h, w] = images.dims();
@@ -99,7 +100,7 @@ mod tests {
         for batch in [0, 1, 2, 7, 16, 33, 64] {
             for side in [1, 8, 28, 64] {
                 let of_training =
-                    [0, usize::MAX >> 16].map(|parameters| for_training(&images(batch, side), parameters));
+                    [0, usize::MAX >> 16].map(|parameters| for_training(&images(batch, side), parameters, 1));
                 for parts in [for_inference(&images(batch, side))].into_iter().chain(of_training) {
                     let covered: Vec<usize> = parts.into_iter().flatten().collect();
                     assert_eq!(covered, (0..batch).collect::<Vec<_>>());

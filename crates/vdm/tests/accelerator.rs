@@ -157,3 +157,29 @@ fn normalisations_are_those_of_the_cpu() {
         }
     }
 }
+
+/// Two devices that share a batch give the gradient of one; here both are the same, since there may be one only.
+#[test]
+fn two_devices_give_the_gradient_of_one() {
+    let sets = ["model.n_embd=32", "model.n_layer=1", "model.dropout=0", "train.batch_size=6"].map(String::from);
+    let config = vdm::config::resolve("digits", None, &sets).unwrap();
+    let data = vdm::train::Datasets::load(&config).unwrap().train;
+    let device = device();
+    let model = config.init(data.shape(), data.vocabulary(), &device.clone().autodiff());
+    let k: Vec<f32> = (0..6).flat_map(|i| data.image(i).iter().map(|&k| f32::from(k))).collect();
+    let k = Tensor::<4>::from_data(TensorData::new(k, data.shape().batch(6)), &device);
+    let batch = vdm::train::Batch::draw(k, 3, Default::default());
+    let gradients = |others: &[Device]| {
+        let objective = vdm::schedule::ScheduleObjective::Bound;
+        let (sum, terms) = vdm::train::batch_gradients_on(&model, batch.clone(), objective, others).unwrap();
+        (sum.mean(), sum.norm(), host(terms.total()))
+    };
+    let ((one, norm, loss), (two, _, shared_loss)) = (gradients(&[]), gradients(std::slice::from_ref(&device)));
+    close(&shared_loss, &loss, 1e-5);
+    assert_eq!(one.len(), two.len());
+    for (name, one) in one {
+        for (a, b) in one.iter().zip(&two[&name]) {
+            assert!((a - b).abs() < 1e-5 * norm, "{name}: {a} {b}");
+        }
+    }
+}

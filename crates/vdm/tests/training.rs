@@ -87,6 +87,21 @@ fn a_stop_and_a_resume_give_the_weights_of_an_unbroken_training_bit_for_bit() {
 }
 
 #[test]
+fn a_training_on_several_devices_gives_the_same_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(5, &["data.augment=true", "train.accumulate=2", "train.batch_size=40"]);
+    let run = |name: &str, others: usize| {
+        let run = RunDir::new(dir.path().join(name));
+        let trainer = Trainer::new(config.clone(), run.clone(), few_digits(&config), &Device::flex()).unwrap();
+        trainer.with_devices(vec![Device::flex(); others]).train(&mut never()).unwrap();
+        files(&run)
+    };
+    let alone = run("one", 0);
+    assert_eq!(alone, run("two", 1));
+    assert_eq!(alone, run("six", 5));
+}
+
+#[test]
 fn steps_that_are_read_together_give_the_same_files() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();

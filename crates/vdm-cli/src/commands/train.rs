@@ -72,6 +72,10 @@ pub struct Args {
     /// bit, with any workers or none.
     #[arg(long = "worker", value_name = "ADDRESS")]
     pub workers: Vec<String>,
+    /// Numbers of several devices of the kind that --device names, which share each batch: `--device cuda --devices 0,1`. The first
+    /// does all else.
+    #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with = "workers")]
+    pub devices: Vec<usize>,
     /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.
     #[arg(long)]
     pub plain: bool,
@@ -103,7 +107,8 @@ fn connect(args: &Args, config: &Config, data: &Datasets, device: &Device) -> Re
 }
 
 pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
-    let device = args.device.open()?;
+    let mut devices = args.device.open_several(&args.devices)?;
+    let device = devices.remove(0);
     let started = Instant::now();
     // Before a run begins, so that an address of nobody leaves none behind.
     let workers;
@@ -159,6 +164,7 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             (trainer, run, config)
         }
     };
+    trainer = trainer.with_devices(devices);
     if let Some(workers) = workers {
         trainer = trainer.with_workers(workers);
     }

@@ -78,16 +78,41 @@ impl DeviceArgs {
         if self.threads > 0 {
             rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
         }
-        match self.device.kind {
+        self.device.open()
+    }
+
+    /// The devices of these numbers, of the same kind; the device itself if there are none.
+    pub fn open_several(&self, numbers: &[usize]) -> Result<Vec<Device>> {
+        let first = self.open()?;
+        if numbers.is_empty() {
+            return Ok(vec![first]);
+        }
+        let Choice { kind, index } = self.device;
+        if kind == Kind::Cpu {
+            bail!("--devices: there is one CPU; use all its cores with --threads, and other machines with --worker");
+        }
+        if index > 0 {
+            bail!("--devices names the numbers; leave the one of --device out");
+        }
+        if let Some(twice) = numbers.iter().enumerate().find(|(i, n)| numbers[..*i].contains(n)) {
+            bail!("--devices names the device {} twice", twice.1);
+        }
+        numbers.iter().map(|&index| Choice { kind, index }.open()).collect()
+    }
+}
+
+impl Choice {
+    fn open(self) -> Result<Device> {
+        match self.kind {
             Kind::Cpu => Ok(Device::flex()),
             #[cfg(feature = "cuda")]
-            Kind::Cuda => Ok(Device::cuda(self.device.index)),
+            Kind::Cuda => Ok(Device::cuda(self.index)),
             #[cfg(feature = "wgpu")]
-            Kind::Wgpu => Ok(Device::wgpu(of_index(self.device.index))),
+            Kind::Wgpu => Ok(Device::wgpu(of_index(self.index))),
             #[cfg(feature = "metal")]
-            Kind::Metal => Ok(Device::metal(of_index(self.device.index))),
+            Kind::Metal => Ok(Device::metal(of_index(self.index))),
             #[cfg(feature = "rocm")]
-            Kind::Rocm => Ok(Device::rocm(self.device.index)),
+            Kind::Rocm => Ok(Device::rocm(self.index)),
             #[allow(unreachable_patterns)]
             kind => {
                 let name = format!("{kind:?}").to_lowercase();

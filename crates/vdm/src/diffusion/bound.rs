@@ -25,6 +25,12 @@ pub struct LossTerms {
 }
 
 impl LossTerms {
+    /// The same on another device.
+    pub(crate) fn to_device(&self, device: &Device) -> Self {
+        let to = |t: &Tensor<1>| t.clone().to_device(device);
+        Self { prior: to(&self.prior), reconstruction: to(&self.reconstruction), diffusion: to(&self.diffusion) }
+    }
+
     /// The bound in nats per image: `[batch]`.
     pub fn total(&self) -> Tensor<1> {
         self.prior.clone() + self.reconstruction.clone() + self.diffusion.clone()
@@ -221,6 +227,12 @@ impl Noise {
     pub fn slice(&self, images: Range<usize>) -> Self {
         let of = |t: &Tensor<4>| t.clone().slice([images.clone()]);
         Self { eps: of(&self.eps), eps_0: of(&self.eps_0) }
+    }
+
+    /// The same on another device.
+    pub(crate) fn to_device(&self, device: &Device) -> Self {
+        let to = |t: &Tensor<4>| t.clone().to_device(device);
+        Self { eps: to(&self.eps), eps_0: to(&self.eps_0) }
     }
 
     /// The same on the device with autodiff.

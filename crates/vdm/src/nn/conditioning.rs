@@ -85,6 +85,11 @@ impl Conditioning {
         self.each(Tensor::from_inner, Tensor::from_inner, Tensor::from_inner)
     }
 
+    /// The same on another device.
+    pub(crate) fn to_device(&self, device: &Device) -> Self {
+        self.each(|t| t.to_device(device), |t| t.to_device(device), |t| t.to_device(device))
+    }
+
     /// What is given of the images `images` of the batch.
     pub fn slice(&self, images: Range<usize>) -> Self {
         let classes = self.classes.as_ref().map(|classes| classes[images.clone()].to_vec());

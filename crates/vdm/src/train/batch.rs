@@ -42,6 +42,18 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// The same on another device.
+    pub(super) fn to_device(self, device: &Device) -> Self {
+        Self {
+            k: self.k.to_device(device),
+            noise: self.noise.to_device(device),
+            conditioning: self.conditioning.to_device(device),
+            ..self
+        }
+    }
+}
+
 /// Makes the batches of a training.
 pub(super) struct Batches {
     config: Config,

@@ -7,7 +7,7 @@ use crate::schedule::{ObjectiveError, ScheduleObjective, schedule_gradients};
 use crate::weights::{NamedParameters, walk};
 use crate::{LossTerms, VariationalDiffusion, bits_per_dim, parts};
 use burn::module::{Module, ModuleDisplay, Param};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -137,6 +137,12 @@ impl GradientSum {
         self.grads
     }
 
+    /// The same on another device.
+    pub(super) fn to_device(self, device: &Device) -> Self {
+        let grads = self.grads.into_iter().map(|(name, grad)| (name, grad.to_device(device))).collect();
+        Self::from_parts(grads, self.weight)
+    }
+
     /// What makes the sum a mean.
     pub(super) fn scale(&self) -> f64 {
         if self.weight > 0.0 { 1.0 / self.weight } else { 1.0 }
@@ -187,7 +193,7 @@ pub fn batch_gradients<N: ScoreNetwork + ModuleDisplay>(
     batch: Batch,
     objective: ScheduleObjective,
 ) -> Result<(GradientSum, LossTerms), ObjectiveError> {
-    let parts = cut(&batch, model.num_params());
+    let parts = cut(&batch, model.num_params(), 1);
     Ok(add_up(gradients_of_parts(model, parts, objective)?))
 }
 
@@ -199,9 +205,9 @@ pub(super) struct Part {
     pub weight: f64,
 }
 
-/// The parts of a batch, for a model of so many parameters.
-pub(super) fn cut(batch: &Batch, parameters: usize) -> Vec<Part> {
-    let ranges = parts::for_training(&batch.k, parameters);
+/// The parts of a batch, for a model of so many parameters, of which `sharers` devices or machines compute some each.
+pub(super) fn cut(batch: &Batch, parameters: usize, sharers: usize) -> Vec<Part> {
+    let ranges = parts::for_training(&batch.k, parameters, sharers);
     let largest = ranges.first().map_or(1, |part| part.len());
     let part = |(i, images): (usize, Range<usize>)| {
         let weight = images.len() as f64 / largest as f64;
@@ -217,6 +223,14 @@ pub(super) fn cut(batch: &Batch, parameters: usize) -> Vec<Part> {
         Part { batch, weight }
     };
     ranges.into_iter().enumerate().map(part).collect()
+}
+
+/// Neighbouring parts to each of the sharers, as evenly as may be.
+pub(super) fn share_out(parts: Vec<Part>, sharers: usize) -> Vec<Vec<Part>> {
+    let n = parts.len();
+    let mut parts = parts.into_iter();
+    let mut share = |i: usize| Vec::from_iter(parts.by_ref().take((i + 1) * n / sharers - i * n / sharers));
+    (0..sharers).map(&mut share).collect()
 }
 
 /// The gradient of each part, as often as it counts, and the terms of its images.
@@ -291,7 +305,7 @@ mod tests {
     use crate::nn::{Conditioning, Precision, ScoreUNetConfig};
     use crate::schedule::{NetworkScheduleConfig, ScheduleConfig};
     use crate::{DiffusionSettings, weights};
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     const BATCH: usize = 19;
     const SHAPE: ImageShape = ImageShape { channels: 1, height: 16, width: 16 };
@@ -343,7 +357,7 @@ mod tests {
         ] {
             let model = model(&schedule);
             let sizes: Vec<usize> =
-                parts::for_training(&batch().k, model.num_params()).iter().map(|part| part.len()).collect();
+                parts::for_training(&batch().k, model.num_params(), 1).iter().map(|part| part.len()).collect();
             assert!(sizes.len() > 2 && sizes.iter().any(|n| *n != sizes[0]), "{sizes:?}");
             let (sum, terms) = batch_gradients(&model, batch(), objective).unwrap();
             let (mut gradients, whole) = part_gradients(&model, batch(), objective).unwrap();

@@ -7,6 +7,7 @@
 
 mod batch;
 mod datasets;
+mod devices;
 mod error;
 mod fit_error_model;
 mod gradient;
@@ -19,6 +20,7 @@ pub mod workers;
 
 pub use batch::Batch;
 pub use datasets::Datasets;
+pub use devices::batch_gradients_on;
 pub use error::TrainError;
 pub use fit_error_model::{FitError, FitOptions, fit_error_model};
 pub use gradient::{GradientSum, batch_gradients};

@@ -4,7 +4,9 @@ use super::batch::{Batch, Batches};
 use super::gradient::is_shape;
 use super::outputs::Outputs;
 use super::reading::{Reading, StepRead, mean_terms};
-use super::{Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, Workers, WorkersError, batch_gradients};
+use super::{
+    Datasets, GradientSum, Observer, Optimizer, Outcome, TrainError, Workers, WorkersError, batch_gradients_on,
+};
 use crate::LossTerms;
 use crate::config::Config;
 use crate::data::Split;
@@ -50,6 +52,8 @@ pub struct Trainer {
     fingerprint: String,
     /// Who else computes gradients.
     workers: Option<Workers>,
+    /// Devices that compute gradients, besides the one that all else is done on.
+    others: Vec<Device>,
     _lock: RunLock,
 }
 
@@ -269,6 +273,7 @@ impl Trainer {
             pending,
             best_bpd,
             workers: None,
+            others: Vec::new(),
             _lock: lock,
         })
     }
@@ -276,6 +281,11 @@ impl Trainer {
     /// The same training with workers that were told the same configuration; nothing changes but the time that it takes.
     pub fn with_workers(self, workers: Workers) -> Self {
         Self { workers: Some(workers), ..self }
+    }
+
+    /// The same training on more devices: `others`, without autodiff, compute shares of each batch. With workers they are idle.
+    pub fn with_devices(self, others: Vec<Device>) -> Self {
+        Self { others, ..self }
     }
 
     /// The same training, whose numbers are read back from the device in each step (`false`), or those of several steps together
@@ -462,7 +472,7 @@ impl Trainer {
         let objective = self.config.schedule.objective;
         let model = self.model.as_ref().expect("the model is away only inside one line of train_step");
         let Some(workers) = &mut self.workers else {
-            return Ok(batch_gradients(model, batch, objective)?);
+            return Ok(batch_gradients_on(model, batch, objective, &self.others)?);
         };
         match workers.batch_gradients(model, batch, objective) {
             Ok(found) => Ok(found),

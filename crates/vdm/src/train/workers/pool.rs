@@ -10,7 +10,7 @@ use crate::run::Model;
 use crate::schedule::ScheduleObjective;
 use crate::shape::ImageShape;
 use crate::train::Batch;
-use crate::train::gradient::{GradientSum, Part, add_up, cut, gradients_of_parts};
+use crate::train::gradient::{GradientSum, Part, add_up, cut, gradients_of_parts, share_out};
 use crate::weights::{Weights, export};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -187,12 +187,8 @@ impl Workers {
         batch: Batch,
         objective: ScheduleObjective,
     ) -> Result<(GradientSum, LossTerms), WorkersError> {
-        let parts = cut(&batch, model.num_params());
-        // As evenly as may be, this process first: neighbouring parts to each.
-        let (n, sharers) = (parts.len(), self.workers.len() + 1);
-        let mut parts = parts.into_iter();
-        let mut share = |i: usize| Vec::from_iter(parts.by_ref().take((i + 1) * n / sharers - i * n / sharers));
-        let shares = Vec::from_iter((0..sharers).map(&mut share));
+        let sharers = self.workers.len() + 1;
+        let shares = share_out(cut(&batch, model.num_params(), sharers), sharers);
         let [local, remote @ ..] = shares.as_slice() else { unreachable!("this process has a share") };
         let weights = export(model);
         let (weights, device) = (&weights, &self.device);

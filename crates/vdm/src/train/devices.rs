@@ -1,0 +1,50 @@
+//! One training on several devices of a machine.
+//!
+//! In each step every device gets the weights and a share of the batch, and computes its gradient while the others compute
+//! theirs. The first device adds them up, in the order of the batch, and makes the step; so checkpoints are those of one device.
+
+use super::gradient::{Part, add_up, cut, gradients_of_parts, share_out};
+use super::{Batch, GradientSum};
+use crate::nn::ScoreNetwork;
+use crate::schedule::{ObjectiveError, ScheduleObjective};
+use crate::{LossTerms, VariationalDiffusion};
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::Device;
+
+/// [`batch_gradients`](super::batch_gradients), with shares of the batch computed by `others`, devices without autodiff, beside
+/// the model's own. On the CPU the result is the same, bit for bit. Accelerators compute a share at a time, whose dropout
+/// masks are its own: without dropout the result is the same to rounding.
+///
+/// # Errors
+/// As of [`batch_gradients`](super::batch_gradients).
+///
+/// # Panics
+/// If the batch is empty.
+pub fn batch_gradients_on<N: ScoreNetwork + ModuleDisplay>(
+    model: &VariationalDiffusion<N>,
+    batch: Batch,
+    objective: ScheduleObjective,
+    others: &[Device],
+) -> Result<(GradientSum, LossTerms), ObjectiveError> {
+    let sharers = others.len() + 1;
+    let home = batch.k.device();
+    let mut shares = share_out(cut(&batch, model.num_params(), sharers), sharers).into_iter();
+    let own = shares.next().expect("the first device has a share");
+    std::thread::scope(|scope| {
+        let asked = others.iter().zip(shares).filter(|(_, parts)| !parts.is_empty()).map(|(device, parts)| {
+            let (model, home) = (model.clone(), home.clone());
+            scope.spawn(move || -> Result<Vec<_>, ObjectiveError> {
+                let parts =
+                    parts.into_iter().map(|Part { batch, weight }| Part { batch: batch.to_device(device), weight });
+                let done = gradients_of_parts(&model.replica(device), parts.collect(), objective)?;
+                Ok(done.into_iter().map(|(sum, terms)| (sum.to_device(&home), terms.to_device(&home))).collect())
+            })
+        });
+        let asked = Vec::from_iter(asked);
+        let mut done = gradients_of_parts(model, own, objective)?;
+        for of_device in asked {
+            done.extend(of_device.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(add_up(done))
+    })
+}
