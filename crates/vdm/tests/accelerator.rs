@@ -158,7 +158,8 @@ fn normalisations_are_those_of_the_cpu() {
     }
 }
 
-/// Two devices that share a batch give the gradient of one; here both are the same, since there may be one only.
+/// Two devices that share a batch give the gradient of one; here both are the same, since there may be one only. When
+/// several threads added up, the gradient of the schedule was wrong.
 #[test]
 fn two_devices_give_the_gradient_of_one() {
     let sets = ["model.n_embd=32", "model.n_layer=1", "model.dropout=0", "train.batch_size=6"].map(String::from);

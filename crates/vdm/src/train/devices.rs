@@ -2,6 +2,8 @@
 //!
 //! In each step every device gets the weights and a share of the batch, and computes its gradient while the others compute
 //! theirs. The first device adds them up, in the order of the batch, and makes the step; so checkpoints are those of one device.
+//!
+//! An accelerator takes its work and computes it later, so that one thread can keep several busy.
 
 use super::gradient::{Part, add_up, cut, gradients_of_parts, share_out};
 use super::{Batch, GradientSum};
@@ -26,25 +28,16 @@ pub fn batch_gradients_on<N: ScoreNetwork + ModuleDisplay>(
     objective: ScheduleObjective,
     others: &[Device],
 ) -> Result<(GradientSum, LossTerms), ObjectiveError> {
-    let sharers = others.len() + 1;
-    let home = batch.k.device();
+    let (sharers, home) = (others.len() + 1, batch.k.device());
     let mut shares = share_out(cut(&batch, model.num_params(), sharers), sharers).into_iter();
     let own = shares.next().expect("the first device has a share");
-    std::thread::scope(|scope| {
-        let asked = others.iter().zip(shares).filter(|(_, parts)| !parts.is_empty()).map(|(device, parts)| {
-            let (model, home) = (model.clone(), home.clone());
-            scope.spawn(move || -> Result<Vec<_>, ObjectiveError> {
-                let parts =
-                    parts.into_iter().map(|Part { batch, weight }| Part { batch: batch.to_device(device), weight });
-                let done = gradients_of_parts(&model.replica(device), parts.collect(), objective)?;
-                Ok(done.into_iter().map(|(sum, terms)| (sum.to_device(&home), terms.to_device(&home))).collect())
-            })
-        });
-        let asked = Vec::from_iter(asked);
-        let mut done = gradients_of_parts(model, own, objective)?;
-        for of_device in asked {
-            done.extend(of_device.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(add_up(done))
-    })
+    // One thread hands all devices their work, and none of them is waited for before all have it.
+    let mut done = gradients_of_parts(model, own, objective)?;
+    let mut elsewhere = Vec::new();
+    for (device, parts) in others.iter().zip(shares).filter(|(_, parts)| !parts.is_empty()) {
+        let parts = parts.into_iter().map(|Part { batch, weight }| Part { batch: batch.to_device(device), weight });
+        elsewhere.extend(gradients_of_parts(&model.replica(device), parts.collect(), objective)?);
+    }
+    done.extend(elsewhere.into_iter().map(|(sum, terms)| (sum.to_device(&home), terms.to_device(&home))));
+    Ok(add_up(done))
 }

@@ -62,7 +62,7 @@ impl GradientSum {
 
     /// The sum of sums, in their order: what [`merge`](Self::merge) of one after the other gives, several parameters at a time.
     fn of_all(mut sums: Vec<Self>) -> Self {
-        // There is nothing to add; an accelerator, which has one part, keeps to this thread.
+        // There is nothing to add.
         if sums.len() == 1 {
             return sums.remove(0);
         }
@@ -71,9 +71,15 @@ impl GradientSum {
         for (name, grad) in sums.into_iter().flat_map(|sum| sum.grads) {
             by_name.entry(name).or_default().push(grad);
         }
-        let grads = teams::map(by_name.into_iter().collect(), |(name, grads): (String, Vec<Tensor<1>>)| {
+        let sum = |(name, grads): (String, Vec<Tensor<1>>)| {
             (name, grads.into_iter().reduce(|a, b| a + b).expect("a name came with a gradient"))
-        });
+        };
+        let on_cpu = by_name.values().flatten().all(|grad| vdm_kernels::is_fused(&grad.device(), grad.dtype()));
+        let grads = match on_cpu {
+            true => teams::map(by_name.into_iter().collect(), sum),
+            // Each thread has a queue of its own on an accelerator, and sums across queues were wrong on wgpu (Burn 0.22.1).
+            false => by_name.into_iter().map(sum).collect(),
+        };
         Self::from_parts(grads.into_iter().collect(), weight)
     }
 
