@@ -7,6 +7,8 @@ use burn::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct SquareSums(State);
 
+// There is one for each step, so the variants' difference in size costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 enum State {
     Known(Vec<f64>),

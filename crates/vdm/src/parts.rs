@@ -128,7 +128,7 @@ mod tests {
     fn training_parts_do_not_depend_on_threads() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| [1 << 16, 1 << 24].map(|parameters| for_training(&images(64, 28), parameters)))
+            pool.install(|| [1 << 16, 1 << 24].map(|parameters| for_training(&images(64, 28), parameters, 1)))
         };
         assert_eq!(with(1), with(3));
         // Many parameters make few parts.

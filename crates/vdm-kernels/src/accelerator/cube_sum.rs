@@ -20,7 +20,7 @@ pub(super) fn cube_sum(number: f32, shared: &mut Shared<[f32]>) -> f32 {
         let half = comptime!((UNITS >> (level + 1)) as usize);
         sync_cube();
         if unit < half {
-            shared[unit] = shared[unit] + shared[unit + half];
+            shared[unit] += shared[unit + half];
         }
     }
     sync_cube();
@@ -49,9 +49,9 @@ pub(super) fn cube_sums(numbers: Three, shared: &mut Shared<[f32]>) -> Three {
         let half = comptime!((UNITS >> (level + 1)) as usize);
         sync_cube();
         if unit < half {
-            shared[unit] = shared[unit] + shared[unit + half];
-            shared[units + unit] = shared[units + unit] + shared[units + unit + half];
-            shared[2 * units + unit] = shared[2 * units + unit] + shared[2 * units + unit + half];
+            shared[unit] += shared[unit + half];
+            shared[units + unit] += shared[units + unit + half];
+            shared[2 * units + unit] += shared[2 * units + unit + half];
         }
     }
     sync_cube();

@@ -44,12 +44,12 @@ impl Batch {
 
 impl Batch {
     /// The same on another device.
-    pub(super) fn to_device(self, device: &Device) -> Self {
+    pub(super) fn to_device(&self, device: &Device) -> Self {
         Self {
-            k: self.k.to_device(device),
+            k: self.k.clone().to_device(device),
             noise: self.noise.to_device(device),
             conditioning: self.conditioning.to_device(device),
-            ..self
+            ..self.clone()
         }
     }
 }

@@ -144,8 +144,8 @@ impl GradientSum {
     }
 
     /// The same on another device.
-    pub(super) fn to_device(self, device: &Device) -> Self {
-        let grads = self.grads.into_iter().map(|(name, grad)| (name, grad.to_device(device))).collect();
+    pub(super) fn to_device(&self, device: &Device) -> Self {
+        let grads = self.grads.iter().map(|(name, grad)| (name.clone(), grad.clone().to_device(device))).collect();
         Self::from_parts(grads, self.weight)
     }
 
