@@ -34,8 +34,9 @@ pub use moments::Moments;
 pub use square_sums::SquareSums;
 
 use burn::backend::{Dispatch, Flex};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use extension::{ConvArgs, Fused, FusedNorm};
+use rng::Philox;
 
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(&x.device(), x.dtype())
@@ -248,6 +249,20 @@ pub fn elementary<const D: usize>(x: Tensor<D>, f: Function) -> Tensor<D> {
         return reference::elementary(x, f);
     }
     Tensor::from_dispatch(Dispatch::fused_elementary(x.into_dispatch(), f))
+}
+
+/// Standard normal numbers for a batch: `dims` of draw `draw` from each stream. An accelerator draws them itself; they are those of
+/// [`rng::normal_images`] to rounding.
+///
+/// # Shapes
+/// - output: `[streams, dims]`
+pub fn normal(streams: &[Philox], draw: u32, dims: usize, device: &Device) -> Tensor<2> {
+    #[cfg(feature = "accelerator")]
+    if accelerator::takes(device, burn::tensor::DType::F32) {
+        return accelerator::normal(streams, draw, dims, device);
+    }
+    let numbers = rng::normal_images(streams, draw, dims);
+    Tensor::from_data(TensorData::new(numbers, [streams.len(), dims]), device)
 }
 
 /// Σ x² of each image, added up in a fixed order.

@@ -4,7 +4,6 @@
 //! A counter-based generator has no state to save and no order to keep: an image's noise is the same in any batch, at
 //! any number of threads, and after a resume.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::cpu::math::{ln, sin_cos_turns, vectorized};
@@ -180,17 +179,6 @@ pub fn normal_images(streams: &[Philox], draw: u32, dims: usize) -> Vec<f32> {
         out.par_chunks_mut(dims).zip(streams).for_each(|(out, stream)| stream.normal(draw, out));
     }
     out
-}
-
-/// Standard normal numbers for a batch on a device, `[images, dims]`: those of [`normal_images`], on an accelerator drawn there
-/// (and equal to rounding).
-pub fn normal_on(streams: &[Philox], draw: u32, dims: usize, device: &Device) -> Tensor<2> {
-    #[cfg(feature = "accelerator")]
-    if crate::accelerator::takes(device, burn::tensor::DType::F32) {
-        return crate::accelerator::normal(streams, draw, dims, device);
-    }
-    let numbers = normal_images(streams, draw, dims);
-    Tensor::from_data(TensorData::new(numbers, [streams.len(), dims]), device)
 }
 
 /// Two standard normals from two random words; u is in (0, 1], so its logarithm is finite.

@@ -38,7 +38,7 @@
 
 use crate::shape::ImageShape;
 use burn::tensor::{Device, Tensor};
-use vdm_kernels::rng::{Philox, normal_on};
+use vdm_kernels::rng::Philox;
 
 /// What the seed of initial weights is combined with.
 pub const INITIAL: u64 = 0x696e_6974_6961_6c21;
@@ -99,7 +99,7 @@ pub fn in_round(round: u64, image: u64) -> u64 {
 
 /// Standard normal images, one from each stream: `[streams, channels, height, width]`.
 pub fn normal(streams: &[Philox], draw: u32, shape: ImageShape, device: &Device) -> Tensor<4> {
-    normal_on(streams, draw, shape.dims(), device).reshape(shape.batch(streams.len()))
+    vdm_kernels::normal(streams, draw, shape.dims(), device).reshape(shape.batch(streams.len()))
 }
 
 /// A shuffle of 0..n (Fisher and Yates) that depends on the stream alone.

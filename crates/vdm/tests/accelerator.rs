@@ -6,7 +6,7 @@ mod device;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use device::device;
-use vdm_kernels::rng::{Philox, normal_images, normal_on};
+use vdm_kernels::rng::{Philox, normal_images};
 use vdm_kernels::{Moments, NormArgs, SquareSums, Update, adamw_step, decoder_nll};
 use vdm_kernels::{group_norm, group_norm_beside, group_norm_shifted};
 
@@ -34,7 +34,7 @@ fn close(found: &[f32], expected: &[f32], relative: f32) {
 fn noise_is_that_of_the_host() {
     for (streams, draw, numbers) in [(1, 0, 64), (3, 5, 1000), (2, 1, 37), (1, 0, 1 << 20)] {
         let streams: Vec<Philox> = (0..streams).map(|i| Philox::new(u64::MAX - i, i << 40 | 3)).collect();
-        let found = host(normal_on(&streams, draw, numbers, &device()));
+        let found = host(vdm_kernels::normal(&streams, draw, numbers, &device()));
         close(&found, &normal_images(&streams, draw, numbers), 2e-6);
     }
 }
