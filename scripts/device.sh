@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares another device with the CPU: golden files with every gradient, the losses of a short training, a bound.
+# Compares another device with the CPU: its kernels, golden files with every gradient, the losses of a short training, a bound.
 #
 #   scripts/device.sh wgpu [STEPS]
 #

@@ -14,7 +14,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 #[cfg(feature = "accelerator")]
-pub mod accelerator;
+mod accelerator;
 pub mod cpu;
 mod device;
 mod extension;

@@ -1,4 +1,4 @@
-//! The same operators composed from Burn's own: the fallback on every backend but Flex, and what the tests compare
+//! The same operators composed from Burn's own: what accelerators use where `accelerator` has no kernel, and what the tests compare
 //! with. Shapes and meaning are those of the functions of the same names at the crate's root.
 
 use crate::rng::Philox;

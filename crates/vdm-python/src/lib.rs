@@ -222,14 +222,15 @@ impl Model {
         seed: u64,
         class_: Option<u32>,
         steps: Option<usize>,
-        sampler: &str,
+        sampler: Option<&str>,
         grid: Option<&str>,
         eta: Option<f64>,
         tolerance: Option<f64>,
-        guidance: f64,
+        guidance: Option<f64>,
         batch_size: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let kind: SamplerKind = named("sampler", sampler)?;
+        let usual = &self.config.sample;
+        let kind: SamplerKind = sampler.map_or(Ok(usual.sampler), |sampler| named("sampler", sampler))?;
         for (what, given, option) in [
             ("steps", steps.is_some(), SamplerOption::Steps),
             ("grid", grid.is_some(), SamplerOption::Grid),
@@ -237,15 +238,17 @@ impl Model {
             ("tolerance", tolerance.is_some(), SamplerOption::Tolerance),
         ] {
             if given && !kind.uses(option) {
-                return Err(error(format!("{what}: the sampler {sampler} has no use for it; leave it out")));
+                let name = sampler.unwrap_or("of the configuration");
+                return Err(error(format!("{what}: the sampler {name} has no use for it; leave it out")));
             }
         }
-        let steps = steps.unwrap_or(self.config.sample.steps);
+        let steps = steps.unwrap_or(usual.steps);
+        let guidance = guidance.unwrap_or(usual.guidance);
         let grid: Grid = grid.map_or(Ok(Grid::default()), |grid| named("grid", grid))?;
-        let usual = SamplerSettings::default();
+        let defaults = SamplerSettings::default();
         let settings = SamplerSettings {
-            eta: eta.unwrap_or(usual.eta),
-            tolerance: tolerance.map_or(usual.tolerance, Tolerance::new),
+            eta: eta.unwrap_or(defaults.eta),
+            tolerance: tolerance.map_or(defaults.tolerance, Tolerance::new),
         };
         let classes = self.classes();
         match class_ {
@@ -274,9 +277,8 @@ impl Model {
             )));
         }
         let end = first.checked_add(count).ok_or_else(|| error("first: there are not so many images"))?;
-        let default = &self.config.sample;
-        let options =
-            SampleOptions { steps, grid, clip: default.clip, decoder: default.decoder, guidance, seed, batch_size };
+        let (clip, decoder) = (usual.clip, usual.decoder);
+        let options = SampleOptions { steps, grid, clip, decoder, guidance, seed, batch_size };
         let given = |numbers: Range<u64>| match (class_, classes) {
             (Some(class), _) => Conditioning::of_classes(numbers.map(|_| Some(class))),
             (None, 0) => Conditioning::default(),

@@ -198,6 +198,19 @@ def test_flows_are_those_of_the_program(digits, tmp_path):
     assert (digits.decompress(data) == digits.sample(3, sampler="ddim", eta=0.5, steps=9)).all()
 
 
+def test_samples_follow_the_configuration_of_the_run(tmp_path):
+    """The sampler was always ancestral, whatever the run's configuration said."""
+    sets = ["model.n_embd=32", "model.n_layer=1", "train.eval_every=0", "train.sample_every=0", "eval.repeats=1"]
+    sets += ["sample.sampler=ddim", "sample.steps=4", "sample.count=1"]
+    run("train", "--steps", 2, "--out", tmp_path / "run", "--plain", *[word for key in sets for word in ("--set", key)])
+    run("sample", tmp_path / "run", "--count", 2, "--seed", 3, "--separate", "-o", tmp_path / "images")
+    data = run("compress", "digits", tmp_path / "images", "--no-fallback", "--timesteps", 3, "-o", "-")
+    model = vdm.load(tmp_path / "run")
+    images = vdm.load("digits").decompress(data)
+    assert (images == model.sample(2, seed=3)).all()
+    assert (images != model.sample(2, seed=3, sampler="ancestral")).any()
+
+
 def test_a_folder_of_the_name_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
     """It said that `digits` is none of the shipped models: digits, ..."""
     (tmp_path / "digits").mkdir()

@@ -63,8 +63,8 @@ pub(crate) fn side_by_side<J: Send>(
 }
 
 /// Parts for a pass with gradients: a function of the batch and the number of parameters alone, since the sum of the parts'
-/// gradients depends on the parts in its last bits. An accelerator takes all images at once, and several of them, or machines,
-/// one part each: there are as many as `sharers`.
+/// gradients depends on the parts in its last bits. An accelerator takes all images at once, and several of them one part
+/// each: there are `sharers` at most.
 pub(crate) fn for_training(images: &Tensor<4>, parameters: usize, sharers: usize) -> Vec<Range<usize>> {
     let batch = images.dims()[0];
     if !in_parts(images) {

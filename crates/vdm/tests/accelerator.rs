@@ -158,10 +158,10 @@ fn normalisations_are_those_of_the_cpu() {
     }
 }
 
-/// Two devices that share a batch give the gradient of one; here both are the same, since there may be one only. When
+/// Devices that share a batch give the gradient of one; here they are the same device, since there may be one only. When
 /// several threads added up, the gradient of the schedule was wrong.
 #[test]
-fn two_devices_give_the_gradient_of_one() {
+fn a_device_taken_twice_gives_the_gradient_of_the_batch() {
     let sets = ["model.n_embd=32", "model.n_layer=1", "model.dropout=0", "train.batch_size=6"].map(String::from);
     let config = vdm::config::resolve("digits", None, &sets).unwrap();
     let data = vdm::train::Datasets::load(&config).unwrap().train;

@@ -102,6 +102,9 @@ fn connect(args: &Args, config: &Config, data: &Datasets, device: &Device) -> Re
     if args.workers.is_empty() {
         return Ok(None);
     }
+    if !args.device.is_cpu() {
+        bail!("--worker is for trainings on the CPU; several devices of this machine share a batch with --devices");
+    }
     let (shape, vocabulary) = (data.train.shape(), data.train.vocabulary());
     Ok(Some(Workers::connect(&args.workers, config, shape, vocabulary, device)?))
 }
@@ -164,7 +167,7 @@ pub fn execute(args: &Args, json: bool) -> Result<ExitCode> {
             (trainer, run, config)
         }
     };
-    trainer = trainer.with_devices(devices);
+    trainer = trainer.with_devices(devices)?;
     if let Some(workers) = workers {
         trainer = trainer.with_workers(workers);
     }

@@ -81,6 +81,11 @@ impl DeviceArgs {
         self.device.open()
     }
 
+    /// Whether the device is the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.device.kind == Kind::Cpu
+    }
+
     /// The devices of these numbers, of the same kind; the device itself if there are none.
     pub fn open_several(&self, numbers: &[usize]) -> Result<Vec<Device>> {
         let first = self.open()?;
@@ -88,7 +93,7 @@ impl DeviceArgs {
             return Ok(vec![first]);
         }
         let Choice { kind, index } = self.device;
-        if kind == Kind::Cpu {
+        if self.is_cpu() {
             bail!("--devices: there is one CPU; use all its cores with --threads, and other machines with --worker");
         }
         if index > 0 {

@@ -76,7 +76,16 @@ impl Inputs {
     }
 
     /// A cube for each group of each image.
+    ///
+    /// # Panics
+    /// If the groups take no whole channels.
     fn cubes(&self, args: NormArgs) -> (CubeCount, CubeDim) {
+        let channels = self.sizes.channels;
+        assert!(
+            args.groups > 0 && channels.is_multiple_of(args.groups),
+            "{channels} channels in {} groups",
+            args.groups
+        );
         (CubeCount::Static(self.sizes.images as u32, args.groups as u32, 1), CubeDim::new_1d(UNITS))
     }
 }

@@ -56,8 +56,13 @@ fn own(x: CubeTensor) -> CubeTensor {
 }
 
 /// A tensor for the output of a kernel that writes every number of it and reads none.
+///
+/// # Panics
+/// If it has 2^32 numbers or more, 16 GiB: kernels count in 32 bits.
 fn unwritten(device: &CubeDevice, shape: impl Into<Shape>) -> CubeTensor {
-    empty_device_contiguous_dtype(device.client(), device.clone(), shape.into(), DType::F32)
+    let shape = shape.into();
+    assert!(u32::try_from(shape.num_elements()).is_ok(), "a tensor of {shape:?} is too large for the kernels");
+    empty_device_contiguous_dtype(device.client(), device.clone(), shape, DType::F32)
 }
 
 /// Units for `n` numbers or more, a unit for each.

@@ -16,6 +16,9 @@ const MASKS: usize = Philox::DROPOUT_UNIT;
 /// `x` times dropout's factors, of rank 2 or more: image i has those of [`Philox::dropout`] of the stream i of `args.seed`. In
 /// place where no other handle holds the memory.
 pub(super) fn dropout(x: CubeTensor, args: NormArgs) -> CubeTensor {
+    if x.meta.num_elements() == 0 {
+        return x;
+    }
     let x = own(x);
     let images = x.meta.shape()[0];
     let numbers = x.meta.num_elements() / images;

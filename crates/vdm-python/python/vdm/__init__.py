@@ -167,11 +167,11 @@ class Model:
         first: int = 0,
         class_: Optional[int] = None,
         steps: Optional[int] = None,
-        sampler: str = "ancestral",
+        sampler: Optional[str] = None,
         grid: Optional[str] = None,
         eta: Optional[float] = None,
         tolerance: Optional[float] = None,
-        guidance: float = 1.0,
+        guidance: Optional[float] = None,
         layout: str = "NCHW",
         batch_size: int = 64,
     ) -> np.ndarray:
@@ -180,8 +180,10 @@ class Model:
         Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
         ``ode``. Without `class_`, a model with classes draws them in turn.
 
-        `steps` and `grid` are for all samplers but ``ode``. Without `steps`, there are as many as the model's configuration
-        says. The steps are even in ``time`` (the default) or ``gamma``, or where the ``loss`` says. ``ode`` takes steps of its
+        Without `sampler`, `steps` or `guidance`, they are those of the model's configuration, as in ``vdm sample``. `guidance` is the
+        weight of classifier-free guidance: above 1, images are more typical of their class.
+
+        `steps` and `grid` are for all samplers but ``ode``. The steps are even in ``time`` (the default) or ``gamma``, or where the ``loss`` says. ``ode`` takes steps of its
         own; `tolerance` is the error of one of them, 1e-3 by default. `eta` is the new noise of ``ddim``, from 0, the
         default, to 1.
         """

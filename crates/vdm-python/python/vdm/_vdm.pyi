@@ -39,11 +39,11 @@ class Model:
         seed: int,
         class_: Optional[int],
         steps: Optional[int],
-        sampler: str,
+        sampler: Optional[str],
         grid: Optional[str],
         eta: Optional[float],
         tolerance: Optional[float],
-        guidance: float,
+        guidance: Optional[float],
         batch_size: int,
     ) -> bytes: ...
     def compress(self, pixels: bytes, steps: int, seed: int, embed_model: Optional[bytes]) -> bytes: ...

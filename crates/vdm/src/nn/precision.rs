@@ -4,6 +4,7 @@ use crate::weights::{NamedParameters, walk};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The precision of a network's products in training.
 ///
@@ -15,13 +16,23 @@ pub enum Precision {
     /// Single precision, 24 bits.
     #[default]
     F32,
-    /// Convolutions, and the products of attention, take their factors with 8 bits (bfloat16), and so do their gradients. The
-    /// weights themselves, all that is between the products, loss and schedule stay in single precision.
+    /// The factors and the results of convolutions and of attention's products are numbers of 16 bits, 8 of them significant (bfloat16), and so
+    /// are the gradients that leave them. The weights themselves, all that is between these products, loss and schedule
+    /// stay in single precision.
     Bf16,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl Precision {
-    /// The type of the factors.
+    /// The type of these numbers.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,

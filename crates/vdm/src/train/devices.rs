@@ -15,7 +15,7 @@ use burn::tensor::Device;
 
 /// [`batch_gradients`](super::batch_gradients), with shares of the batch computed by `others`, devices without autodiff, beside
 /// the model's own. On the CPU the result is the same, bit for bit. Accelerators compute a share at a time, whose dropout
-/// masks are its own: without dropout the result is the same to rounding.
+/// masks are its own: without dropout and self-conditioning the result is the same to rounding.
 ///
 /// # Errors
 /// As of [`batch_gradients`](super::batch_gradients).
@@ -31,13 +31,17 @@ pub fn batch_gradients_on<N: ScoreNetwork + ModuleDisplay>(
     let (sharers, home) = (others.len() + 1, batch.k.device());
     let mut shares = share_out(cut(&batch, model.num_params(), sharers), sharers).into_iter();
     let own = shares.next().expect("the first device has a share");
-    // One thread hands all devices their work, and none of them is waited for before all have it.
-    let mut done = gradients_of_parts(model, own, objective)?;
-    let mut elsewhere = Vec::new();
-    for (device, parts) in others.iter().zip(shares).filter(|(_, parts)| !parts.is_empty()) {
+    // First what the others need: a copy waits for all that the first device was asked before. Then each gets its work, from
+    // one thread; none of them is waited for before all have it.
+    let given = others.iter().zip(shares).filter(|(_, parts)| !parts.is_empty()).map(|(device, parts)| {
         let parts = parts.into_iter().map(|Part { batch, weight }| Part { batch: batch.to_device(device), weight });
-        elsewhere.extend(gradients_of_parts(&model.replica(device), parts.collect(), objective)?);
+        (model.replica(device), Vec::from_iter(parts))
+    });
+    let mut elsewhere = Vec::new();
+    for (replica, parts) in Vec::from_iter(given) {
+        elsewhere.extend(gradients_of_parts(&replica, parts, objective)?);
     }
+    let mut done = gradients_of_parts(model, own, objective)?;
     done.extend(elsewhere.into_iter().map(|(sum, terms)| (sum.to_device(&home), terms.to_device(&home))));
     Ok(add_up(done))
 }

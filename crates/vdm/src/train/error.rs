@@ -111,7 +111,7 @@ pub enum TrainError {
     },
     /// The device does not compute in the precision that the configuration asks for.
     #[error(
-        "train.precision: this device has no {precision:?}; train with --set train.precision=f32, or on another device"
+        "train.precision: this device has no {precision}; train with --set train.precision=f32, or on another device"
     )]
     Precision {
         /// What it lacks.

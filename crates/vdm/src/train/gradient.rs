@@ -74,10 +74,9 @@ impl GradientSum {
         let sum = |(name, grads): (String, Vec<Tensor<1>>)| {
             (name, grads.into_iter().reduce(|a, b| a + b).expect("a name came with a gradient"))
         };
-        let on_cpu = by_name.values().flatten().all(|grad| vdm_kernels::is_fused(&grad.device(), grad.dtype()));
+        let on_cpu = by_name.values().flatten().all(is_on_cpu);
         let grads = match on_cpu {
             true => teams::map(by_name.into_iter().collect(), sum),
-            // Each thread has a queue of its own on an accelerator, and sums across queues were wrong on wgpu (Burn 0.22.1).
             false => by_name.into_iter().map(sum).collect(),
         };
         Self::from_parts(grads.into_iter().collect(), weight)
@@ -155,6 +154,12 @@ impl GradientSum {
     }
 }
 
+/// Whether a tensor is on the CPU, where several threads may work on a batch. On an accelerator each thread has a queue of its own,
+/// and sums across queues were wrong on wgpu (Burn 0.22.1).
+fn is_on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
+    vdm_kernels::is_fused(&tensor.device(), tensor.dtype())
+}
+
 /// Whether a parameter of a model decides the shape of its schedule between the endpoints.
 pub(super) fn is_shape(name: &str) -> bool {
     name.starts_with("schedule.") && name.contains(".raw.")
@@ -211,7 +216,7 @@ pub(super) struct Part {
     pub weight: f64,
 }
 
-/// The parts of a batch, for a model of so many parameters, of which `sharers` devices or machines compute some each.
+/// The parts of a batch, for a model of so many parameters, of which `sharers` devices compute some each.
 pub(super) fn cut(batch: &Batch, parameters: usize, sharers: usize) -> Vec<Part> {
     let ranges = parts::for_training(&batch.k, parameters, sharers);
     let largest = ranges.first().map_or(1, |part| part.len());
@@ -245,15 +250,18 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
     parts: Vec<Part>,
     objective: ScheduleObjective,
 ) -> Result<Vec<(GradientSum, LossTerms)>, ObjectiveError> {
+    let on_cpu = parts.iter().all(|part| is_on_cpu(&part.batch.k));
     let jobs = parts.into_iter().map(|part| (model.clone(), part)).collect();
-    let done = teams::map(jobs, |(model, Part { batch, weight })| {
+    let gradient = |(model, Part { batch, weight }): (VariationalDiffusion<N>, Part)| {
         // Each part has leaves of its own: parts with common leaves would be one graph, behind one lock.
         let model = model.with_own_leaves();
         let (mut gradients, terms) = part_gradients(&model.in_training_precision(), batch, objective)?;
         let mut sum = GradientSum::default();
         sum.add(&model, &mut gradients, weight);
         Ok((sum, terms))
-    });
+    };
+    let done: Vec<_> =
+        if on_cpu { teams::map(jobs, gradient) } else { Vec::from_iter(jobs).into_iter().map(gradient).collect() };
     done.into_iter().collect()
 }
 

@@ -284,12 +284,17 @@ impl Trainer {
     }
 
     /// The same training on more devices: `others`, without autodiff, compute shares of each batch. With workers they are idle.
-    pub fn with_devices(self, others: Vec<Device>) -> Self {
-        Self { others, ..self }
+    ///
+    /// # Errors
+    /// [`TrainError::Precision`] if one of them does not compute in the precision of the training.
+    pub fn with_devices(self, others: Vec<Device>) -> Result<Self, TrainError> {
+        others.iter().try_for_each(|device| check_precision(&self.config, device))?;
+        Ok(Self { others, ..self })
     }
 
     /// The same training, whose numbers are read back from the device in each step (`false`), or those of several steps together
-    /// (`true`, as on an accelerator). Results are the same; only a loss that is not finite is found later.
+    /// (`true`, as on an accelerator). Results are the same; only a step that diverged, or a schedule whose endpoints crossed, is
+    /// found later.
     pub fn reading_steps_together(self, together: bool) -> Self {
         Self { reads_late: together, ..self }
     }
@@ -444,17 +449,20 @@ impl Trainer {
         }
         self.step += 1;
         self.model = self.model.take().map(|model| self.optimizer.step(model, sum, &recipe, self.step));
-        if self.reads_late && self.unread.len() < MOST_UNREAD {
-            return Ok(());
+        if !self.reads_late {
+            self.model().schedule.validate()?;
+        } else if self.unread.len() == MOST_UNREAD {
+            self.read_steps()?;
         }
-        self.read_steps()?;
-        Ok(self.model().schedule.validate()?)
+        Ok(())
     }
 
     /// Reads what the steps since the last time left on the device, and adds it to the sums.
     fn read_steps(&mut self) -> Result<(), TrainError> {
         let dims = self.data.train.shape().dims();
-        for reading in std::mem::take(&mut self.unread) {
+        let unread = std::mem::take(&mut self.unread);
+        let validates = self.reads_late && !unread.is_empty();
+        for reading in unread {
             let (step, kept) = (reading.step, self.saved);
             let StepRead { terms, grad_norm } =
                 reading.read(dims).map_err(|what| TrainError::Diverged { what, step, kept })?;
@@ -464,6 +472,9 @@ impl Trainer {
             self.window.grad_norm += grad_norm;
             self.window.steps += 1;
         }
+        if validates {
+            self.model().schedule.validate()?;
+        }
         Ok(())
     }
 
@@ -471,12 +482,17 @@ impl Trainer {
     fn gradients(&mut self, batch: Batch) -> Result<(GradientSum, LossTerms), TrainError> {
         let objective = self.config.schedule.objective;
         let model = self.model.as_ref().expect("the model is away only inside one line of train_step");
-        let Some(workers) = &mut self.workers else {
-            return Ok(batch_gradients_on(model, batch, objective, &self.others)?);
+        let found = match &mut self.workers {
+            Some(workers) => workers.batch_gradients(model, batch, objective),
+            None => batch_gradients_on(model, batch, objective, &self.others).map_err(WorkersError::Objective),
         };
-        match workers.batch_gradients(model, batch, objective) {
+        match found {
             Ok(found) => Ok(found),
-            Err(WorkersError::Objective(error)) => Err(error.into()),
+            Err(WorkersError::Objective(error)) => {
+                // A step that is not read yet may say more.
+                self.read_steps()?;
+                Err(error.into())
+            }
             Err(WorkersError::Worker(source)) => {
                 self.save()?;
                 Err(TrainError::Worker { source, kept: self.saved })
@@ -528,8 +544,10 @@ impl Trainer {
 
     /// Saves the state, if it is one to go on from: if the bound of the next step's images, without dropout, is finite.
     fn save(&mut self) -> Result<(), TrainError> {
+        // An accelerator may still compute the steps.
+        let started = Instant::now();
         self.read_steps()?;
-        self.model().schedule.validate()?;
+        self.window.seconds += started.elapsed().as_secs_f64();
         let batch = self.batch(0)?;
         let model = self.model().valid();
         let loss = model.loss(batch.k, &batch.times, batch.noise, &batch.conditioning, Mode::Eval);

@@ -188,7 +188,7 @@ impl Workers {
         objective: ScheduleObjective,
     ) -> Result<(GradientSum, LossTerms), WorkersError> {
         let sharers = self.workers.len() + 1;
-        let shares = share_out(cut(&batch, model.num_params(), sharers), sharers);
+        let shares = share_out(cut(&batch, model.num_params(), 1), sharers);
         let [local, remote @ ..] = shares.as_slice() else { unreachable!("this process has a share") };
         let weights = export(model);
         let (weights, device) = (&weights, &self.device);

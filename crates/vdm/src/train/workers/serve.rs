@@ -157,6 +157,10 @@ impl Training {
             return Err(format!("images of {shape}"));
         }
         config.validate_shape(shape).map_err(|e| e.to_string())?;
+        let precision = config.train.precision;
+        if !device.supports_dtype(precision.dtype()) {
+            return Err(format!("train.precision: the worker's device has no {precision}"));
+        }
         let vocabulary = Vocabulary::new(hello.levels).ok_or_else(|| format!("{} levels", hello.levels))?;
         Ok(Self { config, shape, vocabulary, device: device.clone(), model: None })
     }
