@@ -25,7 +25,7 @@ digits-code-T100 | 1.8604 | 0.0001 | 1 | "$vdm" compress digits --timesteps 100 
 digits-training | 1.8445 | 0.0001 | 4 | "$vdm" train --out "$work/run" > "$work/log" 2>&1; cat "$work/run/evaluation.json" | bpd
 fashion-mnist-T50 | 2.9821 | 0.0002 | 2 | "$vdm" eval fashion-mnist --without-classes --images 500 --repeats 4 --timesteps 50 --json | bpd
 fashion-mnist-500 | 2.7118 | 0.0002 | 2 | "$vdm" eval fashion-mnist --without-classes --images 500 --repeats 4 --json | bpd
-fashion-mnist-code-T16 | 3.0159 | 0.0001 | 2 | "$vdm" compress fashion-mnist --count 100 --timesteps 16 --json --no-verify -o "$work/a.vdmz" | net_bpd
+fashion-mnist-code-T16 | 2.9685 | 0.0001 | 2 | "$vdm" compress fashion-mnist --count 100 --timesteps 16 --json --no-verify -o "$work/a.vdmz" | net_bpd
 fashion-mnist-shipped | 2.7613 | 0.001 | 15 | "$vdm" eval fashion-mnist --without-classes --repeats 2 --json | bpd
 fashion-mnist-shipped-by-class | 2.7495 | 0.001 | 15 | "$vdm" eval fashion-mnist --repeats 2 --json | bpd
 END
