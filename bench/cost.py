@@ -88,9 +88,11 @@ def beside(what, preset, extra, peers, seconds, rounds=2):
 
 
 def main():
-    what = sys.argv[1]
+    what, *more = sys.argv[1:] or [None]
+    if any(not name.endswith(".svg") or name.startswith("-") for name in more):
+        sys.exit(__doc__)
     if what == "growth":
-        growth(sys.argv[2] if len(sys.argv) > 2 else None)
+        growth(more[0] if more else None)
     elif what == "latency":
         peers = ["eager", "channels-last", "onnxruntime"]
         print("| one image | vdm | " + " | ".join(peers) + " | ratio |\n|---|---|---|---|---|---|")
@@ -105,4 +107,5 @@ def main():
         sys.exit(__doc__)
 
 
-main()
+if __name__ == "__main__":
+    main()
