@@ -65,7 +65,8 @@ fn fused_norm(x: &Tensor<4>) -> bool {
 /// - `bias`: `[1, out]`, or `[batch, out]` for a bias of each image (a bias and a conditioning vector, added up)
 /// - output: `[batch, out, height, width]`
 ///
-/// If `weight` is of another precision than `x`, the products are computed in that precision; so with all convolutions.
+/// If `weight` is of another precision than `x`, the products are computed in the precision of `weight`. The other convolutions do the
+/// same.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
     if !fused_products(&x, &weight) {
         return reference::conv2d(x, weight, bias);

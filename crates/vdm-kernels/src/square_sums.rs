@@ -29,8 +29,8 @@ impl SquareSums {
         }
         #[cfg(feature = "accelerator")]
         if crate::accelerator::takes(&first.device(), first.dtype()) {
-            let parts = tensors.iter().map(|x| x.dims()[0].div_ceil(crate::accelerator::PART)).collect();
-            return Self(State::OnDevice { sums: crate::accelerator::square_sums(tensors), parts });
+            let (sums, parts) = crate::accelerator::square_sums(tensors);
+            return Self(State::OnDevice { sums, parts });
         }
         let sums = tensors.iter().map(|&x| x.clone().powi_scalar(2).sum()).collect();
         Self(State::OnDevice { sums: Tensor::cat(sums, 0), parts: vec![1; tensors.len()] })

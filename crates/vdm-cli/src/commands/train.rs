@@ -72,8 +72,8 @@ pub struct Args {
     /// bit, with any workers or none.
     #[arg(long = "worker", value_name = "ADDRESS")]
     pub workers: Vec<String>,
-    /// Numbers of several devices of the kind that --device names, which share each batch: `--device cuda --devices 0,1`. The first
-    /// does all else.
+    /// Numbers of several devices of the kind that --device names, which share each batch: `--device cuda --devices 0,1`. All other
+    /// work is done on the first.
     #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with = "workers")]
     pub devices: Vec<usize>,
     /// Plain lines on stderr instead of a progress bar. The default where there is no terminal.

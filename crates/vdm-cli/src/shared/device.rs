@@ -75,10 +75,15 @@ pub fn devices() -> Vec<(&'static str, Option<&'static str>)> {
 impl DeviceArgs {
     /// The device, without autodiff; sets the size of the thread pool.
     pub fn open(&self) -> Result<Device> {
+        self.set_threads()?;
+        self.device.open()
+    }
+
+    fn set_threads(&self) -> Result<()> {
         if self.threads > 0 {
             rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
         }
-        self.device.open()
+        Ok(())
     }
 
     /// Whether the device is the CPU.
@@ -88,20 +93,20 @@ impl DeviceArgs {
 
     /// The devices of these numbers, of the same kind; the device itself if there are none.
     pub fn open_several(&self, numbers: &[usize]) -> Result<Vec<Device>> {
-        let first = self.open()?;
         if numbers.is_empty() {
-            return Ok(vec![first]);
+            return Ok(vec![self.open()?]);
         }
         let Choice { kind, index } = self.device;
         if self.is_cpu() {
             bail!("--devices: there is one CPU; use all its cores with --threads, and other machines with --worker");
         }
         if index > 0 {
-            bail!("--devices names the numbers; leave the one of --device out");
+            bail!("--devices names the numbers of all devices; leave the number of --device out");
         }
         if let Some(twice) = numbers.iter().enumerate().find(|(i, n)| numbers[..*i].contains(n)) {
             bail!("--devices names the device {} twice", twice.1);
         }
+        self.set_threads()?;
         numbers.iter().map(|&index| Choice { kind, index }.open()).collect()
     }
 }

@@ -11,19 +11,10 @@ pub(super) const UNITS: u32 = 64;
 /// `shared` holds [`UNITS`] numbers.
 #[cube]
 pub(super) fn cube_sum(number: f32, shared: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
     // Until here, units may still read the sum before.
     sync_cube();
-    shared[unit] = number;
-    #[unroll]
-    for level in 0..UNITS.ilog2() {
-        let half = comptime!((UNITS >> (level + 1)) as usize);
-        sync_cube();
-        if unit < half {
-            shared[unit] += shared[unit + half];
-        }
-    }
-    sync_cube();
+    shared[UNIT_POS as usize] = number;
+    add_up(shared, 1u32);
     shared[0]
 }
 
@@ -44,16 +35,25 @@ pub(super) fn cube_sums(numbers: Three, shared: &mut Shared<[f32]>) -> Three {
     shared[unit] = numbers.a;
     shared[units + unit] = numbers.b;
     shared[2 * units + unit] = numbers.c;
+    add_up(shared, 3u32);
+    Three { a: shared[0], b: shared[units], c: shared[2 * units] }
+}
+
+/// The first of each [`UNITS`] numbers becomes the sum of them, for `rows` times so many.
+#[cube]
+fn add_up(shared: &mut Shared<[f32]>, #[comptime] rows: u32) {
+    let unit = UNIT_POS as usize;
     #[unroll]
     for level in 0..UNITS.ilog2() {
         let half = comptime!((UNITS >> (level + 1)) as usize);
         sync_cube();
         if unit < half {
-            shared[unit] += shared[unit + half];
-            shared[units + unit] += shared[units + unit + half];
-            shared[2 * units + unit] += shared[2 * units + unit + half];
+            #[unroll]
+            for row in 0..rows {
+                let at = comptime!((row * UNITS) as usize) + unit;
+                shared[at] += shared[at + half];
+            }
         }
     }
     sync_cube();
-    Three { a: shared[0], b: shared[units], c: shared[2 * units] }
 }

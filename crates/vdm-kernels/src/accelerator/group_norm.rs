@@ -8,39 +8,15 @@ use super::cube_sum::{Three, UNITS, cube_sum, cube_sums};
 use super::philox::dropout;
 use super::unwritten;
 use crate::NormArgs;
-use crate::extension::{FusedNorm, FusedNormBackward};
-use burn::backend::ops::FloatTensorOps;
+use crate::extension::{FusedNormBackward, norms_without_stats};
+use burn::backend::{ops::FloatTensorOps, tensor::FloatTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-impl FusedNorm for CubeBackend {
-    fn fused_group_norm(x: CubeTensor, gamma: CubeTensor, beta: CubeTensor, args: NormArgs) -> CubeTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
-    }
-
-    fn fused_group_norm_shifted(
-        x: CubeTensor,
-        gamma: CubeTensor,
-        beta: CubeTensor,
-        shift: CubeTensor,
-        args: NormArgs,
-    ) -> CubeTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
-    }
-
-    fn fused_group_norm_beside(
-        a: CubeTensor,
-        b: CubeTensor,
-        gamma: CubeTensor,
-        beta: CubeTensor,
-        args: NormArgs,
-    ) -> CubeTensor {
-        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
-    }
-}
+norms_without_stats!(CubeBackend);
 
 /// The inputs of a normalisation.
 struct Inputs {
@@ -172,19 +148,65 @@ impl FusedNormBackward for CubeBackend {
     }
 }
 
-/// Where the number of a channel and pixel lies in the first tensor or, if the channel is the second's, in that.
-#[cube]
-fn place(image: usize, channel: usize, pixel: usize, of_a: usize, channels: usize, pixels: usize) -> usize {
-    if channel < of_a {
-        (image * of_a + channel) * pixels + pixel
-    } else {
-        (image * (channels - of_a) + channel - of_a) * pixels + pixel
-    }
+/// The group of an image that a cube computes, and where its numbers lie.
+#[derive(CubeType)]
+struct Group {
+    image: usize,
+    /// Its number among the groups of all images.
+    number: usize,
+    /// Its first channel.
+    first: usize,
+    /// Its channels, and its numbers.
+    channels: usize,
+    n: usize,
+    /// Channels of the first tensor, and of both.
+    of_a: usize,
+    of_both: usize,
+    pixels: usize,
 }
 
 #[cube]
-fn read(a: &[f32], b: &[f32], channel: usize, of_a: usize, place: usize) -> f32 {
-    if channel < of_a { a[place] } else { b[place] }
+impl Group {
+    fn of_cube(of_a: usize, of_both: usize, pixels: usize) -> Group {
+        let groups = CUBE_COUNT_Y as usize;
+        let image = CUBE_POS_X as usize;
+        let group = CUBE_POS_Y as usize;
+        let channels = of_both / groups;
+        Group {
+            image,
+            number: image * groups + group,
+            first: group * channels,
+            channels,
+            n: channels * pixels,
+            of_a,
+            of_both,
+            pixels,
+        }
+    }
+
+    /// The channel of number `i` of the group; its pixel is the rest.
+    fn channel(&self, i: usize) -> usize {
+        self.first + i / self.pixels
+    }
+
+    /// Where a number lies in the first tensor or, if the channel is the second's, in that.
+    fn place(&self, channel: usize, pixel: usize) -> usize {
+        if channel < self.of_a {
+            (self.image * self.of_a + channel) * self.pixels + pixel
+        } else {
+            (self.image * (self.of_both - self.of_a) + channel - self.of_a) * self.pixels + pixel
+        }
+    }
+
+    fn read(&self, a: &[f32], b: &[f32], channel: usize, pixel: usize) -> f32 {
+        let place = self.place(channel, pixel);
+        if channel < self.of_a { a[place] } else { b[place] }
+    }
+
+    /// Where a number lies in a tensor of all channels.
+    fn place_in_all(&self, channel: usize, pixel: usize) -> usize {
+        (self.image * self.of_both + channel) * self.pixels + pixel
+    }
 }
 
 #[cube(launch)]
@@ -204,21 +226,18 @@ fn forward_kernel(
     #[comptime] shifted: bool,
 ) {
     let mut shared = Shared::new_slice(UNITS as usize);
-    let image = CUBE_POS_X as usize;
-    let group = CUBE_POS_Y as usize;
-    let groups = CUBE_COUNT_Y as usize;
+    let group = Group::of_cube(of_a, channels, pixels);
     let unit = UNIT_POS as usize;
     let units = UNITS as usize;
-    let of_group = channels / groups;
-    let n = of_group * pixels;
+    let n = group.n;
     let steps = n.div_ceil(units);
 
     let mut sum = 0f32;
     for step in 0..steps {
         let i = step * units + unit;
         if i < n {
-            let channel = group * of_group + i / pixels;
-            sum += read(a, b, channel, of_a, place(image, channel, i % pixels, of_a, channels, pixels));
+            let channel = group.channel(i);
+            sum += group.read(a, b, channel, i % pixels);
         }
     }
     let mean = cube_sum(sum, &mut shared) / f32::cast_from(n);
@@ -227,34 +246,32 @@ fn forward_kernel(
     for step in 0..steps {
         let i = step * units + unit;
         if i < n {
-            let channel = group * of_group + i / pixels;
-            let off = read(a, b, channel, of_a, place(image, channel, i % pixels, of_a, channels, pixels)) - mean;
+            let channel = group.channel(i);
+            let off = group.read(a, b, channel, i % pixels) - mean;
             squares += off * off;
         }
     }
     let variance = cube_sum(squares, &mut shared) / f32::cast_from(n);
     let scale = 1.0f32 / f32::sqrt(variance + eps);
     if unit == 0 {
-        let at = 2 * (image * groups + group);
-        stats[at] = mean;
-        stats[at + 1] = scale;
+        stats[2 * group.number] = mean;
+        stats[2 * group.number + 1] = scale;
     }
 
     for step in 0..steps {
         let i = step * units + unit;
         if i < n {
-            let channel = group * of_group + i / pixels;
+            let channel = group.channel(i);
             let pixel = i % pixels;
-            let x = read(a, b, channel, of_a, place(image, channel, pixel, of_a, channels, pixels));
+            let x = group.read(a, b, channel, pixel);
             let mut out = (x - mean) * scale * gamma[channel] + beta[channel];
             if silu {
                 out = out / (1.0f32 + f32::exp(-out));
             }
             if shifted {
-                out += shift[image * channels + channel];
+                out += shift[group.image * channels + channel];
             }
-            let at = channel * pixels + pixel;
-            y[image * channels * pixels + at] = out;
+            y[group.place_in_all(channel, pixel)] = out;
         }
     }
 }
@@ -279,31 +296,27 @@ fn backward_kernel(
     #[comptime] silu: bool,
 ) {
     let mut shared = Shared::new_slice(3 * UNITS as usize);
-    let image = CUBE_POS_X as usize;
-    let group = CUBE_POS_Y as usize;
-    let groups = CUBE_COUNT_Y as usize;
+    let group = Group::of_cube(of_a, channels, pixels);
     let unit = UNIT_POS as usize;
     let units = UNITS as usize;
-    let of_group = channels / groups;
-    let n = of_group * pixels;
-    let mean = stats[2 * (image * groups + group)];
-    let scale = stats[2 * (image * groups + group) + 1];
+    let n = group.n;
+    let mean = stats[2 * group.number];
+    let scale = stats[2 * group.number + 1];
 
     // 1. The sums over the pixels of each channel; with gamma, those over the group.
     let mut of_norm = 0f32;
     let mut of_x = 0f32;
-    for c in 0..of_group {
-        let channel = group * of_group + c;
+    for c in 0..group.channels {
+        let channel = group.first + c;
         let mut sum_d = 0f32;
         let mut sum_n = 0f32;
         let mut sum_nx = 0f32;
         for step in 0..pixels.div_ceil(units) {
             let pixel = step * units + unit;
             if pixel < pixels {
-                let x = read(a, b, channel, of_a, place(image, channel, pixel, of_a, channels, pixels));
+                let x = group.read(a, b, channel, pixel);
                 let x = (x - mean) * scale;
-                let at = channel * pixels + pixel;
-                let d = dy[image * channels * pixels + at];
+                let d = dy[group.place_in_all(channel, pixel)];
                 let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
                 sum_d += d;
                 sum_n += dn;
@@ -312,9 +325,9 @@ fn backward_kernel(
         }
         let sums = cube_sums(Three { a: sum_d, b: sum_n, c: sum_nx }, &mut shared);
         if unit == 0 {
-            dshift[image * channels + channel] = sums.a;
-            dbeta[image * channels + channel] = sums.b;
-            dgamma[image * channels + channel] = sums.c;
+            dshift[group.image * channels + channel] = sums.a;
+            dbeta[group.image * channels + channel] = sums.b;
+            dgamma[group.image * channels + channel] = sums.c;
         }
         of_norm += sums.b * gamma[channel];
         of_x += sums.c * gamma[channel];
@@ -326,12 +339,11 @@ fn backward_kernel(
     for step in 0..n.div_ceil(units) {
         let i = step * units + unit;
         if i < n {
-            let channel = group * of_group + i / pixels;
+            let channel = group.channel(i);
             let pixel = i % pixels;
-            let from = place(image, channel, pixel, of_a, channels, pixels);
-            let x = (read(a, b, channel, of_a, from) - mean) * scale;
-            let at = channel * pixels + pixel;
-            let d = dy[image * channels * pixels + at];
+            let from = group.place(channel, pixel);
+            let x = (group.read(a, b, channel, pixel) - mean) * scale;
+            let d = dy[group.place_in_all(channel, pixel)];
             let dn = through_silu(d, x * gamma[channel] + beta[channel], silu);
             let dx = scale * (dn * gamma[channel] - of_norm - x * of_x);
             if channel < of_a {

@@ -1,8 +1,7 @@
-//! Operators for accelerators, as kernels of [CubeCL](cubecl): one launch each, where the compositions of [`mod@crate::reference`]
-//! take dozens.
+//! Operators for accelerators, as kernels of CubeCL: one launch each, or few, where the compositions of
+//! [`mod@crate::reference`] take dozens.
 //!
-//! They do what the functions of the same names at the crate's root say; those call them where a tensor is on an
-//! accelerator. A kernel is written once, and CubeCL compiles it for CUDA, ROCm, Metal or Vulkan. None is differentiable.
+//! The functions do what those of the same names at the crate's root say, which call them where a tensor is on an accelerator. A kernel is written once, and CubeCL compiles it for CUDA, ROCm, Metal or Vulkan. None is differentiable.
 
 // The bits of an accelerator are its own.
 #![allow(clippy::disallowed_methods)]
@@ -17,7 +16,7 @@ mod square_sums;
 pub use adamw::adamw_step;
 pub use decoder::decoder_nll;
 pub use philox::normal;
-pub use square_sums::{PART, square_sums};
+pub use square_sums::square_sums;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Shape, Tensor};

@@ -55,8 +55,8 @@ pub fn normal(streams: &[Philox], draw: u32, numbers: usize, device: &Device) ->
         // SAFETY: the buffer holds four words of each stream.
         unsafe { BufferArg::from_raw_parts(names, 4 * streams.len()) },
         out.clone().into_buffer_arg(),
-        numbers as u32,
-        blocks as u32,
+        numbers,
+        blocks,
         draw,
     );
     tensor(out)
@@ -139,23 +139,21 @@ fn dropout_kernel(
 
 /// A unit makes the four numbers of one block.
 #[cube(launch)]
-fn normal_kernel(streams: &[u32], out: &mut [f32], numbers: u32, blocks: u32, draw: u32) {
-    let unit = ABSOLUTE_POS as u32;
-    let image = unit / blocks;
-    let block = unit % blocks;
-    if ((image * numbers) as usize) < out.len() {
-        let name = (4 * image) as usize;
-        let words = rounds(streams[name], streams[name + 1], block, draw, streams[name + 2], streams[name + 3]);
-        let wide = WIDE as u32;
-        let at = (block / wide) * (4 * wide) + block % wide;
+fn normal_kernel(streams: &[u32], out: &mut [f32], numbers: usize, blocks: usize, draw: u32) {
+    let image = ABSOLUTE_POS / blocks;
+    let block = ABSOLUTE_POS % blocks;
+    if image * numbers < out.len() {
+        let name = 4 * image;
+        let words = rounds(streams[name], streams[name + 1], block as u32, draw, streams[name + 2], streams[name + 3]);
+        let at = (block / WIDE) * NORMALS + block % WIDE;
         box_muller(out, image, numbers, at, words.a, words.b);
-        box_muller(out, image, numbers, at + 2 * wide, words.c, words.d);
+        box_muller(out, image, numbers, at + 2 * WIDE, words.c, words.d);
     }
 }
 
 /// Two standard normals from two random words, WIDE numbers apart; as in [`crate::rng`].
 #[cube]
-fn box_muller(out: &mut [f32], image: u32, numbers: u32, at: u32, a: u32, b: u32) {
+fn box_muller(out: &mut [f32], image: usize, numbers: usize, at: usize, a: u32, b: u32) {
     let u = (f32::cast_from(a >> 1) + 0.5f32) * (1.0f32 / 2_147_483_648.0f32);
     let square = ln(f32::min(u, 1.0f32)) * -2.0f32;
     let radius = f32::sqrt(f32::max(square, 0.0f32));
@@ -175,11 +173,11 @@ fn box_muller(out: &mut [f32], image: u32, numbers: u32, at: u32, a: u32, b: u32
     let sin = select((q & 2) == 2, -sin, sin);
     let cos = select(((q + 1) & 2) == 2, -cos, cos);
     if at < numbers {
-        out[(image * numbers + at) as usize] = radius * cos;
+        out[image * numbers + at] = radius * cos;
     }
-    let next = at + WIDE as u32;
+    let next = at + WIDE;
     if next < numbers {
-        out[(image * numbers + next) as usize] = radius * sin;
+        out[image * numbers + next] = radius * sin;
     }
 }
 

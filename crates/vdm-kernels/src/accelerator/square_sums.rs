@@ -7,17 +7,15 @@ use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
 /// Numbers of a tensor that are added up together.
-pub const PART: usize = 512 * UNITS as usize;
+const PART: usize = 512 * UNITS as usize;
 
-/// Σ x² of every part of each tensor, one after another, still on the device: a tensor of n numbers has ⌈n / [`PART`]⌉ parts.
-pub fn square_sums(of: &[&Tensor<1>]) -> Tensor<1> {
+/// Σ x² of every part of each tensor, one after another, still on the device, and how many parts each tensor has.
+pub fn square_sums(of: &[&Tensor<1>]) -> (Tensor<1>, Vec<usize>) {
     let of: Vec<_> = of.iter().map(|&x| cube(x.clone())).collect();
-    let parts = |n: usize| n.div_ceil(PART);
-    let total: usize = of.iter().map(|x| parts(x.meta.num_elements())).sum();
-    let sums = unwritten(&of[0].device, [total]);
+    let parts: Vec<usize> = of.iter().map(|x| x.meta.num_elements().div_ceil(PART)).collect();
+    let sums = unwritten(&of[0].device, [parts.iter().sum::<usize>()]);
     let mut first = 0;
-    for x in of {
-        let count = parts(x.meta.num_elements());
+    for (x, &count) in of.into_iter().zip(&parts) {
         square_sums_kernel::launch(
             &x.client.clone(),
             CubeCount::Static(count as u32, 1, 1),
@@ -28,7 +26,7 @@ pub fn square_sums(of: &[&Tensor<1>]) -> Tensor<1> {
         );
         first += count;
     }
-    tensor(sums)
+    (tensor(sums), parts)
 }
 
 /// A cube adds up one part.

@@ -1,12 +1,12 @@
 //! The operators on Flex: tensors become slices of contiguous numbers, and an output is a new tensor.
 
-use super::{ConvArgs, Fused, FusedBackward, FusedNorm, FusedNormBackward, NormArgs};
+use super::{ConvArgs, Fused, FusedBackward, FusedNormBackward, NormArgs, norms_without_stats};
 use crate::cpu::beside::{Beside, BesideMut};
 use crate::cpu::elementary::Function;
 use crate::cpu::lanes::Base;
 use crate::cpu::{attention, conv, double, elementary, group_norm, linear, sums};
 use crate::remembered::remembered;
-use burn::backend::Flex;
+use burn::backend::{Flex, tensor::FloatTensor};
 use burn::tensor::{Shape, TensorData};
 use burn_flex::FlexTensor;
 use std::sync::Arc;
@@ -191,31 +191,7 @@ impl Fused for Flex {
     }
 }
 
-impl FusedNorm for Flex {
-    fn fused_group_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, args: NormArgs) -> FlexTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
-    }
-
-    fn fused_group_norm_shifted(
-        x: FlexTensor,
-        gamma: FlexTensor,
-        beta: FlexTensor,
-        shift: FlexTensor,
-        args: NormArgs,
-    ) -> FlexTensor {
-        Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
-    }
-
-    fn fused_group_norm_beside(
-        a: FlexTensor,
-        b: FlexTensor,
-        gamma: FlexTensor,
-        beta: FlexTensor,
-        args: NormArgs,
-    ) -> FlexTensor {
-        Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
-    }
-}
+norms_without_stats!(Flex);
 
 impl FusedNormBackward for Flex {
     fn group_norm_with_stats(

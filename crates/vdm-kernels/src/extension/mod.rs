@@ -133,6 +133,43 @@ pub trait FusedNormBackward: FusedNorm {
     ) -> (Vec<FloatTensor<Self>>, Vec<FloatTensor<Self>>);
 }
 
+/// The forward passes of normalisations on a backend: those that keep the statistics for the gradient, without them.
+macro_rules! norms_without_stats {
+    ($B:ty) => {
+        impl $crate::extension::FusedNorm for $B {
+            fn fused_group_norm(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                args: NormArgs,
+            ) -> FloatTensor<Self> {
+                Self::group_norm_with_stats(&[x], gamma, beta, None, args).0
+            }
+
+            fn fused_group_norm_shifted(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                shift: FloatTensor<Self>,
+                args: NormArgs,
+            ) -> FloatTensor<Self> {
+                Self::group_norm_with_stats(&[x], gamma, beta, Some(shift), args).0
+            }
+
+            fn fused_group_norm_beside(
+                a: FloatTensor<Self>,
+                b: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                args: NormArgs,
+            ) -> FloatTensor<Self> {
+                Self::group_norm_with_stats(&[a, b], gamma, beta, None, args).0
+            }
+        }
+    };
+}
+pub(crate) use norms_without_stats;
+
 /// Backward passes, and forward passes that keep what these need.
 pub trait FusedBackward: Fused {
     /// Gradients for (each of x, or none if they are not wanted; weight; bias); x has one tensor or two, whose channels lie one

@@ -180,12 +180,12 @@ class Model:
         Each is a function of `seed` and its number alone. `sampler` is ``ancestral``, ``ddim``, ``heun``, ``dpm++-2m`` or
         ``ode``. Without `class_`, a model with classes draws them in turn.
 
-        Without `sampler`, `steps` or `guidance`, they are those of the model's configuration, as in ``vdm sample``. `guidance` is the
-        weight of classifier-free guidance: above 1, images are more typical of their class.
+        Without `sampler`, `steps` or `guidance`, they are those of the model's configuration, as in ``vdm sample``.
+        `guidance` is the weight of classifier-free guidance: above 1, images are more typical of their class.
 
-        `steps` and `grid` are for all samplers but ``ode``. The steps are even in ``time`` (the default) or ``gamma``, or where the ``loss`` says. ``ode`` takes steps of its
-        own; `tolerance` is the error of one of them, 1e-3 by default. `eta` is the new noise of ``ddim``, from 0, the
-        default, to 1.
+        `steps` and `grid` are for all samplers but ``ode``. The steps are even in ``time`` (the default) or ``gamma``, or
+        where the ``loss`` says. ``ode`` takes steps of its own; `tolerance` is the error of one of them, 1e-3 by default.
+        `eta` is the new noise of ``ddim``, from 0, the default, to 1.
         """
         self._check_layout(layout)
         pixels = self._model.sample(

@@ -21,7 +21,6 @@ use crate::nn::{Precision, ScoreNetwork};
 use crate::schedule::{NoiseSchedule, ScheduleConfig};
 use crate::shape::ImageShape;
 use burn::module::Module;
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 /// Most steps T of a discrete-time bound. gamma_t - gamma_s is computed in single precision: with more steps, the
@@ -121,16 +120,6 @@ impl<N: ScoreNetwork> VariationalDiffusion<N> {
         Self {
             schedule: self.schedule.valid().train(),
             network: self.network.valid().train(),
-            settings: self.settings.clone(),
-            errors: None,
-        }
-    }
-
-    /// The same weights on another device without autodiff, as leaves of a graph there.
-    pub(crate) fn replica(&self, device: &Device) -> Self {
-        Self {
-            schedule: self.schedule.valid().to_device(device).train(),
-            network: self.network.valid().to_device(device).train(),
             settings: self.settings.clone(),
             errors: None,
         }

@@ -2,7 +2,7 @@
 
 use crate::weights::{NamedParameters, walk};
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -16,9 +16,9 @@ pub enum Precision {
     /// Single precision, 24 bits.
     #[default]
     F32,
-    /// The factors and the results of convolutions and of attention's products are numbers of 16 bits, 8 of them significant (bfloat16), and so
-    /// are the gradients that leave them. The weights themselves, all that is between these products, loss and schedule
-    /// stay in single precision.
+    /// The factors and the results of convolutions and of attention's products are bfloat16: numbers of 16 bits, 8 of them
+    /// significant. So are their gradients. The weights themselves, all other operators, the loss and the schedule stay in
+    /// single precision.
     Bf16,
 }
 
@@ -32,16 +32,21 @@ impl fmt::Display for Precision {
 }
 
 impl Precision {
+    /// Whether a device computes in this precision.
+    pub fn is_known_to(self, device: &Device) -> bool {
+        device.supports_dtype(self.dtype())
+    }
+
     /// The type of these numbers.
-    pub fn dtype(self) -> DType {
+    fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
         }
     }
 
-    /// The network with the kernels of its convolutions rounded to this precision. An operator computes in the precision of its
-    /// weight, and its gradient goes on to the kernels of `network`, in theirs.
+    /// The network with the kernels of its convolutions rounded to this precision, in which their operators then compute. The
+    /// gradients are those of the kernels of `network`, in single precision.
     pub(crate) fn of_products<M: Module>(self, network: M) -> M {
         struct Round(DType);
         impl NamedParameters for Round {

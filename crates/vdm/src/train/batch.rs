@@ -40,9 +40,7 @@ impl Batch {
         let (times, noise) = draw_inputs(&k, seed);
         Self { k, times, weights: None, noise, conditioning, dropout_seed: seed }
     }
-}
 
-impl Batch {
     /// The same on another device.
     pub(super) fn to_device(&self, device: &Device) -> Self {
         Self {

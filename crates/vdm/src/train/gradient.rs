@@ -75,10 +75,7 @@ impl GradientSum {
             (name, grads.into_iter().reduce(|a, b| a + b).expect("a name came with a gradient"))
         };
         let on_cpu = by_name.values().flatten().all(is_on_cpu);
-        let grads = match on_cpu {
-            true => teams::map(by_name.into_iter().collect(), sum),
-            false => by_name.into_iter().map(sum).collect(),
-        };
+        let grads = map(on_cpu, by_name.into_iter().collect(), sum);
         Self::from_parts(grads.into_iter().collect(), weight)
     }
 
@@ -154,8 +151,12 @@ impl GradientSum {
     }
 }
 
-/// Whether a tensor is on the CPU, where several threads may work on a batch. On an accelerator each thread has a queue of its own,
+/// `f` of each job, on the CPU by teams of threads. For an accelerator one thread does all: each thread has a queue of its own there,
 /// and sums across queues were wrong on wgpu (Burn 0.22.1).
+fn map<J: Send, T: Send>(on_cpu: bool, jobs: Vec<J>, f: impl Fn(J) -> T + Sync) -> Vec<T> {
+    if on_cpu { teams::map(jobs, f) } else { jobs.into_iter().map(f).collect() }
+}
+
 fn is_on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
     vdm_kernels::is_fused(&tensor.device(), tensor.dtype())
 }
@@ -236,7 +237,7 @@ pub(super) fn cut(batch: &Batch, parameters: usize, sharers: usize) -> Vec<Part>
     ranges.into_iter().enumerate().map(part).collect()
 }
 
-/// Neighbouring parts to each of the sharers, as evenly as may be.
+/// Neighbouring parts for each of the sharers. The numbers of parts differ by one at most.
 pub(super) fn share_out(parts: Vec<Part>, sharers: usize) -> Vec<Vec<Part>> {
     let n = parts.len();
     let mut parts = parts.into_iter();
@@ -260,9 +261,7 @@ pub(super) fn gradients_of_parts<N: ScoreNetwork + ModuleDisplay>(
         sum.add(&model, &mut gradients, weight);
         Ok((sum, terms))
     };
-    let done: Vec<_> =
-        if on_cpu { teams::map(jobs, gradient) } else { Vec::from_iter(jobs).into_iter().map(gradient).collect() };
-    done.into_iter().collect()
+    map(on_cpu, jobs, gradient).into_iter().collect()
 }
 
 /// The sum of the parts' gradients, in their order, and the terms of all images.

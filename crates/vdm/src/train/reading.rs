@@ -1,7 +1,7 @@
 //! What a step says about itself: its loss, and the norm of its gradient.
 //!
-//! An accelerator computes while the host goes on to what comes next, until the host reads a number back: then it waits for
-//! all that was asked before. So the numbers of a step stay on the device until several steps are read together.
+//! An accelerator computes while the host goes on, until the host reads a number back. Then the host waits for all work that
+//! it gave before. So the numbers of a step stay on the device until several steps are read together.
 
 use super::gradient::Norms;
 use crate::math::host;

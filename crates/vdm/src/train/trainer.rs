@@ -52,7 +52,7 @@ pub struct Trainer {
     fingerprint: String,
     /// Who else computes gradients.
     workers: Option<Workers>,
-    /// Devices that compute gradients, besides the one that all else is done on.
+    /// Devices that compute gradients beside the first, on which all other work is done.
     others: Vec<Device>,
     _lock: RunLock,
 }
@@ -91,7 +91,7 @@ fn keep(last: &Path, previous: &Path) -> std::io::Result<()> {
 /// Whether the device can multiply in the configured precision.
 fn check_precision(config: &Config, device: &Device) -> Result<(), TrainError> {
     let precision = config.train.precision;
-    if device.supports_dtype(precision.dtype()) { Ok(()) } else { Err(TrainError::Precision { precision }) }
+    if precision.is_known_to(device) { Ok(()) } else { Err(TrainError::Precision { precision }) }
 }
 
 /// The newest whole checkpoint of a run and its file, if the run has checkpoints: the last, or the one before if the last

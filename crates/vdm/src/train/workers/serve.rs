@@ -158,7 +158,7 @@ impl Training {
         }
         config.validate_shape(shape).map_err(|e| e.to_string())?;
         let precision = config.train.precision;
-        if !device.supports_dtype(precision.dtype()) {
+        if !precision.is_known_to(device) {
             return Err(format!("train.precision: the worker's device has no {precision}"));
         }
         let vocabulary = Vocabulary::new(hello.levels).ok_or_else(|| format!("{} levels", hello.levels))?;
